@@ -1,0 +1,67 @@
+"""`manyhands show`: how a run stands."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from manyhands.errors import UserError
+from manyhands.run import RunDirectory, read_journal, read_json
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show how a run stands: its status, step and workers."""
+
+    directory: tyro.conf.Positional[Path]
+    """The run directory."""
+    json: bool = False
+    """As JSON: `status`, `step`, `total_steps`, `loss`, `workers` ({rank, pid}), `weights_sha256`."""
+
+    def run(self, job_arguments: list[str]) -> int:
+        directory = RunDirectory.open(self.directory)
+        status = _status(directory)
+        if self.json:
+            print(json.dumps(status))
+            return 0
+        loss = f", loss {status['loss']:.4f}" if status.get("loss") is not None else ""
+        print(f"{self.directory}: {status['status']}, step {status['step']} of {status['total_steps'] or '?'}{loss}")
+        for worker in status["workers"]:
+            print(f"  worker {worker['rank']}: process {worker['pid']}")
+        if status.get("weights_sha256"):
+            print(f"  weights {status['weights_sha256']}")
+        if status.get("error"):
+            print(f"  {status['error']}")
+        return 0
+
+
+def _status(directory: RunDirectory) -> dict[str, Any]:
+    """From the supervisor if one runs, else from what it left behind."""
+    if directory.is_live():
+        try:
+            return {"weights_sha256": None, **directory.ask({"command": "show"})}
+        except UserError:
+            return {
+                "status": "starting",
+                "step": 0,
+                "total_steps": 0,
+                "loss": None,
+                "workers": [],
+                "weights_sha256": None,
+            }
+    result = read_json(directory.result)
+    last: dict[str, Any] = next(iter(deque(read_journal(directory.ledger), maxlen=1)), {})
+    return {
+        "status": result.get("status", "interrupted"),
+        "step": last.get("step", 0),
+        "total_steps": result.get("total_steps", 0),
+        "loss": last.get("loss"),
+        "workers": [],
+        "weights_sha256": result.get("weights_sha256"),
+        "error": result.get("error"),
+    }

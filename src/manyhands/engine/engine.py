@@ -1,0 +1,92 @@
+"""What starts workers and carries messages to them, whatever the machines are.
+
+An engine runs *an entry*: a function that is called once, where modules are loaded and checked, and returns
+the main function that every worker then runs. `local` forks workers on this machine; an engine for a cluster
+starts the same workers on other nodes. Policies (how many workers, when to restart) live above, in the
+supervisor; an engine only does what it is told and reports what happens, as `EngineEvent`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from manyhands.engine.channel import Message
+
+
+@dataclass(frozen=True)
+class Said:
+    """A worker sent a message."""
+
+    worker: int
+    message: Message
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A worker wrote a line to its standard output or error."""
+
+    worker: int
+    line: str
+
+
+@dataclass(frozen=True)
+class Exited:
+    """A worker is gone; everything it said came before this.
+
+    `status` is its exit code, minus the signal's number if one killed it, or None if nobody could tell.
+    """
+
+    worker: int
+    status: int | None
+
+
+EngineEvent = Said | Printed | Exited
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the entry reported: facts about the job and the machine."""
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """Eight verbs. Workers are named by numbers that are never used twice."""
+
+    def open(self, on_event: Callable[[EngineEvent], None]) -> Loaded:
+        """Load the entry; workers started from now on report to `on_event`.
+
+        Raises:
+            UserError: the entry refused what it was given.
+        """
+        ...
+
+    def start(self, worker: int) -> int:
+        """Start a worker; returns its process id."""
+        ...
+
+    def connect(self, workers: Sequence[int], messages: Sequence[Message]) -> None:
+        """Link the workers with each other and send each its message; `workers[rank]` gets `messages[rank]`."""
+        ...
+
+    def send(self, worker: int, message: Message) -> None:
+        """Send a worker a message; silently nothing if it is gone, since its `Exited` says so."""
+        ...
+
+    def stacks(self, worker: int) -> None:
+        """Have the worker print the stacks of all its threads."""
+        ...
+
+    def kill(self, worker: int) -> None:
+        """End a worker at once."""
+        ...
+
+    def poll(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds for something to happen and report it."""
+        ...
+
+    def close(self) -> None:
+        """End all workers and let go of everything."""
+        ...

@@ -1,0 +1,262 @@
+"""The local engine: workers forked on this machine from a template that has torch loaded."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from manyhands.engine.channel import Channel, Message
+from manyhands.engine.engine import EngineEvent, Exited, Loaded, Printed, Said
+from manyhands.engine.loop import Loop
+from manyhands.errors import UsageError, UserError
+
+_MAX_LINE = 16 << 10
+_DESCRIPTORS = 1 << 16
+_LOAD_SECONDS = 1800.0
+_FORK_SECONDS = 60.0
+_ENVIRONMENT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""Asking torch whether there is CUDA must not touch the driver: a forked child could not use it any more."""
+
+
+@dataclass
+class _Worker:
+    pid: int
+    channel: Channel
+    output: int
+    unfinished_line: bytearray = field(default_factory=bytearray)
+
+
+class LocalEngine:
+    """Forks workers on this machine; needs nothing but the standard library here and torch in the workers.
+
+    Args:
+        entry: `module:function`, called once in the template with `spec`; it returns `(facts, main)` and
+            `main(channel, worker)` is what each worker runs.
+        spec: JSON data for the entry.
+        inherit: descriptors that the template and all workers keep open under the same numbers.
+        loop: the loop that `poll` runs.
+    """
+
+    def __init__(self, entry: str, spec: Mapping[str, Any], loop: Loop, inherit: Sequence[int] = ()) -> None:
+        self._entry = entry
+        self._spec = dict(spec)
+        self._inherit = tuple(inherit)
+        self._loop = loop
+        self._workers: dict[int, _Worker] = {}
+        self._template: subprocess.Popen[bytes] | None = None
+        self._control: Channel | None = None
+        self._on_event: Callable[[EngineEvent], None] = lambda event: None
+        self._early: list[Message] = []
+
+    def open(self, on_event: Callable[[EngineEvent], None]) -> Loaded:
+        self._on_event = on_event
+        # A gang of n workers has n (n - 1) socket ends, and 1024 descriptors are a common soft limit.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        few = most == resource.RLIM_INFINITY or most > _DESCRIPTORS
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS if few else most, most))
+        control, remote = Channel.pair()
+        command = [sys.executable, "-m", "manyhands.engine.template", str(remote.link.fileno())]
+        self._template = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **_ENVIRONMENT},
+            pass_fds=(remote.link.fileno(), *self._inherit),
+            start_new_session=True,
+        )
+        remote.close()
+        control.send({"entry": self._entry, "spec": self._spec, "supervisor": os.getpid()})
+        received = self._answer_within(control, _LOAD_SECONDS)
+        if received is None:
+            control.close()
+            raise UserError(f"the process that loads the job ended with code {self._template.wait()}.")
+        answer = received[0]
+        if answer["event"] == "failed":
+            self._template.wait()
+            control.close()
+            if not answer["error"]:  # the entry has printed what there is to say, for example its --help
+                raise SystemExit(answer["code"])
+            raise (UsageError if answer["code"] == 2 else UserError)(answer["error"])
+        self._control = control
+        self._loop.watch(control.link, self._hear_template)
+        return Loaded(answer["facts"])
+
+    def start(self, worker: int) -> int:
+        channel, remote = Channel.pair()
+        output, remote_output = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(output, False)
+        try:
+            pid = self._fork(worker, [remote.link.fileno(), remote_output])
+        except BaseException:
+            channel.close()
+            os.close(output)
+            raise
+        finally:
+            remote.close()
+            os.close(remote_output)
+        self._workers[worker] = _Worker(pid, channel, output)
+        self._loop.watch(channel.link, lambda: self._hear(worker))
+        self._loop.watch(output, lambda: self._read_output(worker))
+        return pid
+
+    def connect(self, workers: Sequence[int], messages: Sequence[Message]) -> None:
+        count = len(workers)
+        ends: list[list[socket.socket | None]] = [[None] * count for _ in range(count)]
+        for low in range(count):
+            for high in range(low + 1, count):
+                ends[low][high], ends[high][low] = socket.socketpair()
+        for worker, message, row in zip(workers, messages, ends, strict=True):
+            links = [link for link in row if link is not None]
+            self._send(worker, message, [link.fileno() for link in links])
+            for link in links:
+                link.close()
+
+    def send(self, worker: int, message: Message) -> None:
+        self._send(worker, message)
+
+    def stacks(self, worker: int) -> None:
+        self._signal(worker, signal.SIGUSR1)
+
+    def kill(self, worker: int) -> None:
+        self._signal(worker, signal.SIGKILL)
+
+    def poll(self, timeout: float) -> None:
+        early, self._early = self._early, []
+        for message in early:
+            self._template_said(message)
+        self._loop.run_once(0 if early else timeout)
+
+    def close(self) -> None:
+        if self._template is not None:
+            for worker in self._workers:
+                self.kill(worker)
+            self._template.kill()
+            self._template.wait()
+        for worker in list(self._workers):
+            self._drop(worker)
+        if self._control is not None:
+            self._loop.unwatch(self._control.link)
+            self._control.close()
+            self._control = None
+
+    def _fork(self, worker: int, descriptors: list[int]) -> int:
+        """Have the template fork a worker that gets the descriptors; its process id."""
+        for _ in range(2):
+            if self._control is None:
+                self.open(self._on_event)
+            assert self._control is not None
+            try:
+                self._control.send({"worker": worker}, descriptors)
+                return self._await_started(worker)
+            except (BrokenPipeError, ConnectionResetError):  # the template is gone, and nobody has noticed yet
+                self._template_lost()
+        raise UserError("the process that workers are forked from died twice while starting one.")
+
+    def _answer_within(self, control: Channel, seconds: float) -> tuple[Message, list[int]] | None:
+        """The template's next message; None when it is gone. One that says nothing for so long is ended."""
+        if not control.wait(seconds) and self._template is not None:
+            self._template.kill()
+        return control.receive()
+
+    def _await_started(self, worker: int) -> int:
+        """The new worker's process id; whatever else the template says meanwhile is kept for `poll`."""
+        assert self._control is not None
+        while True:
+            received = self._answer_within(self._control, _FORK_SECONDS)
+            if received is None:
+                raise BrokenPipeError("the template is gone")
+            if received[0]["event"] == "started" and received[0]["worker"] == worker:
+                return received[0]["pid"]
+            self._early.append(received[0])
+
+    def _send(self, worker: int, message: Message, descriptors: Sequence[int] = ()) -> None:
+        if worker in self._workers:
+            try:
+                self._workers[worker].channel.send(message, descriptors)
+            except OSError:
+                pass  # it is gone, and its Exited is on the way
+
+    def _signal(self, worker: int, number: int) -> None:
+        if worker in self._workers:
+            try:
+                os.kill(self._workers[worker].pid, number)
+            except ProcessLookupError:
+                pass
+
+    def _hear_template(self) -> None:
+        assert self._control is not None
+        received = self._control.receive()
+        if received is not None:
+            self._template_said(received[0])
+        else:
+            self._template_lost()
+
+    def _template_lost(self) -> None:
+        """The template is gone, and the kernel has killed its workers. The next start opens a new one."""
+        assert self._control is not None and self._template is not None
+        self._loop.unwatch(self._control.link)
+        self._control.close()
+        self._control = None
+        self._template.wait()
+        early, self._early = self._early, []
+        for message in early:
+            self._template_said(message)
+        for worker in list(self._workers):
+            self._finish(worker, None)
+
+    def _template_said(self, message: Message) -> None:
+        if message["event"] == "exited" and message["worker"] in self._workers:
+            self._finish(message["worker"], message["status"])
+
+    def _finish(self, worker: int, status: int | None) -> None:
+        """Report everything a dead worker said and printed, then that it is gone."""
+        while self._hear(worker):
+            pass
+        self._read_output(worker, last=True)
+        self._drop(worker)
+        self._on_event(Exited(worker, status))
+
+    def _hear(self, worker: int) -> bool:
+        entry = self._workers.get(worker)
+        if entry is None or not entry.channel.pending():
+            return False
+        received = entry.channel.receive()
+        if received is None:
+            self._loop.unwatch(entry.channel.link)
+            return False
+        self._on_event(Said(worker, received[0]))
+        return True
+
+    def _read_output(self, worker: int, last: bool = False) -> None:
+        entry = self._workers.get(worker)
+        if entry is None:
+            return
+        try:
+            while chunk := os.read(entry.output, 1 << 16):
+                entry.unfinished_line += chunk
+                if not last:
+                    break
+            else:
+                self._loop.unwatch(entry.output)
+        except BlockingIOError:
+            pass
+        *lines, rest = entry.unfinished_line.split(b"\n")
+        entry.unfinished_line = bytearray(rest)
+        if rest and (last or len(rest) > _MAX_LINE):
+            lines.append(bytearray(rest))
+            entry.unfinished_line.clear()
+        for line in lines:
+            self._on_event(Printed(worker, line.decode(errors="replace").rstrip("\r")))
+
+    def _drop(self, worker: int) -> None:
+        entry = self._workers.pop(worker)
+        self._loop.unwatch(entry.channel.link)
+        self._loop.unwatch(entry.output)
+        entry.channel.close()
+        os.close(entry.output)

@@ -1,0 +1,22 @@
+"""One execution of a job, as a directory from which everything can be resumed or explained. No torch here."""
+
+from manyhands.run.checkpoint import Checkpoint, newest_checkpoint, prune, verify, write_checkpoint
+from manyhands.run.directory import RunDirectory, read_json, write_json
+from manyhands.run.journal import Journal, read_journal
+from manyhands.run.tracker import JsonLines, TensorBoard, Tracker
+
+__all__ = [
+    "Checkpoint",
+    "Journal",
+    "JsonLines",
+    "RunDirectory",
+    "TensorBoard",
+    "Tracker",
+    "newest_checkpoint",
+    "prune",
+    "read_journal",
+    "read_json",
+    "verify",
+    "write_checkpoint",
+    "write_json",
+]

@@ -1,0 +1,160 @@
+"""The run directory: one execution of a job, as files. `docs/run-directory.md` specifies it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+from manyhands.errors import UsageError, UserError
+
+_FLOCK = struct.Struct("hhqqi4x")
+"""Linux's struct flock on 64-bit machines: type, whence, start, length, pid."""
+
+
+def _whole_file(kind: int) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0)
+
+
+class RunDirectory:
+    """Names and access to what a run leaves behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run = path / "run.json"
+        self.result = path / "result.json"
+        self.ledger = path / "ledger.jsonl"
+        self.metrics = path / "metrics.jsonl"
+        self.timeline = path / "timeline.json.gz"
+        self.report = path / "report.html"
+        self.log = path / "log.txt"
+        self.checkpoints = path / "checkpoints"
+        self.control = path / "control.sock"
+        self._lock: int | None = None
+
+    @staticmethod
+    def open(path: Path) -> RunDirectory:
+        """A directory that holds a run.
+
+        Raises:
+            UsageError: it does not.
+        """
+        directory = RunDirectory(path)
+        if not directory.run.is_file():
+            raise UsageError(f"{path} holds no run: it has no run.json. Give the directory that `train` printed.")
+        return directory
+
+    def create(self) -> None:
+        """Make the directory.
+
+        Raises:
+            UsageError: it holds a run already, or cannot be made.
+        """
+        if self.run.exists():
+            raise UsageError(f"{self.path} holds a run already. Go on with it: --resume {self.path}, or give another.")
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot make the run directory {self.path}: {error.strerror}.") from None
+
+    def acquire(self) -> None:
+        """Become the directory's only supervisor, until this process ends.
+
+        Raises:
+            UsageError: another process is; names it.
+        """
+        self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.fcntl(self._lock, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))
+        except OSError:
+            holder = os.pread(self._lock, 20, 0).decode() or "unknown"
+            os.close(self._lock)
+            raise UsageError(
+                f"the run {self.path} is in use by another supervisor (process {holder}). Stop it first: "
+                f"manyhands stop {self.path}"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+
+    def is_live(self) -> bool:
+        """Whether a supervisor holds the directory."""
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:  # asks who would be in the way, and takes nothing
+            found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _whole_file(fcntl.F_WRLCK))
+        finally:
+            os.close(descriptor)
+        return _FLOCK.unpack(found)[0] != fcntl.F_UNLCK
+
+    def listen(self) -> socket.socket:
+        """The socket on which the supervisor takes commands."""
+        self.control.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with _Folder(self.path) as folder:
+            listener.bind(f"{folder}/{self.control.name}")
+        listener.listen(8)
+        return listener
+
+    def ask(self, request: dict[str, Any], timeout: float = 10.0) -> dict[str, Any]:
+        """Send the run's supervisor a command and return its answer.
+
+        Raises:
+            UserError: no supervisor runs, or it refuses; the text says why.
+        """
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        link.settimeout(timeout)
+        try:
+            with link, _Folder(self.path) as folder:
+                link.connect(f"{folder}/{self.control.name}")
+                link.send(json.dumps(request).encode())
+                answer = json.loads(link.recv(1 << 17) or b"{}")
+        except (OSError, ValueError):
+            if self.is_live():
+                raise UserError(
+                    f"the supervisor of {self.path} does not answer: it starts, ends or is busy. Try again."
+                ) from None
+            raise UserError(
+                f"the run {self.path} has no running supervisor. Start it again: manyhands train --resume {self.path}"
+            ) from None
+        if "error" in answer:
+            raise UserError(answer["error"])
+        return answer
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        json.dump(value, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file; empty if there is none."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+
+
+class _Folder:
+    """A short name for a folder: socket addresses are limited to 107 bytes, paths are not."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> str:
+        self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        return f"/proc/self/fd/{self._descriptor}"
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)

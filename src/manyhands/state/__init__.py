@@ -1,0 +1,17 @@
+"""A job's whole state: capturing it, its byte image, and how often it may be kept."""
+
+from manyhands.state.budget import Budget
+from manyhands.state.capture import bit_sum, capture, check_same_model, restore, state_bytes, weights_sha256
+from manyhands.state.image import Image, read_image
+
+__all__ = [
+    "Budget",
+    "Image",
+    "bit_sum",
+    "capture",
+    "check_same_model",
+    "read_image",
+    "restore",
+    "state_bytes",
+    "weights_sha256",
+]

@@ -1,0 +1,87 @@
+"""The workers of a run as the supervisor sees them, and where a new generation's state comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple
+
+from manyhands.engine import describe_status
+from manyhands.run import Checkpoint
+from manyhands.transport import Held
+
+
+class Phase(Enum):
+    """What a worker is doing, as far as it has said."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    RUNNING = "running"
+    SAVING = "saving"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+@dataclass
+class Member:
+    """A living worker."""
+
+    worker: int
+    pid: int
+    slot: int
+    """Which of the machine's device slots it has."""
+    since: int
+    """When its phase began, in monotonic ns."""
+    phase: Phase = Phase.STARTING
+    rank: int | None = None
+    """Its rank in the newest generation it was in."""
+    step: int = 0
+    """Steps its state holds, as it last said."""
+    bits: int = 0
+    """Checksum of its initial weights."""
+    whole: bool = True
+    """Whether its state is that of a step boundary."""
+    sha256: str = ""
+    """Digest of its final weights."""
+
+    @property
+    def holds_state(self) -> bool:
+        return self.whole and self.phase in (Phase.IDLE, Phase.FINISHED, Phase.FAILED)
+
+
+class Source(NamedTuple):
+    """Where the members of a new generation find the newest state."""
+
+    load: dict[str, Any] | None
+    """The order's `load`: a slot or a file, or None if every member has the state."""
+    save_first: int | None
+    """The worker that must write its state to a slot before anyone can load it."""
+
+
+def choose_source(members: Sequence[Member], slot: Held | None, checkpoint: Checkpoint | None) -> Source:
+    """The newest whole state there is: a member's, a slot's in shared memory, or a checkpoint's.
+
+    Members that start afresh hold step 0, which is the same everywhere because it follows from the seed; if their
+    checksums say that it is not, one member's weights are given to all.
+    """
+    newest = max(member.step for member in members)
+    in_slot = slot.step if slot else -1
+    on_disk = checkpoint.step if checkpoint else -1
+    if checkpoint and on_disk > max(newest, in_slot):
+        return Source({"path": str(checkpoint.state), "step": on_disk, "force": False}, None)
+    unequal = newest == 0 and in_slot <= 0 and len({member.bits for member in members}) > 1
+    behind = unequal or any(member.step < newest for member in members)
+    if slot and (in_slot > newest or (in_slot == newest and behind)):
+        return Source({"slot": slot.slot, "step": in_slot, "force": unequal}, None)
+    if not behind:
+        return Source(None, None)
+    holder = min((m for m in members if m.step == newest), key=lambda m: m.worker)
+    return Source(None, holder.worker)
+
+
+def describe_loss(member: Member, status: int | None, out_of_memory: bool) -> str:
+    """Which worker was lost and how, in words."""
+    who = f"worker {member.rank}" if member.rank is not None else "a new worker"
+    reason = " for want of memory" if out_of_memory else ""
+    return f"{who} (process {member.pid}) {describe_status(status)}{reason}"

@@ -1,0 +1,39 @@
+"""How a gang is looked after: how often state is kept, and how long silence is borne."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from manyhands.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Care:
+    """Recovery settings. The defaults keep the cost of state under 2 % of the training time.
+
+    Raises:
+        UsageError: a value makes no sense.
+    """
+
+    checkpoint_every: int | None = None
+    """Durable checkpoint after every so many steps; None goes by `checkpoint_seconds`."""
+    checkpoint_seconds: float = 30.0
+    """Seconds between durable checkpoints; longer if writing one takes over 1 % of the time."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints that are kept on disk."""
+    snapshot_share: float = 0.01
+    """Largest share of the training time that snapshots in shared memory may take."""
+    patience: float = 10.0
+    """A worker that stands still for so many seconds, and for ten times the longest step, is hung."""
+    startup_patience: float = 600.0
+    """The same while a worker builds, compiles its first step, evaluates or saves."""
+    attempts: int = 3
+    """So many workers lost to crashes, hangs or want of memory without one more committed step end the run; ten times
+    as many may be killed from outside."""
+
+    def __post_init__(self) -> None:
+        every = 1 if self.checkpoint_every is None else self.checkpoint_every
+        if min(self.keep_checkpoints, self.attempts, every) < 1:
+            raise UsageError("--keep-checkpoints, --checkpoint-every and --attempts must be at least 1.")
+        if not 0 < self.snapshot_share < 1:
+            raise UsageError(f"--snapshot-share must lie between 0 and 1; it is {self.snapshot_share}.")

@@ -1,0 +1,174 @@
+"""What a run writes down as it goes: ledger, metrics, timeline. And the check that replays are replays.
+
+A step is committed when the first worker reports it. After a recovery some steps are computed again; law 1
+says that they come out the same, and here that is checked: the loss must have the same bits as in the ledger.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from manyhands.run import Journal, JsonLines, RunDirectory, Tracker, read_journal
+from manyhands.timeline import PHASES, Event, read_chrome_trace, write_chrome_trace
+
+_REMEMBERED = 100_000
+_PHASES_SECONDS = 1.0
+"""One line of phase sums per worker and so much time keeps `metrics.jsonl` small."""
+
+
+@dataclass
+class _PhaseSums:
+    """A worker's nanoseconds per phase over the steps `first` to `last`."""
+
+    first: int
+    last: int = 0
+    sums: list[int] = field(default_factory=lambda: [0] * len(PHASES))
+    since: float = field(default_factory=time.monotonic)
+
+
+class Record:
+    """The run's journals.
+
+    Args:
+        directory: where they are.
+        trackers: receive every record besides `metrics.jsonl`.
+        created: when the run began, Unix time.
+        reproducible: whether replayed steps must match the ledger.
+        note: says something to the user.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        trackers: Sequence[Tracker],
+        created: float,
+        reproducible: bool,
+        note: Callable[[str], None],
+    ) -> None:
+        self._directory = directory
+        self._reproducible = reproducible
+        self._note = note
+        self._losses: dict[int, float] = {}
+        self.committed = 0
+        """Steps in the ledger."""
+        self.loss: float | None = None
+        """Of the last committed step."""
+        self.evaluated = -1
+        """Last step that has been evaluated."""
+        self.evaluation: dict[str, float] = {}
+        self.recoveries = 0
+        """Workers that were lost, over all sessions."""
+        self.deviations = 0
+        """Replayed steps whose loss was not the ledger's."""
+        for line in read_journal(directory.ledger):
+            self._commit(line)
+        for line in read_journal(directory.metrics):
+            if line["kind"] == "membership":
+                self.recoveries += line["change"] == "lost"
+            elif line["kind"] == "evaluation":
+                self.evaluated = line["step"]
+                self.evaluation = {k: v for k, v in line.items() if k not in ("kind", "step", "time")}
+        self._ledger = Journal(directory.ledger, note)
+        self._trackers: list[Tracker] = [JsonLines(Journal(directory.metrics, note)), *trackers]
+        self._events: list[Event] = []
+        self._earlier = read_chrome_trace(directory.timeline)
+        self._phases: dict[int, _PhaseSums] = {}
+        # Times count from the creation of the run, so the sessions of a resumed run share one axis.
+        self._origin = time.monotonic_ns() - int((time.time() - created) * 1e9)
+
+    def steps(self, rank: int, world: int, rows: Sequence[Sequence[Any]]) -> list[float]:
+        """Take a worker's report of steps. Returns the durations (s) of those that it committed."""
+        durations = []
+        for step, epoch, first, last, loss, grad_norm, lr, began, ended, sums, spans in rows:
+            for phase, micro_batch, start, end in spans:
+                self._events.append(Event(rank, "worker", PHASES[phase], start, end, 0, step, micro_batch))
+            if step <= self.committed:
+                self._check_replay(step, loss)
+            else:
+                line = {"epoch": epoch, "step": step, "first": first, "last": last, "workers": world, "loss": loss}
+                self._ledger.append(line)
+                self._commit(line)
+                durations.append((ended - began) / 1e9)
+                self._log_step(step, world, loss, grad_norm, lr, durations[-1])
+            self._add_phases(rank, step, sums)
+        return durations
+
+    def evaluation_done(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Take the figures of an evaluation; the first report of a step counts. Whether this was it."""
+        if step <= self.evaluated:
+            return False
+        self.evaluated, self.evaluation = step, dict(metrics)
+        self._log("evaluation", {"step": step, "time": time.time(), **metrics})
+        return True
+
+    def membership(self, change: str, workers: int, event: str) -> None:
+        """The gang has changed: a generation `began`, a worker was `lost`, a `resize` came, the run `ended`."""
+        self.recoveries += change == "lost"
+        self._flush_phases()
+        self._log(
+            "membership",
+            {"step": self.committed, "time": time.time(), "change": change, "workers": workers, "event": event},
+        )
+
+    def sync(self) -> bool:
+        """Make the ledger durable, as it must be before a checkpoint that relies on it; whether it is."""
+        return self._ledger.sync()
+
+    def write_timeline(self) -> None:
+        """Write what the timeline holds so far."""
+        try:
+            write_chrome_trace(self._directory.timeline, self._events, self._origin, self._earlier)
+        except OSError as error:
+            self._note(f"cannot write {self._directory.timeline}: {error.strerror}. Free some space.")
+
+    def close(self) -> None:
+        self._flush_phases()
+        self.write_timeline()
+        self._ledger.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+    def _commit(self, line: Mapping[str, Any]) -> None:
+        self.committed = line["step"]
+        self.loss = line["loss"]
+        self._losses[line["step"]] = line["loss"]
+        if len(self._losses) > _REMEMBERED:
+            del self._losses[next(iter(self._losses))]
+
+    def _check_replay(self, step: int, loss: float) -> None:
+        known = self._losses.get(step, loss)
+        if loss != known and self._reproducible:
+            self.deviations += 1
+            if self.deviations == 1:
+                self._note(
+                    f"step {step} was computed again and its loss is {loss!r}, not {known!r}: something in the job is "
+                    "not deterministic (a random source other than torch, numpy and random? a dataset that changes?). "
+                    "The run goes on, but its result depends on its interruptions."
+                )
+
+    def _log_step(self, step: int, world: int, loss: float, grad_norm: float | None, lr: float, took: float) -> None:
+        figures = {"step": step, "time": time.time(), "loss": loss, "lr": lr, "seconds": took, "workers": world}
+        if grad_norm is not None:
+            figures["grad_norm"] = grad_norm
+        self._log("step", figures)
+
+    def _add_phases(self, rank: int, step: int, sums: Sequence[int]) -> None:
+        entry = self._phases.setdefault(rank, _PhaseSums(step))
+        entry.last = step
+        entry.sums = [a + b for a, b in zip(entry.sums, sums, strict=True)]
+        if time.monotonic() - entry.since >= _PHASES_SECONDS:
+            self._flush_phases(rank)
+
+    def _flush_phases(self, only: int | None = None) -> None:
+        for rank in [only] if only is not None else list(self._phases):
+            entry = self._phases.pop(rank)
+            seconds = {name: ns / 1e9 for name, ns in zip(PHASES, entry.sums, strict=True) if ns}
+            figures = {"step": entry.last, "rank": rank, "first": entry.first, "seconds": seconds}
+            self._log("phases", figures)
+
+    def _log(self, kind: str, figures: Mapping[str, Any]) -> None:
+        for tracker in self._trackers:
+            tracker.log(kind, figures)

@@ -1,0 +1,179 @@
+"""From what the user asked for to a running supervisor: a new run, or the next session of an old one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from manyhands.engine import EngineEvent, Loop
+from manyhands.engine.local import LocalEngine
+from manyhands.errors import UsageError, UserError
+from manyhands.plan import Plan
+from manyhands.run import Checkpoint, RunDirectory, TensorBoard, Tracker, newest_checkpoint, read_json, write_json
+from manyhands.supervise.options import Care
+from manyhands.supervise.record import Record
+from manyhands.supervise.supervisor import Supervisor
+from manyhands.supervise.view import View
+from manyhands.transport import Board, Slots
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One sitting of a run."""
+
+    directory: Path
+    job_file: Path | None
+    """None goes on with the run that the directory holds."""
+    arguments: list[str] = field(default_factory=list)
+    plan: dict[str, Any] = field(default_factory=dict)
+    """Fields of `Plan` that were given; a resumed run keeps its own for the others."""
+    care: Care = field(default_factory=Care)
+    trackers: tuple[str, ...] = ()
+    quiet: bool = False
+    debug: bool = False
+
+
+def run_session(session: Session) -> int:
+    """Train until the end, a stop or a failure. Returns the exit code.
+
+    Raises:
+        UserError: it could not begin, or it failed.
+    """
+    directory = RunDirectory(session.directory)
+    resuming = session.job_file is None
+    if resuming:
+        directory = RunDirectory.open(session.directory)
+        settings = read_json(directory.run)
+        _check_resumable(session, settings)
+    else:
+        assert session.job_file is not None
+        settings = _settings(session.job_file, session.arguments)
+    before = settings.get("plan", {})
+    plan = Plan(**{**settings.get("plan", {}), **session.plan})
+    slots, board, loop = Slots(), Board(), Loop()
+    spec = {
+        "job_file": settings["job_file"],
+        "arguments": settings["arguments"],
+        "cwd": settings["cwd"],
+        "plan": plan.as_dict(),
+        "board": board.descriptor,
+        "slots": slots.descriptors,
+        "snapshot_share": session.care.snapshot_share,
+    }
+    inherit = (board.descriptor, *slots.descriptors)
+    engine = LocalEngine("manyhands.train.worker:prepare", spec, loop, inherit)
+    supervisors: list[Supervisor] = []
+
+    def deliver(event: EngineEvent) -> None:
+        supervisors[0].on_event(event)
+
+    if resuming:
+        directory.acquire()
+    try:
+        facts = engine.open(deliver).facts
+        if "workers" not in {**settings.get("plan", {}), **session.plan} and plan.uses_cuda(facts["cuda_devices"]):
+            plan = replace(plan, workers=max(1, min(facts["cuda_devices"], facts["micro_batches"])))
+        plan.check(facts["micro_batches"], facts["cuda_devices"])
+        if not resuming:
+            directory.create()
+            directory.acquire()
+        settings |= {"plan": plan.as_dict(), "job": dict(facts), "hardware": _hardware()}
+        settings["sessions"] = [*settings.get("sessions", []), {"began": time.time(), "workers": plan.workers}]
+        trackers: list[Tracker] = [TensorBoard(directory.path / "tensorboard") for _ in session.trackers]
+        write_json(directory.run, settings)
+        directory.result.unlink(missing_ok=True)
+        view = View(directory.log, session.quiet)
+        if not resuming:
+            view.note(f"run directory {directory.path}", urgent=False)
+        if facts["warning"]:
+            view.note(facts["warning"])
+        if _digest(settings["job_file"]) != settings["job_sha256"]:
+            view.note(
+                f"{settings['job_file']} has changed since the run began: the result is the new job's, if it fits."
+            )
+        if resuming and plan.threads != before["threads"]:
+            view.note(f"--threads is {plan.threads} and was {before['threads']}: the bits of the result may differ.")
+        checkpoint = _checkpoint(directory, view) if resuming else None
+        record = Record(directory, trackers, settings["created"], facts["reproducible"], view.note)
+        supervisor = Supervisor(
+            directory, engine, loop, plan, session.care, facts, record, view, slots, board, checkpoint
+        )
+        supervisors.append(supervisor)
+        code = supervisor.run()
+    finally:
+        engine.close()
+    _finish(session, directory, supervisor, view)
+    return code
+
+
+def _settings(job_file: Path, arguments: list[str]) -> dict[str, Any]:
+    if not job_file.is_file():
+        raise UsageError(f"the job file {job_file} does not exist.")
+    return {
+        "format": _FORMAT,
+        "created": time.time(),
+        "job_file": str(job_file.resolve()),
+        "job_sha256": _digest(job_file),
+        "arguments": arguments,
+        "cwd": str(Path.cwd()),
+    }
+
+
+def _digest(path: Path | str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _check_resumable(session: Session, settings: dict[str, Any]) -> None:
+    if session.arguments:
+        raise UsageError(
+            f"a resumed run keeps the flags it began with ({' '.join(settings['arguments']) or 'none'}). Leave out "
+            "what follows --, or begin a new run."
+        )
+    if not Path(settings["job_file"]).is_file():
+        raise UsageError(f"the run's job file {settings['job_file']} does not exist any more. Put it back.")
+
+
+def _checkpoint(directory: RunDirectory, view: View) -> Checkpoint | None:
+    checkpoint = newest_checkpoint(directory.checkpoints, view.note)
+    where = f"checkpoint of step {checkpoint.step}" if checkpoint else "the beginning: no checkpoint is whole"
+    view.note(f"resuming {directory.path} from {where}", urgent=False)
+    return checkpoint
+
+
+def _hardware() -> dict[str, Any]:
+    return {
+        "host": platform.node(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+    }
+
+
+def _finish(session: Session, directory: RunDirectory, supervisor: Supervisor, view: View) -> None:
+    """Write the report, say how it ended, and raise if it failed."""
+    try:
+        from manyhands.report import write_report
+
+        write_report(directory)
+    except Exception as error:  # the training is what counts; the report can be made again
+        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        view.note(f"cannot write {directory.report}: {reason}. Try again: manyhands report {directory.path}")
+    ending = supervisor.ending
+    result = read_json(directory.result)
+    if ending is not None and ending.status == "finished":
+        view.note(f"finished {result['steps']} steps, weights {result['weights_sha256'][:12]}", urgent=False)
+        view.note(f"report: {directory.report}", urgent=False)
+    else:
+        durable = result.get("durable_step", 0)
+        kept = f"the state after step {durable} is kept" if durable else "nothing was trained yet"
+        view.note(f"{ending.status if ending else 'stopped'}; {kept}. Go on: manyhands train --resume {directory.path}")
+    view.close()
+    if ending is not None and ending.status == "failed":
+        raise UserError(ending.error + (f"\n{ending.trace}" if session.debug else ""))

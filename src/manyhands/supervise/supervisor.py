@@ -1,0 +1,470 @@
+"""Keeps a gang at work until the job is done, whatever happens to its workers.
+
+The supervisor is a state machine. Events come in (a worker said something, printed, died; a command, a signal),
+change what is known about the members, and then `_decide` looks at all of it and orders what comes next:
+
+    too few members            -> start some (a fork of the template, so milliseconds)
+    gang of the wrong size     -> once the newcomers are built, ask for a pause at the next step boundary
+    all members idle           -> find the newest state, form the next generation
+    all members finished       -> last checkpoint, result, report
+    asked to stop, or failed   -> pause, checkpoint, end
+
+Nothing is ever repaired in place: a generation that lost a worker ends, its survivors keep their state at
+the last step boundary, and the next generation starts from the newest of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from manyhands.engine import Engine, EngineEvent, Exited, Message, Printed, Said
+from manyhands.engine.loop import Loop
+from manyhands.errors import UserError
+from manyhands.plan import Plan
+from manyhands.run import Checkpoint, RunDirectory
+from manyhands.supervise.checkpoints import Checkpoints
+from manyhands.supervise.ending import Ending, conclude
+from manyhands.supervise.members import Member, Phase, choose_source, describe_loss
+from manyhands.supervise.oom import OUT_OF_MEMORY_REMEDY, OutOfMemory
+from manyhands.supervise.options import Care
+from manyhands.supervise.outside import catch_signals, serve_commands
+from manyhands.supervise.record import Record
+from manyhands.supervise.view import View
+from manyhands.supervise.watch import Watch
+from manyhands.transport import Board, Slots
+
+
+class Supervisor:
+    """Runs one job in one run directory, from `run` to an exit code.
+
+    Args:
+        directory: acquired by this process.
+        engine: opened by `run`.
+        loop: the engine's loop.
+        plan: the size of the gang to begin with.
+        care: recovery settings.
+        facts: what the engine's entry reported of the job.
+        record, view, slots, board: where things are written and shown.
+        checkpoint: where to start from; None from the beginning.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        engine: Engine,
+        loop: Loop,
+        plan: Plan,
+        care: Care,
+        facts: Mapping[str, Any],
+        record: Record,
+        view: View,
+        slots: Slots,
+        board: Board,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self._directory, self._engine, self._loop, self._care = directory, engine, loop, care
+        self._facts, self._record, self._view = facts, record, view
+        self._slots, self._board, self._checkpoint = slots, board, checkpoint
+        self._plan = plan
+        self._target = plan.workers
+        self._members: dict[int, Member] = {}
+        self._gang: list[int] = []
+        self._generation = 0
+        self._next_worker = 0
+        self._total_steps = 0
+        self._samples = 0
+        self._pause_ordered = False
+        self._save_for_join = False
+        self._checkpoint_ordered = False
+        self._losses_without_progress = 0
+        self._watch = Watch(engine, board, care, view.note)
+        self._out_of_memory = OutOfMemory()
+        self._ending: Ending | None = None
+        self._sha256 = ""
+        self._interrupts = 0
+        self._began = time.monotonic()
+        self._checkpoints = Checkpoints(directory, care, slots, loop, view.note, self._checkpoint_written)
+        self._checkpoints.durable = checkpoint.step if checkpoint else 0
+
+    def run(self) -> int:
+        """Train to the end. Returns the exit code: 0 finished, 1 failed, 130 interrupted."""
+        with (
+            catch_signals(self._loop, self._interrupted, signal.SIGINT, signal.SIGTERM),
+            serve_commands(self._loop, self._directory, self._answer),
+        ):
+            try:
+                while not self._done():
+                    try:
+                        self._decide()
+                    except UserError as error:  # a template that cannot be started again
+                        self._fail(str(error))
+                        self._decide()
+                    if not self._done():
+                        self._engine.poll(self._watch.next_check(self._members))
+                        self._watch.look(self._members)
+            finally:
+                self._engine.close()
+        return self._conclude()
+
+    def on_event(self, event: EngineEvent) -> None:
+        """Take what the engine reports."""
+        match event:
+            case Said(worker, message):
+                if worker in self._members:
+                    getattr(self, f"_said_{message['say']}")(self._members[worker], message)
+            case Printed(worker, line):
+                member = self._members.get(worker)
+                self._view.printed(member.rank if member else None, line)
+            case Exited(worker, status):
+                self._lost(worker, status)
+
+    # Deciding
+
+    def _decide(self) -> None:
+        """Order what the situation asks for."""
+        phases = [member.phase for member in self._members.values()]
+        if self._ending is None and phases and all(phase is Phase.FINISHED for phase in phases):
+            self._ending = Ending("finished")
+        if self._ending is not None:
+            self._wind_down(self._ending)
+            return
+        while len(self._members) < self._target:
+            self._start()
+        if Phase.RUNNING in phases:
+            self._keep_running()
+        elif all(m.phase in (Phase.IDLE, Phase.FINISHED) for m in self._members.values()):
+            self._form()
+
+    def _start(self) -> None:
+        worker = self._next_worker
+        self._next_worker += 1
+        self._board.write(worker, -1, -1, 0)
+        pid = self._engine.start(worker)
+        slot = min(set(range(len(self._members) + 1)) - {member.slot for member in self._members.values()})
+        self._members[worker] = Member(worker, pid, slot, time.monotonic_ns())
+        self._engine.send(worker, {"order": "build", "slot": slot})
+
+    def _keep_running(self) -> None:
+        """A generation is at work: pause it for a resize, or have its keeper save a checkpoint."""
+        starting = any(member.phase is Phase.STARTING for member in self._members.values())
+        if len(self._gang) != self._target and not starting and not self._pause_ordered:
+            self._pause_ordered = True
+            self._order_running({"order": "pause"})
+        keeper = self._members.get(self._gang[0]) if self._gang else None
+        free = keeper and keeper.phase is Phase.RUNNING and not self._checkpoint_ordered
+        if keeper and free and self._checkpoints.due(keeper.step):
+            self._checkpoint_ordered = True
+            # Obeyed within a step only: a keeper that has become idle meanwhile must not write to a slot.
+            # One that goes by time waits until the budget for snapshots covers it; one that goes by steps does not.
+            at_once = self._care.checkpoint_every is not None
+            self._engine.send(keeper.worker, {"order": "checkpoint", "at_once": at_once})
+
+    def _form(self) -> None:
+        """Make a generation of the idle members and start it from the newest state."""
+        idle = sorted(self._members.values(), key=lambda m: (m.rank is None, m.rank or 0, m.worker))
+        chosen, surplus = idle[: self._target], idle[self._target :]
+        for member in surplus:
+            self._dismiss(member)
+        source = choose_source(chosen, self._slots.newest(), self._checkpoint)
+        if source.save_first is not None:
+            self._save_for_join = True
+            self._set_phase(self._members[source.save_first], Phase.SAVING)
+            self._order_save(self._members[source.save_first])
+            return
+        if source.load and source.load["force"]:
+            self._view.note(
+                "the workers built different weights from the same seed; one gives its own to all. The result depends "
+                "on more than the job: draw initial weights from torch's, numpy's or random's global generators."
+            )
+        self._begin_generation(chosen, source.load)
+
+    def _begin_generation(self, chosen: Sequence[Member], load: dict[str, Any] | None) -> None:
+        self._generation += 1
+        self._gang = [member.worker for member in chosen]
+        self._pause_ordered = self._checkpoint_ordered = False
+        pinned = self._slots.pinned if self._checkpoints.writing else None
+        orders: list[Message] = []
+        for rank, member in enumerate(chosen):
+            member.rank = rank
+            self._set_phase(member, Phase.RUNNING)
+            orders.append(
+                {
+                    "order": "join",
+                    "rank": rank,
+                    "load": load,
+                    "evaluated": self._record.evaluated,
+                    "pinned": pinned,
+                }
+            )
+        if self._facts["compile"] and any(member.step == 0 for member in chosen):
+            self._watch.patience.forget()  # a new worker compiles first
+        self._engine.connect(self._gang, orders)
+        where = f"from step {max([m.step for m in chosen] + ([load['step']] if load else []))}"
+        pids = ", ".join(str(member.pid) for member in chosen)
+        self._view.logged(f"generation {self._generation}: {len(chosen)} worker(s) {where}, processes {pids}")
+        self._record.membership("began", len(chosen), f"{len(chosen)} worker(s) {where}")
+        self._view.start(self._total_steps)
+
+    def _wind_down(self, ending: Ending) -> None:
+        """Bring the run to its end: everyone at a boundary, the newest state on disk, then all go."""
+        for member in list(self._members.values()):
+            if member.phase is Phase.STARTING:
+                self._dismiss(member)
+        if any(m.phase is Phase.RUNNING for m in self._members.values()):
+            if not ending.paused:
+                ending.paused = True
+                self._order_running({"order": "pause"})
+            return
+        if any(m.phase is Phase.SAVING for m in self._members.values()) or self._checkpoints.writing:
+            return
+        if not ending.saved:
+            ending.saved = True
+            self._save_last()
+
+    def _save_last(self) -> None:
+        """Make the newest state durable, from a member or from a slot."""
+        holders = [m for m in self._members.values() if m.holds_state]
+        newest = max(holders, key=lambda m: m.step, default=None)
+        held = self._slots.newest()
+        step = max(newest.step if newest else 0, held.step if held else 0)
+        if step <= self._checkpoints.durable:
+            return
+        if held and held.step == step:
+            self._write_checkpoint(held.slot, held.step)
+        elif newest:
+            self._save_for_join = False
+            self._set_phase(newest, Phase.SAVING)
+            self._order_save(newest)
+
+    def _done(self) -> bool:
+        if self._interrupts > 1:
+            return True
+        busy = any(m.phase in (Phase.RUNNING, Phase.SAVING, Phase.STARTING) for m in self._members.values())
+        return bool(self._ending and self._ending.saved and not busy and not self._checkpoints.writing)
+
+    # What members say
+
+    def _said_built(self, member: Member, message: Message) -> None:
+        if self._samples and message["samples"] != self._samples:
+            self._fail(
+                f"data() gave {message['samples']} samples on one worker and {self._samples} on another. It must give "
+                "the same on all of them, at any time."
+            )
+        self._total_steps = message["total_steps"]
+        self._samples = message["samples"]
+        member.bits = message["bits"]
+        self._set_phase(member, Phase.IDLE)
+
+    def _said_steps(self, member: Member, message: Message) -> None:
+        committed = self._record.committed
+        world = max(1, len(self._gang))
+        for seconds in self._record.steps(member.rank or 0, world, message["steps"]):
+            self._watch.patience.learn(seconds)
+        member.step = max(member.step, message["steps"][-1][0])
+        if self._record.committed > committed and self._record.loss is not None:
+            self._losses_without_progress = 0
+            last = self._record.committed == self._total_steps
+            args = self._record.committed, self._total_steps, self._record.loss, self._facts["batch_size"]
+            self._view.step(*args, len(self._gang), last)
+
+    def _said_evaluated(self, member: Member, message: Message) -> None:
+        if not self._record.evaluation_done(message["step"], message["metrics"]):
+            return
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in message["metrics"].items())
+        self._view.note(f"evaluation after step {message['step']}: {figures}", urgent=False)
+
+    def _said_saved(self, member: Member, message: Message) -> None:
+        if member.phase is Phase.SAVING:
+            member.step = message["step"]
+            self._set_phase(member, Phase.IDLE if self._ending is None else Phase.FINISHED)
+            if self._save_for_join:
+                self._engine.send(member.worker, {"order": "unpin"})
+                self._save_for_join = False
+                return
+        if self._checkpoints.writing:
+            self._engine.send(member.worker, {"order": "unpin"})
+            return
+        self._write_checkpoint(message["slot"], message["step"])
+
+    def _said_idle(self, member: Member, message: Message) -> None:
+        member.step = message["step"]
+        self._set_phase(member, Phase.IDLE)
+
+    def _said_finished(self, member: Member, message: Message) -> None:
+        member.step = message["step"]
+        member.sha256 = message["sha256"]
+        self._set_phase(member, Phase.FINISHED)
+        if self._sha256 and member.sha256 != self._sha256 and self._facts["reproducible"]:
+            self._fail(
+                f"workers ended with different weights ({self._sha256[:12]} and {member.sha256[:12]}): something in "
+                "the job is not deterministic. The checkpoint holds one of them."
+            )
+        self._sha256 = member.sha256
+
+    def _said_failed(self, member: Member, message: Message) -> None:
+        if self._gives_up_growing(member, message["error"]):
+            return
+        member.step = message["step"]
+        member.whole = message["whole"]
+        self._set_phase(member, Phase.FAILED)
+        self._view.logged(message["trace"])
+        who = f"worker {member.rank}" if member.rank is not None else "a worker"
+        place = f"{who} failed at {message['doing']}: " if message["doing"] else ""
+        self._fail(place + message["error"], message["trace"])
+
+    # What happens to members
+
+    def _lost(self, worker: int, status: int | None) -> None:
+        member = self._members.pop(worker, None)
+        hung = self._watch.forget(worker)
+        if member is None:
+            return
+        if self._ending is not None:
+            if member.phase is Phase.SAVING:
+                self._ending.saved = False  # another may still hold the state
+            return
+        if member.phase is Phase.SAVING:
+            self._save_for_join = False
+        if self._gives_up_growing(member, describe_loss(member, status, False)):
+            return
+        self._losses_without_progress += 1
+        out_of_memory = self._out_of_memory.happened()
+        text = f"{describe_loss(member, status, out_of_memory)} after step {self._record.committed}"
+        self._record.membership("lost", len(self._members), text)
+        outside = (status is None or status in (-signal.SIGKILL, -signal.SIGTERM)) and not hung and not out_of_memory
+        allowed = self._care.attempts * (10 if outside else 1)
+        if self._losses_without_progress < allowed:
+            self._view.note(f"{text}; recovering.")
+            return
+        remedy = OUT_OF_MEMORY_REMEDY if out_of_memory else f"What it printed last is in {self._directory.log}."
+        self._fail(f"{text}, loss number {self._losses_without_progress} without a committed step. {remedy}")
+
+    def _fail(self, error: str, trace: str = "") -> None:
+        if self._ending is None or self._ending.status == "stopped":
+            self._ending = Ending("failed", error, trace)
+
+    def _gives_up_growing(self, member: Member, reason: str) -> bool:
+        """Whether `member` was to join a gang that works well without it: the resize is given up then, not the run."""
+        working = [w for w in self._gang if w in self._members and self._members[w].phase is Phase.RUNNING]
+        if member.phase is not Phase.STARTING or not working or len(working) < len(self._gang):
+            return False
+        self._target = len(working)
+        self._view.note(f"a new worker failed ({reason}); the run goes on with {self._target} worker(s).")
+        for other in list(self._members.values()):
+            if other.worker not in self._gang:
+                self._dismiss(other)
+        return True
+
+    def _dismiss(self, member: Member) -> None:
+        """Let a member go that is not needed any more."""
+        del self._members[member.worker]
+        if member.phase is Phase.STARTING:
+            self._engine.kill(member.worker)
+        else:
+            self._engine.send(member.worker, {"order": "exit"})
+
+    def _set_phase(self, member: Member, phase: Phase) -> None:
+        member.phase = phase
+        member.since = time.monotonic_ns()
+
+    def _order_running(self, order: Message) -> None:
+        for member in self._members.values():
+            if member.phase is Phase.RUNNING:
+                self._engine.send(member.worker, order)
+
+    # Checkpoints
+
+    def _order_save(self, member: Member) -> None:
+        pinned = self._slots.pinned if self._checkpoints.writing else None
+        self._engine.send(member.worker, {"order": "save", "pinned": pinned})
+
+    def _write_checkpoint(self, slot: int, step: int) -> None:
+        self._slots.pinned = slot
+        if not self._record.sync():  # a checkpoint ahead of its ledger could not account for its samples
+            self._checkpoint_written(slot)
+            return
+        self._checkpoints.write(slot, step, self._record.write_timeline)
+
+    def _checkpoint_written(self, slot: int) -> None:
+        self._slots.pinned = None
+        self._checkpoint_ordered = False
+        for worker in self._members:
+            self._engine.send(worker, {"order": "unpin"})
+
+    # Commands and signals
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        match request.get("command"):
+            case "show":
+                return self.status()
+            case "stop":
+                self._stop("stopped by command")
+                return {"ok": True}
+            case "resize":
+                return self._resize(request.get("workers"))
+        return {"error": f"unknown command {request.get('command')!r}"}
+
+    def _resize(self, workers: object) -> dict[str, Any]:
+        if self._ending is not None:
+            return {"error": "the run is ending and cannot be resized."}
+        if not isinstance(workers, int):
+            return {"error": "resize needs a number of workers."}
+        try:
+            replace(self._plan, workers=workers).check(self._facts["micro_batches"], self._facts["cuda_devices"])
+        except UserError as error:
+            return {"error": str(error)}
+        before, self._target = self._target, workers
+        self._view.note(f"resizing from {before} to {workers} worker(s) at the next step boundary.")
+        self._record.membership("resize", len(self._gang), f"resize to {workers} asked for")
+        return {"ok": True, "workers": workers}
+
+    def status(self) -> dict[str, Any]:
+        """What `manyhands show` tells of a live run."""
+        members = sorted((m for m in self._members.values() if m.rank is not None), key=lambda m: m.rank or 0)
+        alive = [m for m in members if m.worker in self._gang]
+        return {
+            "status": "running" if self._ending is None else "ending",
+            "step": self._record.committed,
+            "total_steps": self._total_steps,
+            "loss": self._record.loss,
+            "workers": [{"rank": m.rank, "pid": m.pid} for m in alive],
+            "target_workers": self._target,
+            "generation": self._generation,
+            "recoveries": self._record.recoveries,
+            "supervisor": os.getpid(),
+        }
+
+    def _interrupted(self, number: signal.Signals) -> None:
+        self._interrupts += 1
+        if self._interrupts == 1:
+            self._view.note(f"{number.name}: stopping at the next step boundary; once more ends at once.")
+            self._stop(f"interrupted by {number.name}")
+
+    def _stop(self, reason: str) -> None:
+        if self._ending is None:
+            self._ending = Ending("stopped", reason)
+
+    # The end
+
+    def _conclude(self) -> int:
+        """Write down how it ended; returns the exit code."""
+        ending = self._ending = self._ending or Ending("stopped", "interrupted")
+        figures = {
+            "total_steps": self._total_steps,
+            "weights_sha256": self._sha256 if ending.status == "finished" else None,
+            "workers": len(self._gang),
+            "samples": self._samples,
+            "durable_step": self._checkpoints.durable,
+            "seconds": time.monotonic() - self._began,
+        }
+        return conclude(self._directory, ending, self._record, figures, self._view.note)
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why the run ended; None while it runs."""
+        return self._ending

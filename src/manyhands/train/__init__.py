@@ -1,0 +1,6 @@
+"""Training: the loop that one worker runs, and what a worker of a gang does around it."""
+
+from manyhands.train.jobfile import load_job
+from manyhands.train.trainer import NotFiniteError, Step, Trainer
+
+__all__ = ["NotFiniteError", "Step", "Trainer", "load_job"]

@@ -1,0 +1,336 @@
+"""One worker's training loop: law 1 of the design, step by step.
+
+    for step in Trainer(job):
+        print(step.step, step.loss)
+
+A `Trainer` owns the model, the optimizer and the data of one worker. Alone it trains the whole job in this
+process; in a gang (`join`) it computes its block of every batch and agrees with the others on the sums.
+Either way its weights after step s are the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from manyhands.collective import Block
+from manyhands.errors import JobError, UserError
+from manyhands.job import Job
+from manyhands.plan import Plan
+from manyhands.state import capture, restore, weights_sha256
+from manyhands.timeline import Recorder
+from manyhands.train.batch import call, fetch
+from manyhands.train.cursor import sample_indices
+from manyhands.train.gradients import Gradients
+from manyhands.train.seeds import seed_everything, stream_seed
+from manyhands.transport import Mesh
+
+
+class Step(NamedTuple):
+    """A committed step."""
+
+    step: int
+    """Counted from 1: after it, `step` steps are done."""
+    epoch: int
+    """The epoch of its first sample."""
+    first: int
+    """Position of its first sample in that epoch's permutation."""
+    last: int
+    """Position of its last sample, counted from the same epoch's start: at or over the number of samples, it
+    lies in the next epoch's permutation."""
+    loss: float
+    """Mean over the micro-batches."""
+    grad_norm: float | None
+    """Norm of the whole gradient before clipping; None if the job does not clip."""
+    lr: float
+    """Learning rate of the first parameter group during the step."""
+    flags: tuple[int, ...]
+    """What each worker passed as `flag`, by rank."""
+
+
+class NotFiniteError(UserError):
+    """The loss became NaN or infinite. The state is the one before the step."""
+
+
+class Trainer:
+    """Trains a job on one worker.
+
+    Args:
+        job: what to train.
+        plan: threads and device; `workers` is for engines and plays no part here.
+        device: overrides the plan's device, for example `cuda:1`.
+        recorder: measures the phases.
+
+    Attributes:
+        model, optimizer, scheduler: the live objects.
+        step: steps done.
+        total_steps: steps of the whole job.
+
+    Raises:
+        JobError: what the job's functions return is not what they should.
+    """
+
+    def __init__(
+        self, job: Job, plan: Plan | None = None, *, device: str | None = None, recorder: Recorder | None = None
+    ) -> None:
+        self.job = job
+        self.plan = plan or Plan()
+        self.device = torch.device(device or ("cuda" if self.plan.uses_cuda(torch.cuda.device_count()) else "cpu"))
+        self.recorder = recorder or Recorder()
+        self.step = 0
+        self.mesh: Mesh | None = None
+        self.rank = 0
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device.index or 0)
+        torch.set_num_threads(self.plan.threads)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
+        if job.reproducible and (self.device.type == "cuda" or self.plan.threads > 1):
+            torch.use_deterministic_algorithms(True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        seed_everything(stream_seed(job.seed, "model"), self.device)
+        self.model = _build_model(job).to(self.device)
+        self._call: nn.Module = torch.compile(self.model) if job.compile else self.model  # type: ignore[assignment]
+        self.optimizer = _build("optimizer", job.optimizer, torch.optim.Optimizer, self.model.parameters())
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            raise JobError("optimizer() returned an LBFGS, which computes the loss several times a step. Use another.")
+        self.scheduler = (
+            _build("scheduler", job.scheduler, torch.optim.lr_scheduler.LRScheduler, self.optimizer)
+            if job.scheduler
+            else None
+        )
+        self.data = job.data()
+        self.samples = _count_samples(self.data, "data")
+        self.total_steps = job.total_steps(self.samples)
+        self._evaluation_data: Any = None
+        self._gradients: Gradients | None = None
+
+    def __iter__(self) -> Iterator[Step]:
+        """Train from wherever the trainer stands to the end of the job."""
+        while self.step < self.total_steps:
+            yield self.train_step()
+
+    def join(self, rank: int, mesh: Mesh | None) -> None:
+        """Take this place in a gang, leaving the one before; None is a gang of one."""
+        self.leave()
+        self.mesh = mesh
+        self.rank = rank
+        self._gradients = Gradients(self.model, self.job, rank, mesh.world if mesh else 1, mesh)
+
+    def leave(self) -> None:
+        """Leave the gang, keeping the state at the last step boundary."""
+        if self._gradients is not None:
+            self._gradients.close()
+            self._gradients = None
+
+    @property
+    def block(self) -> Block:
+        """The micro-batches of every batch that this worker computes."""
+        return self._ready().block
+
+    def train_step(self, flag: Callable[[], int] = lambda: 0) -> Step:
+        """Compute, exchange and apply one step.
+
+        Args:
+            flag: asked once, just before the exchange; every worker learns every worker's answer. A gang agrees
+                with it on the step after which to pause.
+
+        Raises:
+            PeerLostError: a worker was lost; the state is the one before the step.
+            NotFiniteError: the loss is NaN or infinite; the state is the one before the step.
+            UserError: the job's functions misbehave.
+        """
+        gradients = self._ready()
+        gradients.begin_step()
+        try:
+            losses = [self._micro_batch(gradients, index) for index in range(*gradients.block)]
+            self.recorder.enter("exchange")
+            finished = gradients.finish([float(loss) for loss in losses], flag())
+        except BaseException:
+            gradients.abandon()
+            raise
+        for index, loss in enumerate(finished.losses):
+            if not math.isfinite(loss):
+                gradients.abandon()
+                raise NotFiniteError(
+                    f"the loss became {loss} at step {self.step + 1}, micro-batch {index}. The state before that step "
+                    "is kept. Lower the learning rate, set clip_grad_norm, or check the data of that batch."
+                )
+        self.recorder.enter("optimizer")
+        learning_rate = float(self.optimizer.param_groups[0]["lr"])
+        grad_norm = self._clip(gradients)
+        self._update(finished.losses)
+        epoch, first = divmod(self.step * self.job.batch_size, self.samples)
+        self.step += 1
+        last = first + self.job.batch_size - 1
+        loss = math.fsum(finished.losses) / len(finished.losses)
+        return Step(self.step, epoch, first, last, loss, grad_norm, learning_rate, tuple(finished.flags))
+
+    def evaluate(self) -> dict[str, float]:
+        """The loss and the metrics on the evaluation data, the same on every worker.
+
+        Batches are shared out between the workers of the gang; their means are weighted by sample count and summed
+        exactly, so the figures do not depend on how many workers there are.
+
+        Raises:
+            JobError: the job has no evaluation.
+            PeerLostError: a worker was lost.
+        """
+        evaluation = self.job.evaluate
+        if evaluation is None:
+            raise JobError("the job has nothing to evaluate: give it evaluate=Evaluation(...).")
+        self.recorder.enter("evaluate")
+        if self._evaluation_data is None:
+            seed_everything(stream_seed(self.job.seed, "evaluate"), self.device)
+            self._evaluation_data = evaluation.data()
+        samples = _count_samples(self._evaluation_data, "evaluate.data")
+        size = evaluation.batch_size or self.job.micro_batch_size
+        batches = -(-samples // size)
+        world = self.mesh.world if self.mesh else 1
+        measure = {"loss": self.job.loss, **evaluation.metrics}
+        rows = []
+        with _evaluating(self.model), torch.no_grad():
+            for index in range(batches * self.rank // world, batches * (self.rank + 1) // world):
+                self.recorder.enter("evaluate", index)
+                indices = list(range(index * size, min((index + 1) * size, samples)))
+                seed_everything(stream_seed(self.job.seed, "evaluate", index), self.device)
+                inputs, targets = fetch(self._evaluation_data, indices, self.device)
+                with self._autocast():
+                    output = call(self._call, inputs)
+                    rows.append([len(indices), *(float(metric(output, targets)) for metric in measure.values())])
+        if self.mesh is not None:
+            gathered = self.mesh.all_gather(json.dumps(rows).encode(), "exchanging metrics")
+            rows = [row for part in gathered for row in json.loads(part)]
+        return {
+            name: math.fsum(row[0] * row[column] for row in rows) / samples for column, name in enumerate(measure, 1)
+        }
+
+    def capture(self) -> dict[str, Any]:
+        """The whole state, as a tree that looks at the live tensors."""
+        return capture(self.model, self.optimizer, self.scheduler, self.step)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put a captured state back.
+
+        Raises:
+            UserError: it is another model's.
+        """
+        self.step = restore(state, self.model, self.optimizer, self.scheduler)
+
+    def weights_sha256(self) -> str:
+        """The digest of the weights that `result.json` carries."""
+        return weights_sha256(self.model)
+
+    def _ready(self) -> Gradients:
+        if self._gradients is None:
+            self.join(0, None)
+        assert self._gradients is not None
+        return self._gradients
+
+    def _micro_batch(self, gradients: Gradients, index: int) -> Tensor:
+        """Forward and backward of one micro-batch; its loss, detached."""
+        job, enter = self.job, self.recorder.enter
+        enter("data", index)
+        if self.mesh is not None:
+            self.mesh.check()
+        seed_everything(stream_seed(job.seed, self.step, index), self.device)
+        start = self.step * job.batch_size + index * job.micro_batch_size
+        inputs, targets = fetch(
+            self.data, sample_indices(job.seed, self.samples, start, job.micro_batch_size), self.device
+        )
+        gradients.begin_micro_batch(index)
+        enter("forward", index)
+        with self._autocast():
+            loss = job.loss(call(self._call, inputs), targets)
+        _check_loss(loss)
+        enter("backward", index)
+        (loss / job.micro_batches).backward()
+        gradients.end_micro_batch(index)
+        return loss.detach()
+
+    def _clip(self, gradients: Gradients) -> float | None:
+        """Clip the whole gradient. Returns its norm before; None if the job does not clip."""
+        if self.job.clip_grad_norm is None:
+            return None
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.job.clip_grad_norm))
+        if not math.isfinite(norm):
+            gradients.abandon()
+            raise NotFiniteError(
+                f"the norm of the gradient became {norm} at step {self.step + 1}, though the loss is finite. The state "
+                "before that step is kept. Lower the learning rate, or look for a square root or logarithm of zero."
+            )
+        return norm
+
+    def _update(self, losses: list[float]) -> None:
+        """Apply the whole gradient, on every worker alike."""
+        seed_everything(stream_seed(self.job.seed, self.step, "update"), self.device)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(math.fsum(losses) / len(losses))
+        elif self.scheduler is not None:
+            self.scheduler.step()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.job.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+def _build_model(job: Job) -> nn.Module:
+    model = job.model()
+    if not isinstance(model, nn.Module):
+        raise JobError(f"model() must return an nn.Module; it returned a {type(model).__name__}.")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise JobError("the model has no parameter that requires a gradient: there is nothing to train.")
+    return model
+
+
+def _build(name: str, factory: Callable[[Any], Any], kind: type, argument: object) -> Any:
+    built = factory(argument)
+    if not isinstance(built, kind):
+        raise JobError(f"{name}() must return a {kind.__name__}; it returned a {type(built).__name__}.")
+    return built
+
+
+def _count_samples(data: Any, name: str) -> int:
+    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
+        raise JobError(
+            f"{name}() must return a map-style dataset with __len__ and __getitem__; it returned a "
+            f"{type(data).__name__}."
+        )
+    if len(data) == 0:
+        raise JobError(f"{name}() returned an empty dataset. Check the path or the filter that it is built with.")
+    return len(data)
+
+
+def _check_loss(loss: object) -> None:
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        shape = f"tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise UserError(f"the loss must be a scalar tensor; it is a {shape}. Return its mean, for example loss.mean().")
+    if not loss.requires_grad:
+        raise UserError("the loss does not depend on any trainable parameter. Check for .detach() or no_grad.")
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """All modules in evaluation mode for a while; then each is in the mode it had, and every buffer has its value."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, key, b, b.clone()) for module, _ in modes for key, b in module._buffers.items() if b is not None
+    ]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for module, key, buffer, value in buffers:
+                module._buffers[key] = buffer.copy_(value)

@@ -1,0 +1,330 @@
+"""What a worker of a gang does around the training loop: obey orders, report, leave its state for others.
+
+    build -> built -> idle -> join -> running -> idle (paused, or a peer was lost) -> join -> ... -> finished -> exit
+
+A worker that loses a peer keeps its state at the last step boundary and waits for the next order; all it
+takes to go on is a new `join`. It never decides anything that concerns others: that is the supervisor's part.
+
+Says: `built`, `steps`, `evaluated`, `saved`, `idle`, `failed`, `finished`.
+Obeys: `build`, `join`, `save` and `exit` when idle; `pause`, `checkpoint` and `exit` within a step; `unpin` always.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import importlib
+import json
+import mmap
+import os
+import platform
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manyhands.engine import Channel, Message
+from manyhands.errors import UserError
+from manyhands.job import Job
+from manyhands.plan import Plan
+from manyhands.state import Budget, Image, bit_sum, read_image, state_bytes
+from manyhands.timeline import Recorder
+from manyhands.train.jobfile import load_job, where
+from manyhands.train.trainer import NotFiniteError, Step, Trainer
+from manyhands.transport import Board, Mesh, PeerLostError, Slots
+
+_REPORT_SECONDS = 0.05
+"""Steps are reported in batches this far apart: a report costs the supervisor about 0.2 ms of a core."""
+_STEPS_PER_MESSAGE = 8
+_SPANS_PER_STEP = 250
+"""About 50 bytes each: eight steps of them fit into one message."""
+_TRACE_LENGTH = 8000
+"""Characters; as JSON each is at most 6 bytes, and two such texts fit into a message."""
+_COPY_RATE = 1e9
+"""Bytes/s: the first guess of what a snapshot costs."""
+_DETAILED_STEPS = 200
+"""Steps of a run whose single spans are kept for the timeline."""
+
+
+def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Channel, int], None]]:
+    """The engine's entry: load the job, once, in the process that workers are forked from.
+
+    Args:
+        spec: `job_file`, `arguments`, `cwd`, `plan`, `board`, `slots` (descriptors), `snapshot_share`.
+
+    Returns:
+        Facts for the supervisor, and the main function of a worker.
+    """
+    torch.set_num_threads(1)  # a thread pool would not survive the fork
+    importlib.import_module("torch._dynamo")  # optimizers import it when first built; that takes a second
+    os.chdir(spec["cwd"])  # where the run began: its flags may hold relative paths
+    job = load_job(Path(spec["job_file"]), spec["arguments"])
+    plan = Plan(**spec["plan"])
+    cuda_devices = torch.cuda.device_count()
+    if torch.cuda.is_initialized():
+        raise UserError(
+            f"{spec['job_file']} uses CUDA when it is imported. Move that into model(), data() or loss(), which run "
+            "in the workers."
+        )
+    if plan.workers > (os.cpu_count() or 1) and not plan.uses_cuda(cuda_devices):
+        note = f"{plan.workers} workers share {os.cpu_count()} cores: expect no speed-up over {os.cpu_count()}."
+    else:
+        note = ""
+    facts = {
+        "micro_batches": job.micro_batches,
+        "batch_size": job.batch_size,
+        "seed": job.seed,
+        "precision": job.precision,
+        "reproducible": job.reproducible,
+        "compile": job.compile,
+        "cuda_devices": cuda_devices,
+        "device": "cuda" if plan.uses_cuda(cuda_devices) else "cpu",
+        "warning": note,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+    return facts, lambda channel, worker: _Worker(job, plan, spec, channel, worker).run()
+
+
+class _Worker:
+    def __init__(self, job: Job, plan: Plan, spec: dict[str, Any], channel: Channel, worker: int) -> None:
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        faulthandler.enable()
+        self.job = job
+        self.plan = plan
+        self.channel = channel
+        self.worker = worker
+        self.job_file = Path(spec["job_file"])
+        self.board = Board(spec["board"])
+        self.slots = Slots(tuple(spec["slots"]))
+        self.budget = Budget(spec["snapshot_share"], expected=0.0)
+        self.recorder = Recorder(self._whereabouts)
+        self.trainer: Trainer | None = None
+        self.keeper = False
+        self.touched: set[int] = set()
+        self.sized = False
+        self.evaluated = -1
+        self.paused = False
+        self.save_ordered = False
+        self.save_at_once = False
+        self.unreported: list[list[Any]] = []
+        self.reported_at = time.monotonic()
+
+    def run(self) -> None:
+        """Build as ordered, then obey until told to exit."""
+        if (received := self.channel.receive()) is None:
+            return
+        try:
+            device = self._device(received[0]["slot"])
+            self.trainer = trainer = Trainer(self.job, self.plan, device=device, recorder=self.recorder)
+        except Exception as error:
+            self._say_failed(error, "building the job", whole=False)
+            self.channel.receive()
+            return
+        self.channel.send(
+            {
+                "say": "built",
+                "bits": bit_sum(trainer.model),
+                "total_steps": trainer.total_steps,
+                "samples": trainer.samples,
+            }
+        )
+        gc.freeze()
+        while (received := self.channel.receive()) is not None:
+            order, descriptors = received
+            match order["order"]:
+                case "join":
+                    self._join(order, descriptors)
+                case "save":
+                    self.slots.pinned = order["pinned"]
+                    self._save(ordered=True)
+                case "unpin":
+                    self.slots.pinned = None
+                case "exit":
+                    return
+
+    def _device(self, slot: int) -> str:
+        if not self.plan.uses_cuda(torch.cuda.device_count()):
+            return "cpu"
+        return f"cuda:{slot % torch.cuda.device_count()}"
+
+    def _join(self, order: Message, descriptors: list[int]) -> None:
+        """Take a place in a generation and train until it ends, one way or another."""
+        assert self.trainer is not None
+        trainer = self.trainer
+        links: list[socket.socket | None] = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        links.insert(order["rank"], None)
+        self.keeper = order["rank"] == 0
+        self.evaluated = order["evaluated"]
+        self.slots.pinned = order["pinned"]
+        self.paused = self.save_ordered = self.save_at_once = False
+        doing = "loading the state"
+        try:
+            self.recorder.enter("snapshot")
+            self._load(order["load"])
+            doing = "joining the gang"
+            mesh = Mesh(order["rank"], links, on_wait=self._waiting) if len(links) > 1 else None
+            trainer.join(order["rank"], mesh)
+            doing = "training"
+            self._train()
+        except PeerLostError as error:
+            self._report()
+            self.channel.send({"say": "idle", "why": "lost", "peer": error.rank, "step": trainer.step})
+        except Exception as error:
+            whole = self.recorder.phase != "optimizer"
+            place = self._place() if doing == "training" else doing
+            self._report()
+            self._say_failed(error, "" if isinstance(error, NotFiniteError) else place, whole)
+        finally:
+            trainer.leave()
+            for link in links:
+                if link is not None:
+                    link.close()
+            self.recorder.enter("idle")
+
+    def _load(self, source: dict[str, Any] | None) -> None:
+        """Take over the state from a slot or a file, unless there already."""
+        assert self.trainer is not None
+        if source is None or (source["step"] == self.trainer.step and not source["force"]):
+            return
+        if "slot" in source:
+            image = self.slots.read(source["slot"])
+        else:
+            with Path(source["path"]).open("rb") as file:  # the mapping goes with the last tensor that looks into it
+                image = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+        tree, metadata = read_image(image)
+        self.trainer.restore(tree)
+        self.unreported = json.loads(metadata["unreported"])
+
+    def _train(self) -> None:
+        """Step until the job ends or a pause is agreed on."""
+        trainer = self.trainer
+        assert trainer is not None
+        every = -(-trainer.total_steps // _DETAILED_STEPS)
+        self.recorder.take()  # what went before belongs to no step
+        self._evaluate_if_due()
+        while trainer.step < trainer.total_steps:
+            self.recorder.keep_spans = trainer.step < 10 or trainer.step % every == 0
+            began = time.monotonic_ns()
+            step = trainer.train_step(self._listen)
+            self.recorder.enter("snapshot")  # what follows keeps state and records
+            ended = time.monotonic_ns()
+            self.budget.earn((ended - began) / 1e9)
+            self._record(step, began, ended)
+            if self.keeper and (self.save_at_once or self._can_afford_a_save()):
+                self._save(self.save_ordered)
+            self._evaluate_if_due()
+            if any(step.flags):
+                self._report()
+                self.channel.send({"say": "idle", "why": "paused", "step": trainer.step})
+                return
+        self._report()
+        self.channel.send({"say": "finished", "step": trainer.step, "sha256": trainer.weights_sha256()})
+
+    def _evaluate_if_due(self) -> None:
+        """Evaluate at the step where the trainer stands, if the job asks for it and nobody has yet."""
+        trainer, evaluation = self.trainer, self.job.evaluate
+        assert trainer is not None
+        if evaluation is None or trainer.step <= self.evaluated or trainer.step == 0:
+            return
+        if trainer.step == trainer.total_steps or (evaluation.every and trainer.step % evaluation.every == 0):
+            metrics = trainer.evaluate()
+            self.evaluated = trainer.step
+            self._report()
+            self.channel.send({"say": "evaluated", "step": trainer.step, "metrics": metrics})
+            self.recorder.enter("idle")
+
+    def _listen(self) -> int:
+        """Take orders that have come during a step; 1 asks the gang to pause after it."""
+        while self.channel.pending():
+            received = self.channel.receive()
+            if received is None:
+                raise SystemExit(1)
+            match received[0]["order"]:
+                case "pause":
+                    self.paused = True
+                case "checkpoint":
+                    self.save_ordered = True
+                    self.save_at_once = received[0]["at_once"]
+                case "unpin":
+                    self.slots.pinned = None
+                case "exit":
+                    raise SystemExit(0)
+        return int(self.paused)
+
+    def _can_afford_a_save(self) -> bool:
+        """Whether the budget covers a snapshot. Optimizers make their state in the first step, so it is sized late."""
+        assert self.trainer is not None
+        if self.budget.allows() and not self.sized:
+            self.sized = True
+            size = state_bytes(self.trainer.capture())
+            self.slots.reserve(size)
+            self.budget.expected = size / _COPY_RATE
+        return self.budget.allows()
+
+    def _save(self, ordered: bool) -> None:
+        """Leave the state in a slot. One that was ordered stays pinned until the supervisor has read it."""
+        assert self.trainer is not None
+        self.recorder.enter("snapshot")
+        began = time.monotonic()
+        # Steps that nobody has heard of yet go with the state: whoever takes it over reports them.
+        steps = json.dumps([[*row[:-1], []] for row in self.unreported])
+        image = Image(self.trainer.capture(), {"step": str(self.trainer.step), "unreported": steps})
+        slot, target = self.slots.begin(image.length)
+        image.write(target)
+        self.slots.commit(slot, self.trainer.step, image.length)
+        self.budget.spend(time.monotonic() - began, typical=slot in self.touched)
+        self.touched.add(slot)
+        self.save_ordered = self.save_at_once = False
+        if ordered:
+            self.slots.pinned = slot
+            self._report()
+            self.channel.send({"say": "saved", "slot": slot, "step": self.trainer.step})
+        self.recorder.enter("idle")
+
+    def _record(self, step: Step, began: int, ended: int) -> None:
+        sums, spans = self.recorder.take()
+        self.unreported.append([*step[:-1], began, ended, sums, spans[:_SPANS_PER_STEP]])
+        if time.monotonic() - self.reported_at >= _REPORT_SECONDS:
+            self._report()
+
+    def _report(self) -> None:
+        """Send the steps that have not been reported. Every worker reports all, so none is lost with a worker."""
+        for begin in range(0, len(self.unreported), _STEPS_PER_MESSAGE):
+            self.channel.send({"say": "steps", "steps": self.unreported[begin : begin + _STEPS_PER_MESSAGE]})
+        self.unreported.clear()
+        self.reported_at = time.monotonic()
+
+    def _say_failed(self, error: Exception, doing: str, whole: bool) -> None:
+        text = str(error) if isinstance(error, UserError) else where(error, self.job_file)
+        if isinstance(error, torch.OutOfMemoryError):
+            text += ". Give the job more micro_batches, so that each is smaller, or use --workers fewer per device."
+        trace = "".join(traceback.format_exception(error))[-_TRACE_LENGTH:]
+        step = self.trainer.step if self.trainer else 0
+        self.channel.send(
+            {
+                "say": "failed",
+                "error": text[:_TRACE_LENGTH],
+                "doing": doing,
+                "trace": trace,
+                "whole": whole,
+                "step": step,
+            }
+        )
+
+    def _place(self) -> str:
+        """Where in the job this worker is, in words."""
+        assert self.trainer is not None
+        phase, micro_batch = self.recorder.phase, self.recorder.micro_batch
+        inside = f", micro-batch {micro_batch}" if micro_batch >= 0 else ""
+        return f"step {self.trainer.step + 1}{inside} ({phase})"
+
+    def _waiting(self, waits: bool) -> None:
+        self.recorder.enter("idle" if waits else "exchange")
+
+    def _whereabouts(self, phase: int, micro_batch: int) -> None:
+        self.board.write(self.worker, self.trainer.step if self.trainer else -1, micro_batch, phase)

@@ -1,0 +1,156 @@
+"""Whatever a user gets wrong: one clear message, a non-zero exit code, no trace of ours, and nothing lost."""
+
+from pathlib import Path
+
+import pytest
+from support import ROOT, Run, cli
+
+TINY = ROOT / "tests" / "jobs" / "tiny.py"
+
+
+def refused(done, code: int, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("import nowhere_at_all", ["does not import", "nowhere_at_all", ":1"]),
+        ("def job(:\n  pass", ["does not import", "SyntaxError", "line 1"]),
+        ("x = 1", ["has no function `job`", "manyhands.Job"]),
+        ("def job() -> int:\n    return 3", ["must return a manyhands.Job", "int"]),
+        ("def job(a: int = 1):\n    raise OSError('no disk')", ["job()", "no disk", ":2"]),
+        ("def job(a: int = 1):\n    from manyhands import Job\n    return Job(model=1)", ["job()", "missing"]),
+    ],
+)
+def test_job_files(content, words, tmp_path):
+    path = tmp_path / "bad.py"
+    path.write_text(content)
+    refused(cli("train", path, "--run-dir", tmp_path / "run"), 2, str(path), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_job_file_that_does_not_exist(tmp_path):
+    refused(cli("train", tmp_path / "no.py"), 2, "no.py does not exist")
+
+
+def test_neither_job_nor_resume():
+    refused(cli("train"), 2, "--resume DIR")
+
+
+def test_wrong_flags_of_the_job(tmp_path):
+    refused(cli("train", TINY, "--run-dir", tmp_path / "run", "--", "--depth=3"), 2, "--depth")
+
+
+@pytest.mark.parametrize(
+    ("flags", "job", "words"),
+    [
+        ((), ("--batch-size=10",), ["batch_size 10", "micro_batches=5"]),
+        (("--workers=5",), (), ["5 workers", "4 micro-batches", "--workers 4"]),
+        (("--workers=0",), (), ["--workers", "at least 1"]),
+        (("--device=cuda",), (), ["CUDA", "--device cpu"]),
+        (("--snapshot-share=2",), (), ["--snapshot-share", "between 0 and 1"]),
+    ],
+)
+def test_values_that_do_not_fit(flags, job, words, tmp_path):
+    import torch
+
+    if "--device=cuda" in flags and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA devices")
+    refused(cli("train", TINY, "--run-dir", tmp_path / "run", *flags, "--", *job), 2, *words)
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        (("--samples=0",), ["data()", "empty dataset"]),
+        (("--fault=shape",), ["differ in shape", "sample 7", "[3]"]),
+        (("--fault=pair",), ["not a pair (input, target)"]),
+        (("--fault=vector",), ["loss must be a scalar", "(2,)", ".mean()"]),
+        (("--fault=nan",), ["loss became nan", "micro-batch"]),
+        (("--fault=raise",), ["no such picture", "tiny.py:", "step", "micro-batch"]),
+        (("--fault=exit",), ["exited with code 3", "loss number 3"]),
+        (("--fault=segfault",), ["SIGSEGV", "loss number 3"]),
+    ],
+)
+def test_jobs_that_misbehave(job, words, tmp_path):
+    done = cli("train", TINY, "--workers=2", "--run-dir", tmp_path / "run", "--", *job)
+    refused(done, 1, *words)
+    shown = cli("show", tmp_path / "run")
+    assert "failed" in shown.stdout
+
+
+def test_a_failure_keeps_the_state(tmp_path):
+    """NaN comes at a later step: what was trained before is on disk and resumes to the same failure."""
+    done = cli("train", TINY, "--workers=2", "--run-dir", tmp_path / "run", "--", "--fault=nan", "--batch-size=4")
+    refused(done, 1, "loss became nan at step")
+    step = int(done.stderr.split("at step ")[1].split(",")[0])
+    if step > 1:
+        assert (tmp_path / "run" / "checkpoints" / f"step-{step - 1:08d}" / "state.safetensors").exists()
+        again = cli("train", "--resume", tmp_path / "run")
+        refused(again, 1, f"at step {step},")
+
+
+def test_debug_shows_the_trace(tmp_path):
+    done = cli("train", TINY, "--debug", "--run-dir", tmp_path / "run", "--", "--fault=raise")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_a_directory_in_use_and_a_directory_that_holds_a_run(tmp_path):
+    run = Run.begin(tmp_path / "run", TINY, job=("--pause=0.02", "--steps=400"))
+    run.until_step(1)
+    refused(cli("train", "--resume", tmp_path / "run"), 2, "in use by another supervisor", str(run.process.pid))
+    refused(cli("train", TINY, "--run-dir", tmp_path / "run"), 2, "holds a run already", "--resume")
+    refused(cli("resize", tmp_path / "run", "--workers", 9), 1, "9 workers", "4 micro-batches")
+
+
+def test_directories_without_a_run(tmp_path):
+    for command in (["show"], ["stop"], ["report"], ["resize", "--workers", 2]):
+        refused(cli(command[0], tmp_path, *command[1:]), 2, "holds no run")
+    refused(cli("train", "--resume", tmp_path / "nowhere"), 2, "holds no run")
+
+
+def test_a_finished_run_cannot_be_stopped(tmp_path):
+    assert cli("train", TINY, "--run-dir", tmp_path / "run").returncode == 0
+    refused(cli("stop", tmp_path / "run"), 1, "no running supervisor")
+
+
+def test_resume_with_other_flags_or_another_model(tmp_path):
+    job_file = tmp_path / "tiny.py"
+    job_file.write_text(TINY.read_text())
+    assert cli("train", job_file, "--run-dir", tmp_path / "run", "--", "--steps=5").returncode == 0
+    refused(cli("train", "--resume", tmp_path / "run", "--", "--steps=9"), 2, "keeps the flags", "--steps=5")
+    job_file.write_text(TINY.read_text().replace("nn.Linear(4, width)", "nn.Linear(4, width, bias=False)"))
+    done = cli("train", "--resume", tmp_path / "run")
+    refused(done, 1, "checkpoint is of another model", "body.0.bias")
+    assert (tmp_path / "run" / "checkpoints" / "step-00000005").is_dir()
+    job_file.unlink()
+    refused(cli("train", "--resume", tmp_path / "run"), 2, "does not exist any more")
+
+
+def test_a_run_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(cli("train", TINY, "--run-dir", tmp_path / "file" / "run"), 2, "cannot make the run directory")
+
+
+def test_help_needs_no_torch(tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    import os
+
+    done = cli("train", "--help", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0
+    assert "--workers" in done.stdout
+
+
+def test_more_workers_than_cores_is_a_warning(tmp_path):
+    import os
+
+    workers = (os.cpu_count() or 1) + 1
+    job = (f"--micro-batches={workers}", f"--batch-size={workers}")
+    done = cli("train", TINY, "--workers", workers, "--run-dir", Path(tmp_path / "run"), "--", *job)
+    assert done.returncode == 0
+    assert f"{workers} workers share" in done.stderr

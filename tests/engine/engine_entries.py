@@ -1,0 +1,77 @@
+"""Entries for the tests of the local engine: loaded in the template, and what its workers do."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+
+from manyhands.errors import UsageError, UserError
+
+
+def obedient(spec):
+    """Workers that do what they are told by messages until told to end."""
+    return {"spec": spec, "template": os.getpid()}, lambda channel, worker: _obey(channel, worker, spec)
+
+
+def _obey(channel, worker, spec):
+    channel.send({"say": "hello", "worker": worker, "pid": os.getpid(), "parent": os.getppid()})
+    links = []
+    while (received := channel.receive()) is not None:
+        message, descriptors = received
+        match message.get("do"):
+            case "print":
+                print(message["text"], end="", flush=True)
+            case "error":
+                print(message["text"], file=sys.stderr)
+            case "say":
+                for index in range(message["times"]):
+                    channel.send({"say": index})
+            case "raise":
+                raise RuntimeError(message["text"])
+            case "exit":
+                sys.exit(message["code"])
+            case "return":
+                return
+            case "signal":
+                signal.signal(message["number"], signal.SIG_DFL)
+                os.kill(os.getpid(), message["number"])
+            case "link":
+                links = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+                for link in links:
+                    link.send(json.dumps([worker, message["rank"]]).encode())
+                heard = [json.loads(link.recv(100)) for link in links]
+                channel.send({"say": "heard", "heard": heard})
+            case "inherited":
+                os.write(spec["pipe"], f"from {worker}".encode())
+            case "traced":
+                import faulthandler
+
+                faulthandler.register(signal.SIGUSR1, all_threads=True)
+                channel.send({"say": "ready for stacks"})
+            case "close":
+                channel.close()
+                time.sleep(60)
+
+
+def refuses(spec):
+    raise (UsageError if spec["usage"] else UserError)("this entry refuses: use another")
+
+
+def breaks(spec):
+    raise ZeroDivisionError("an entry with a fault")
+
+
+def exits(spec):
+    print("usage: an entry [-h]", flush=True)
+    sys.exit(spec["code"])
+
+
+def loads_for_ever(spec):
+    print("loading", os.getpid(), flush=True)
+    time.sleep(60)
+
+
+def vanishes(spec):
+    os._exit(7)

@@ -1,0 +1,160 @@
+"""The run directory: one supervisor at a time, commands over its socket, files whole or not at all."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from manyhands.errors import UsageError, UserError
+from manyhands.run import RunDirectory, read_json, write_json
+
+DEADLINE = 30.0
+HOLDER = """
+import sys, time
+from pathlib import Path
+from manyhands.run import RunDirectory
+RunDirectory(Path(sys.argv[1])).acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that supervises the directory."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate(timeout=DEADLINE)
+
+
+def test_a_second_supervisor_is_refused_and_told_who_the_first_is(tmp_path, holder):
+    directory = RunDirectory(tmp_path)
+    assert directory.is_live()
+    with pytest.raises(UsageError) as error:
+        directory.acquire()
+    for word in (str(tmp_path), f"process {holder.pid}", "manyhands stop"):
+        assert word in str(error.value)
+    assert directory.is_live()
+
+
+def test_a_killed_supervisor_leaves_the_directory_free(tmp_path, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait(DEADLINE)
+    directory = RunDirectory(tmp_path)
+    assert not directory.is_live()
+    directory.acquire()
+    assert (tmp_path / "lock").read_text() == str(os.getpid())
+    assert directory.is_live()
+    assert RunDirectory(tmp_path).is_live()
+    os.close(directory._lock)
+    assert not directory.is_live()
+
+
+def test_looking_whether_it_is_live_is_no_supervisor(tmp_path):
+    directory = RunDirectory(tmp_path)
+    assert not directory.is_live()
+    assert list(tmp_path.iterdir()) == []
+    directory.acquire()
+    os.close(directory._lock)
+    assert not directory.is_live()
+    directory.acquire()
+    os.close(directory._lock)
+
+
+def test_creating(tmp_path):
+    directory = RunDirectory(tmp_path / "deep" / "run")
+    directory.create()
+    assert directory.checkpoints.is_dir()
+    directory.create()  # an empty one is no run yet
+    with pytest.raises(UsageError, match=r"holds no run.*run\.json"):
+        RunDirectory.open(directory.path)
+    write_json(directory.run, {"format": 1})
+    assert RunDirectory.open(directory.path).path == directory.path
+    with pytest.raises(UsageError, match=f"holds a run already.*--resume {directory.path}"):
+        directory.create()
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"cannot make the run directory .*file/run"):
+        RunDirectory(tmp_path / "file" / "run").create()
+
+
+def serve(directory: RunDirectory, answer) -> threading.Thread:
+    listener = directory.listen()
+
+    def work():
+        with listener:
+            listener.settimeout(DEADLINE)
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(DEADLINE)
+                request = json.loads(connection.recv(1 << 16))
+                connection.send(answer(request) if callable(answer) else answer)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("depth", [0, 30])
+def test_a_command_is_answered_also_where_the_path_is_long(tmp_path, depth):
+    path = tmp_path.joinpath(*["a-rather-long-name"] * depth)
+    path.mkdir(parents=True, exist_ok=True)
+    directory = RunDirectory(path)
+    thread = serve(directory, lambda request: json.dumps({"ok": request["command"]}).encode())
+    assert RunDirectory(path).ask({"command": "show"}) == {"ok": "show"}
+    thread.join(DEADLINE)
+    thread = serve(directory, b'{"ok":2}')  # listening again takes the old socket's place
+    assert directory.ask({"command": "show"}) == {"ok": 2}
+    thread.join(DEADLINE)
+
+
+def test_a_refusal_is_an_error(tmp_path):
+    directory = RunDirectory(tmp_path)
+    thread = serve(directory, b'{"error":"no such worker"}')
+    with pytest.raises(UserError, match=r"^no such worker$"):
+        directory.ask({"command": "resize"})
+    thread.join(DEADLINE)
+
+
+def test_no_supervisor(tmp_path):
+    directory = RunDirectory(tmp_path)
+    with pytest.raises(UserError, match=f"no running supervisor.*--resume {tmp_path}"):
+        directory.ask({"command": "show"})
+    directory.listen().close()  # a socket that a crash has left
+    with pytest.raises(UserError, match="no running supervisor"):
+        directory.ask({"command": "show"})
+
+
+def test_one_that_does_not_answer(tmp_path):
+    directory = RunDirectory(tmp_path)
+    with directory.listen(), pytest.raises(UserError):
+        directory.ask({"command": "show"}, timeout=0.05)
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    assert read_json(path) == {}
+    write_json(path, {"a": 1})
+    write_json(path, {"a": 2, "b": [None, 1.5]})
+    assert read_json(path) == {"a": 2, "b": [None, 1.5]}
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_json(path, {"a": 3})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read_json(path)["a"] == 2

@@ -1,0 +1,143 @@
+"""What the multi-process tests share: runs as a user starts them, with hard deadlines, and faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from manyhands.errors import UserError
+from manyhands.run import RunDirectory, read_journal
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+DEADLINE = 240.0
+"""Seconds after which a run that a test started counts as hung."""
+
+
+def cli(*arguments: object, **options) -> subprocess.CompletedProcess:
+    """Run a command to its end."""
+    options.setdefault("timeout", DEADLINE)
+    return subprocess.run(
+        [sys.executable, "-m", "manyhands", *map(str, arguments)], capture_output=True, text=True, **options
+    )
+
+
+def train(directory: Path, job_file: Path, *flags: object, workers: int = 2, job: tuple = ()) -> dict:
+    """Train to the end and return `result.json`."""
+    done = cli("train", job_file, "--workers", workers, "--run-dir", directory, *flags, "--", *job)
+    assert done.returncode == 0, done.stderr
+    return json.loads((directory / "result.json").read_text())
+
+
+class Run:
+    """A training in the background, as a user has it. A fixture ends those that a test leaves running."""
+
+    started: list[Run] = []
+
+    def __init__(self, directory: Path, *arguments: object) -> None:
+        self.directory = RunDirectory(directory)
+        self.log = (directory.parent / f"{directory.name}.stderr").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "manyhands", "train", *map(str, arguments)],
+            stderr=self.log,
+            stdout=subprocess.DEVNULL,
+        )
+        Run.started.append(self)
+
+    @staticmethod
+    def begin(directory: Path, job_file: Path, *flags: object, workers: int = 2, job: tuple = ()) -> Run:
+        return Run(directory, job_file, "--workers", workers, "--run-dir", directory, *flags, "--", *job)
+
+    @staticmethod
+    def resume(directory: Path, *flags: object) -> Run:
+        return Run(directory, "--resume", directory, *flags)
+
+    def ask(self, **request: object) -> dict:
+        """A command's answer; empty if the supervisor does not answer (any more, or yet)."""
+        try:
+            return self.directory.ask(request)
+        except UserError:
+            return {}
+
+    def show(self) -> dict:
+        return self.ask(command="show")
+
+    def until(self, condition, what: str, deadline: float = DEADLINE) -> None:
+        """Wait until the condition holds; fail the test, with the run's output, if it does not in time."""
+        end = time.monotonic() + deadline
+        while not condition():
+            if time.monotonic() > end:
+                self.kill()
+                raise AssertionError(f"waited {deadline} s for {what}\n{self.output()}")
+            time.sleep(0.005)
+
+    def until_step(self, step: int) -> None:
+        self.until(lambda: self.ended() or self.step() >= step, f"step {step}")
+
+    def step(self) -> int:
+        """Committed steps, read off the ledger's last line."""
+        try:
+            lines = self.directory.ledger.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return 0
+        whole = [line for line in lines[-2:] if line.endswith(b"\n")]
+        return json.loads(whole[-1])["step"] if whole else 0
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def wait(self, deadline: float = DEADLINE) -> int:
+        """The exit code."""
+        self.until(self.ended, "the end of the run", deadline)
+        return self.process.returncode
+
+    def result(self) -> dict:
+        return json.loads(self.directory.result.read_text())
+
+    def output(self) -> str:
+        self.log.flush()
+        return Path(self.log.name).read_text()
+
+    def kill(self) -> None:
+        if not self.ended():
+            self.process.kill()
+            self.process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        self.log.close()
+
+
+def kill_worker(run: Run, chance: random.Random) -> bool:
+    """SIGKILL a random worker; whether there was one."""
+    workers = run.show().get("workers", [])
+    if not workers:
+        return False
+    try:
+        os.kill(chance.choice(workers)["pid"], signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def ledger_positions(directory: Path, samples: int) -> list[tuple[int, int]]:
+    """Every (epoch, position) that the ledger says was trained on, in order."""
+    positions = []
+    for line in read_journal(directory / "ledger.jsonl"):
+        for position in range(line["first"], line["last"] + 1):
+            positions.append((line["epoch"] + position // samples, position % samples))
+    return positions

@@ -1,0 +1,93 @@
+"""The main promise: the weights belong to the job. Equal for every number of workers, through chaos, and equal
+to a naive reference that shares no code with the trainer."""
+
+import importlib.util
+import random
+
+import pytest
+import reference
+from support import EXAMPLES, Run, kill_worker, ledger_positions, train
+
+JOBS = {
+    "gpt": {"steps": 6, "layers": 2, "width": 32, "context": 32, "batch_size": 16},
+    "digits": {"steps": 14, "micro_batches": 8},
+    "hf": {"steps": 4, "layers": 1, "width": 32, "context": 32},
+}
+
+
+def flags(settings: dict) -> tuple[str, ...]:
+    return tuple(f"--{name.replace('_', '-')}={value}" for name, value in settings.items())
+
+
+def naive(name: str, settings: dict) -> str:
+    """The digest of the reference's weights."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    job = module.job(**settings)
+    return reference.weights_sha256(reference.train(job, job.steps))
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_weights_do_not_depend_on_the_number_of_workers(name, tmp_path):
+    pytest.importorskip({"gpt": "torch", "digits": "sklearn", "hf": "transformers"}[name])
+    expected = naive(name, JOBS[name])
+    for workers in (1, 2, 3, 4):
+        result = train(tmp_path / str(workers), EXAMPLES / f"{name}.py", workers=workers, job=flags(JOBS[name]))
+        assert result["weights_sha256"] == expected, f"{workers} workers"
+
+
+def test_odd_numbers_of_micro_batches(tmp_path):
+    settings = {"steps": 5, "micro_batches": 7, "batch_size": 126}
+    expected = naive("digits", settings)
+    for workers in (1, 5):
+        result = train(tmp_path / str(workers), EXAMPLES / "digits.py", workers=workers, job=flags(settings))
+        assert result["weights_sha256"] == expected, f"{workers} workers"
+
+
+def test_bf16(tmp_path):
+    digests = set()
+    for workers in (1, 3):
+        job = ("--steps=8", "--precision=bf16")
+        digests.add(train(tmp_path / str(workers), EXAMPLES / "digits.py", workers=workers, job=job)["weights_sha256"])
+    assert len(digests) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_compiled(tmp_path):
+    """Through torch.compile, which takes a minute of compiling per worker; one of them is killed and compiles again."""
+    job = ("--steps=8", "--layers=1", "--width=32", "--context=32", "--compile")
+    calm = train(tmp_path / "calm", EXAMPLES / "gpt.py", workers=1, job=job)
+    run = Run.begin(tmp_path / "run", EXAMPLES / "gpt.py", job=job)
+    run.until_step(2)
+    kill_worker(run, random.Random(0))
+    assert run.wait(600) == 0, run.output()
+    assert run.result()["weights_sha256"] == calm["weights_sha256"]
+
+
+def test_chaos(tmp_path):
+    """At least 20 kills and resizes over 200 steps: same weights, every sample exactly once per epoch."""
+    settings = {"steps": 200, "batch_size": 64, "width": 16}
+    calm = train(tmp_path / "calm", EXAMPLES / "digits.py", workers=1, job=flags(settings))
+    chance = random.Random(1)
+    run = Run.begin(tmp_path / "chaos", EXAMPLES / "digits.py", "--checkpoint-every=20", job=flags(settings))
+    faults = resizes = 0
+    while faults < 24:
+        # Faults are spread over the steps, and hit within them at random moments.
+        run.until_step(faults * 8 + chance.randint(1, 6))
+        assert not run.ended(), f"ended after {faults} faults\n{run.output()}"
+        if faults % 3 == 2:
+            assert run.ask(command="resize", workers=chance.randint(1, 4)), run.output()
+            faults += 1
+            resizes += 1
+        else:
+            faults += kill_worker(run, chance)
+    assert run.wait() == 0, run.output()
+    result = run.result()
+    # Not all 16 kills are losses: some hit a worker that a resize has just sent away.
+    assert result["recoveries"] + resizes >= 20
+    assert result["deviations"] == 0
+    assert result["weights_sha256"] == calm["weights_sha256"]
+    positions = ledger_positions(run.directory.path, result["samples"])
+    assert positions == [divmod(p, result["samples"]) for p in range(200 * 64)]
