@@ -1,6 +1,31 @@
-"""Collectives as pure data: the order of sums, and who computes what. No torch, no sockets, no clock."""
+"""Collectives as pure data: forests, the order of sums, and who computes what. No torch, no sockets, no clock."""
 
 from manyhands.collective.blocks import Block, assign_blocks
+from manyhands.collective.compile import Association, Contribution, compile_forest, count_chunks, one_each, ranges
+from manyhands.collective.forest import Edge, Forest, Operation, Tree
+from manyhands.collective.program import Instruction, Op, Place, Program
 from manyhands.collective.tree import Fold, Node, fold, leaves, pieces
 
-__all__ = ["Block", "Fold", "Node", "assign_blocks", "fold", "leaves", "pieces"]
+__all__ = [
+    "Association",
+    "Block",
+    "Contribution",
+    "Edge",
+    "Fold",
+    "Forest",
+    "Instruction",
+    "Node",
+    "Op",
+    "Operation",
+    "Place",
+    "Program",
+    "Tree",
+    "assign_blocks",
+    "compile_forest",
+    "count_chunks",
+    "fold",
+    "leaves",
+    "one_each",
+    "pieces",
+    "ranges",
+]

@@ -1,0 +1,416 @@
+"""Turns a forest into each rank's program.
+
+A tree's range of the data is cut into chunks that follow each other through the tree, so all its links work at
+once. A message (tree, edge, chunk j) has the time `j + level`, where the level of an edge is greater than those of
+the edges it depends on. Every rank sorts what it has to do by time. So the order of messages on a channel is the same
+at both ends and needs no headers, and the ranks cannot block each other in a circle: among the messages that are not
+yet through, one with the least time has all it needs, and a receiver that is there for it.
+
+All trees are cut into the same number of chunks: each tree's chunks are as large as its share, so in every unit
+of time each link carries its share of the plan. With C chunks and a tree of depth d the links stand idle for
+d / (C + d) of the time.
+
+How partial sums are joined is the `association`. `any`: a node adds to its own data what comes, in order of the
+levels. `aligned`: only siblings of the aligned binary tree (collective/tree.py) are added, so every forest gives the
+same bits; where a node holds partial sums that are no siblings, its edge carries all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal, NamedTuple
+
+from manyhands.collective.forest import Edge, Forest, Tree
+from manyhands.collective.program import Instruction, Op, Place, Program
+from manyhands.collective.tree import Node, fold
+
+Association = Literal["any", "aligned"]
+
+_SMALLEST_CHUNK = 1 << 16
+"""Bytes: below, what a message costs is more than what pipelining gains."""
+
+
+class Contribution(NamedTuple):
+    """What the ranks bring along: subtrees of the aligned tree over `total` leaves, in order, tiling it."""
+
+    nodes: tuple[tuple[Node, ...], ...]
+    """Per member."""
+    total: int
+
+
+def one_each(members: int) -> Contribution:
+    """Every rank brings one leaf."""
+    return Contribution(tuple((Node(0, rank),) for rank in range(members)), members)
+
+
+def ranges(forest: Forest, numel: int, granularity: int = 16) -> list[tuple[int, int]]:
+    """The elements `[start, stop)` of the data that each tree carries; parts of ranks are never rounded."""
+    parts = len(forest.members) if forest.operation in ("reduce_scatter", "all_gather") else 1
+    part = numel // parts
+    cuts, before = [], Fraction(0)
+    for tree in forest.trees:
+        before += tree.share
+        whole, rest = divmod(before * parts, 1)
+        cuts.append(int(whole) * part + min(part, round(rest * part / granularity) * granularity))
+    cuts[-1] = numel
+    return list(zip([0, *cuts[:-1]], cuts, strict=True))
+
+
+def count_chunks(forest: Forest, size: int) -> int:
+    """A good number of chunks for `size` bytes of data: enough to fill the pipeline, none too small."""
+    largest = max(float(tree.share) for tree in forest.trees) * size
+    depth = max(_depth(tree) for tree in forest.trees)
+    return max(1, min(int(largest / _SMALLEST_CHUNK), max(48, 24 * depth)))
+
+
+def compile_forest(
+    forest: Forest,
+    rank: int,
+    numel: int,
+    *,
+    chunks: int = 1,
+    association: Association = "any",
+    contribution: Contribution | None = None,
+    in_place: bool = True,
+) -> Program:
+    """The program of one rank (or helper: `forest.rank` numbers them).
+
+    Args:
+        numel: elements of the whole data.
+        chunks: messages that each tree's range is cut into.
+        contribution: what the members bring; by default one leaf each. A rank with p nodes has p input buffers.
+        in_place: the result replaces buffer 0, and inputs may be overwritten. Otherwise inputs stay as they are and
+            the result goes to a buffer of its own, after the inputs. Required for contributions of several nodes, where
+            inputs are overwritten all the same, and for `reduce_scatter` and `all_gather`.
+    """
+    contribution = contribution or one_each(len(forest.members))
+    return _Compiler(forest, rank, numel, chunks, association, contribution, in_place).compile()
+
+
+def _depth(tree: Tree) -> int:
+    levels = _levels(tree)
+    return 1 + max(max(levels.reduce.values(), default=0), max(levels.broadcast.values(), default=0))
+
+
+class _Levels(NamedTuple):
+    reduce: dict[Edge, int]
+    broadcast: dict[Edge, int]
+
+
+def _levels(tree: Tree) -> _Levels:
+    """When each edge is used for the first chunk. Edges into a node are used in their order, or at once."""
+    reduce: dict[Edge, int] = {}
+    ready: dict[str, int] = {}
+    for edge in tree.reduce:
+        level = max(ready.get(edge.source, 0), ready.get(edge.target, 1) - 1)
+        reduce[edge] = level
+        ready[edge.target] = level + 1
+    start = ready.get(tree.root, 0)
+    broadcast: dict[Edge, int] = {}
+    arrived = {tree.root: start}
+    for edge in tree.broadcast:
+        broadcast[edge] = arrived[edge.source]
+        arrived[edge.target] = broadcast[edge] + 1
+    return _Levels(reduce, broadcast)
+
+
+@dataclass
+class _Stream:
+    """One tree as one node sees it."""
+
+    index: int
+    start: int
+    stop: int
+    root: bool
+    children: list[tuple[int, Edge]] = field(default_factory=list)
+    """With the level of each edge, in order."""
+    parent: tuple[int, Edge] | None = None
+    source: tuple[int, Edge] | None = None
+    targets: list[tuple[int, Edge]] = field(default_factory=list)
+    incoming: list[list[Node]] = field(default_factory=list)
+    """The partial sums that each child sends."""
+    scratch: int = 0
+    slots: int = 0
+    """Places for a chunk in scratch; for a helper, one more than sums need, where it receives what it hands on."""
+    turns: int = 1
+    """Chunks that are at work at the same time: scratch is used in turns."""
+
+
+class _Compiler:
+    def __init__(
+        self,
+        forest: Forest,
+        rank: int,
+        numel: int,
+        chunks: int,
+        association: Association,
+        contribution: Contribution,
+        in_place: bool,
+    ) -> None:
+        self.forest, self.rank, self.numel, self.chunks = forest, rank, numel, chunks
+        self.aligned = association == "aligned"
+        self.contribution = contribution
+        self.name = next(name for name, number in forest.rank.items() if number == rank)
+        self.member = rank < len(forest.members)
+        self.reduces = forest.operation in ("all_reduce", "reduce_scatter", "reduce")
+        self.own = contribution.nodes[rank] if self.member and self.reduces else ()
+        self.inputs = max(1, len(self.own)) if self.member else 0
+        self.output = 0 if in_place else self.inputs
+        self.in_place = in_place
+        self.overwrite = in_place or self.inputs > 1
+        self.parts = len(forest.members) if forest.operation in ("reduce_scatter", "all_gather") else 1
+        self.part = numel // self.parts
+        self.steps: list[tuple[tuple[int, ...], int, Instruction]] = []
+
+    def compile(self) -> Program:
+        streams = [
+            self._stream(index, tree, start, stop)
+            for index, (tree, (start, stop)) in enumerate(
+                zip(self.forest.trees, ranges(self.forest, self.numel), strict=True)
+            )
+        ]
+        streams = [s for s in streams if s.children or s.parent or s.source or s.targets or s.root]
+        scratch = 0
+        for stream in streams:
+            stream.scratch = scratch
+            scratch += stream.slots * stream.turns * self._largest(stream)
+        for stream in streams:
+            for chunk in range(self.chunks):
+                start, stop = self._chunk(stream, chunk)
+                if stop > start:
+                    self._run(stream, chunk, start, stop - start)
+        self.steps.sort(key=lambda step: step[:2])
+        sizes = [self._input_size()] * self.inputs
+        if self.output == self.inputs and self.member:
+            sizes.append(self._output_size())
+        return Program(
+            rank=self.rank,
+            sizes=(*sizes, scratch),
+            inputs=len(sizes),
+            output=self.output,
+            instructions=tuple(step[2] for step in self.steps),
+        )
+
+    # Sizes and places
+
+    def _input_size(self) -> int:
+        return self.part if self.forest.operation == "all_gather" else self.numel
+
+    def _output_size(self) -> int:
+        return self.part if self.forest.operation == "reduce_scatter" else self.numel
+
+    def _largest(self, stream: _Stream) -> int:
+        return max(stop - start for start, stop in (self._chunk(stream, c) for c in range(self.chunks)))
+
+    def _chunk(self, stream: _Stream, chunk: int) -> tuple[int, int]:
+        size = stream.stop - stream.start
+        line = 16  # chunks start at cache lines
+        lines = -(-size // line)
+        cut = [min(size, lines * (chunk + i) // self.chunks * line) for i in (0, 1)]
+        return stream.start + cut[0], stream.start + cut[1]
+
+    def _scratch(self, stream: _Stream, chunk: int, slot: int) -> Place:
+        turn = chunk % stream.turns
+        return Place(self._scratch_buffer(), stream.scratch + (turn * stream.slots + slot) * self._largest(stream))
+
+    def _scratch_buffer(self) -> int:
+        return self.inputs + (1 if self.member and self.output == self.inputs else 0)
+
+    def _result(self, start: int) -> Place:
+        if self.forest.operation == "reduce_scatter" and not self.in_place:
+            return Place(self.output, start - self.rank * self.part)
+        return Place(self.output, start)
+
+    # One tree
+
+    def _stream(self, index: int, tree: Tree, start: int, stop: int) -> _Stream:
+        levels = _levels(tree)
+        stream = _Stream(index, start, stop, tree.root == self.name)
+        for edge, level in levels.reduce.items():
+            if edge.target == self.name:
+                stream.children.append((level, edge))
+                stream.incoming.append(self.partials(tree, edge))
+            if edge.source == self.name:
+                stream.parent = (level, edge)
+        for edge, level in levels.broadcast.items():
+            if edge.target == self.name:
+                stream.source = (level, edge)
+            if edge.source == self.name:
+                stream.targets.append((level, edge))
+        if self.reduces:
+            stream.slots = sum(map(len, stream.incoming)) + (0 if self.own and self.overwrite else 1)
+        if not self.member:
+            stream.slots += 1
+        used = [level for level, _ in (*stream.children, *stream.targets, stream.parent or stream.source or (0, None))]
+        stream.turns = 1 + max(used) - min(used)
+        return stream
+
+    def partials(self, tree: Tree, edge: Edge) -> list[Node]:
+        """The partial sums that travel along an edge of the reduce tree, in order."""
+        below: dict[str, list[int]] = {}
+        for e in tree.reduce:
+            own = [self.forest.rank[e.source]] if e.source in self.forest.members else []
+            below[e.source] = below.get(e.source, []) + own
+            if e == edge:
+                break
+            below.setdefault(e.target, []).extend(below[e.source])
+        return self._joined(sorted(below[edge.source]))
+
+    def _joined(self, members: Sequence[int]) -> list[Node]:
+        nodes = [node for member in members for node in self.contribution.nodes[member]]
+        if not self.aligned:
+            return nodes[:1]
+        return list(fold(nodes, self.contribution.total).rest)
+
+    def _emit(self, time: int, stream: _Stream, instruction: Instruction) -> None:
+        self.steps.append(((time, stream.index), len(self.steps), instruction))
+
+    def _peer(self, name: str) -> int:
+        return self.forest.rank[name]
+
+    def _run(self, stream: _Stream, chunk: int, start: int, count: int) -> None:
+        held: list[Place] = []
+        result = self._result(start) if self.member else None
+        if self.reduces:
+            held = self._reduce(stream, chunk, start, count)
+        elif stream.root:
+            held = [self._given(stream, chunk, start, count)]
+        if stream.parent is not None:
+            level, edge = stream.parent
+            for place in held:
+                self._emit(
+                    chunk + level,
+                    stream,
+                    Instruction(Op.SEND, count, left=place, peer=self._peer(edge.target), rail=edge.rail),
+                )
+        if stream.source is not None:
+            level, edge = stream.source
+            result = result or self._scratch(stream, chunk, stream.slots - 1)
+            self._emit(
+                chunk + level,
+                stream,
+                Instruction(Op.RECEIVE, count, target=result, peer=self._peer(edge.source), rail=edge.rail),
+            )
+        elif stream.root and held:
+            result = held[0]
+        for level, edge in stream.targets:
+            assert result is not None
+            self._emit(
+                chunk + level,
+                stream,
+                Instruction(Op.SEND, count, left=result, peer=self._peer(edge.target), rail=edge.rail),
+            )
+
+    def _given(self, stream: _Stream, chunk: int, start: int, count: int) -> Place:
+        """The data that a root hands out, in its place in the output."""
+        own = Place(0, start - self.rank * self.part) if self.forest.operation == "all_gather" else Place(0, start)
+        result = self._result(start)
+        if own != result:
+            self._emit(chunk, stream, Instruction(Op.COPY, count, target=result, left=own))
+        return result
+
+    def _reduce(self, stream: _Stream, chunk: int, start: int, count: int) -> list[Place]:
+        """Join the node's own data with what its children send. Returns where the partial sums are, in order."""
+        sums = _Sums(self, stream, chunk, start, count)
+        for buffer, node in enumerate(self.own):
+            sums.hold(node, Place(buffer, start))
+        for (level, edge), nodes in zip(stream.children, stream.incoming, strict=True):
+            for node in nodes:
+                sums.receive(node, chunk + level, edge)
+        return sums.finish()
+
+
+class _Sums:
+    """The partial sums of one chunk at one node, joined as they come."""
+
+    def __init__(self, compiler: _Compiler, stream: _Stream, chunk: int, start: int, count: int) -> None:
+        self.compiler, self.stream, self.chunk, self.start, self.count = compiler, stream, chunk, start, count
+        self.places: dict[Node, Place] = {}
+        slots = stream.slots - (not compiler.member)
+        self.free = [compiler._scratch(stream, chunk, slot) for slot in range(slots)]
+        self.expected = len(compiler.own) + sum(map(len, stream.incoming))
+        self.time = chunk
+
+    def hold(self, node: Node, place: Place) -> None:
+        """The node's own data."""
+        self.expected -= 1
+        self._settle(node, place)
+
+    def receive(self, node: Node, time: int, edge: Edge) -> None:
+        """A partial sum comes; it is added on the way in if its counterpart is there."""
+        self.time = time
+        self.expected -= 1
+        peer, rail = self.compiler._peer(edge.source), edge.rail
+        node = self._promoted(node)
+        counterpart = self._counterpart(node)
+        if counterpart is None:
+            place = self._last_place() or self.free.pop()
+            self._emit(Instruction(Op.RECEIVE, self.count, target=place, peer=peer, rail=rail))
+        else:
+            left = self.places.pop(counterpart)
+            place = self._target(left)
+            self._emit(Instruction(Op.RECEIVE_ADD, self.count, target=place, left=left, peer=peer, rail=rail))
+            node = self._joined(counterpart, node)
+        self._settle(node, place)
+
+    def finish(self) -> list[Place]:
+        """All is there. A root's sum moves to where the result belongs, if it is not there yet."""
+        places = [self.places[node] for node in sorted(self.places, key=lambda n: n.start)]
+        if not self.stream.root:
+            return places
+        assert len(places) == 1, "the contributions do not tile the tree"
+        if not self.compiler.member:
+            return places
+        result = self.compiler._result(self.start)
+        if places[0] != result:
+            self._emit(Instruction(Op.COPY, self.count, target=result, left=places[0]))
+        return [result]
+
+    def _settle(self, node: Node, place: Place) -> None:
+        """Add siblings up as far as they go."""
+        node = self._promoted(node)
+        while (counterpart := self._counterpart(node)) is not None:
+            other = self.places.pop(counterpart)
+            left, right = sorted((place, other), key=self._is_scratch)
+            target = self._target(left)
+            self._emit(Instruction(Op.ADD, self.count, target=target, left=left, right=right))
+            self.free.extend(p for p in (left, right) if p != target and self._is_scratch(p))
+            node, place = self._joined(node, counterpart), target
+        self.places[node] = place
+
+    def _target(self, left: Place) -> Place:
+        """Where a sum goes: over its left operand, unless that must stay, or the sum is the result."""
+        if (last := self._last_place()) is not None:
+            return last
+        if self._is_scratch(left) or self.compiler.overwrite:
+            return left
+        return self.free.pop()
+
+    def _last_place(self) -> Place | None:
+        """The result's place, if nothing is missing and this sum is the root's."""
+        compiler = self.compiler
+        if self.stream.root and compiler.member and not self.expected and len(self.places) == 0:
+            return compiler._result(self.start)
+        return None
+
+    def _is_scratch(self, place: Place) -> bool:
+        return place.buffer == self.compiler._scratch_buffer()
+
+    def _counterpart(self, node: Node) -> Node | None:
+        if not self.compiler.aligned:
+            return next(iter(self.places), None)
+        sibling = Node(node.level, node.index ^ 1)
+        return sibling if sibling in self.places else None
+
+    def _promoted(self, node: Node) -> Node:
+        while self.compiler.aligned and node.sibling_is_absent(self.compiler.contribution.total):
+            node = node.parent
+        return node
+
+    def _joined(self, one: Node, other: Node) -> Node:
+        return self._promoted(one.parent) if self.compiler.aligned else min(one, other)
+
+    def _emit(self, instruction: Instruction) -> None:
+        self.compiler._emit(self.time, self.stream, instruction)
