@@ -38,6 +38,7 @@ class Watch:
         """Condemn who hangs; end whose time has come."""
         now = time.monotonic_ns()
         running = self._running(members)
+        self._learn(members, running)
         for worker in self.patience.hung(running, now) - self._condemned.keys():
             member, where = members[worker], running[worker]
             self._note(
@@ -68,7 +69,17 @@ class Watch:
         """Seconds until `look` may find something, or a checkpoint may be due."""
         waits = [self.patience.next_check(self._running(members), time.monotonic_ns()), self._checkpoint_seconds]
         waits += [max(0.01, when - time.monotonic()) for when in self._condemned.values()]
+        if not self.patience.recent and any(m.phase is Phase.RUNNING for m in members.values()):
+            waits.append(self.patience.least)  # the board tells of a first step before its report comes
         return max(0.01, min(waits))
+
+    def _learn(self, members: Mapping[int, Member], running: Mapping[int, Whereabouts]) -> None:
+        """Steps are reported in batches, and one that hangs reports no more: take a first measure from the board."""
+        if self.patience.recent:
+            return
+        for worker, where in running.items():
+            if where.step > members[worker].step:
+                self.patience.learn((where.since - members[worker].since) / 1e9)
 
     def _running(self, members: Mapping[int, Member]) -> dict[int, Whereabouts]:
         return {m.worker: self._board.read(m.worker) for m in members.values() if m.phase is Phase.RUNNING}
