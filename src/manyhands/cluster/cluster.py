@@ -134,9 +134,17 @@ class Cluster:
             for link in self.links
             if link.source in kept and link.target in kept and (allowed is None or link.kind in allowed)
         ]
-        while True:  # a forwarding node that does not lead on is of no use
-            sources, targets = {link.source for link in links}, {link.target for link in links}
-            useless = {name for name in kept - set(wanted) if name not in sources or name not in targets}
+        while True:  # a forwarding node that leads nowhere, or only back, is of no use
+            before: dict[str, set[str]] = {name: set() for name in kept}
+            after: dict[str, set[str]] = {name: set() for name in kept}
+            for link in links:
+                after[link.source].add(link.target)
+                before[link.target].add(link.source)
+            useless = {
+                name
+                for name in kept - set(wanted)
+                if not before[name] or not after[name] or len(before[name] | after[name]) < 2
+            }
             if not useless:
                 break
             kept -= useless
