@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Operation = Literal["all_reduce", "reduce_scatter", "all_gather", "broadcast", "reduce"]
 
@@ -76,3 +76,33 @@ class Forest:
     @property
     def helpers(self) -> tuple[str, ...]:
         return tuple(name for name in self.rank if name not in self.members)
+
+
+def forest_to_json(forest: Forest) -> dict[str, Any]:
+    """The forest as JSON values; `forest_from_json` gives it back."""
+    return {
+        "algorithm": forest.algorithm,
+        "operation": forest.operation,
+        "members": list(forest.members),
+        "trees": [
+            {
+                "share": str(tree.share),
+                "root": tree.root,
+                "reduce": [[e.source, e.target, list(e.via), e.rail] for e in tree.reduce],
+                "broadcast": [[e.source, e.target, list(e.via), e.rail] for e in tree.broadcast],
+            }
+            for tree in forest.trees
+        ],
+    }
+
+
+def forest_from_json(values: dict[str, Any]) -> Forest:
+    """The forest of `forest_to_json`."""
+
+    def edges(rows: list[Any]) -> tuple[Edge, ...]:
+        return tuple(Edge(source, target, tuple(via), rail) for source, target, via, rail in rows)
+
+    trees = tuple(
+        Tree(Fraction(t["share"]), t["root"], edges(t["reduce"]), edges(t["broadcast"])) for t in values["trees"]
+    )
+    return Forest(values["algorithm"], values["operation"], tuple(values["members"]), trees)

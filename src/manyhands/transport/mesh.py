@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from manyhands.transport.errors import PeerLostError
 from manyhands.transport.memory import SharedMemory
 
 READY = 1
@@ -26,14 +27,6 @@ DATA = 3
 MAX_DATA = 64 << 20
 
 _FRAME = struct.Struct("<BBHI")
-
-
-class PeerLostError(Exception):
-    """A worker of the gang is gone; what is left must regroup."""
-
-    def __init__(self, rank: int, doing: str) -> None:
-        super().__init__(f"worker {rank} was lost while {doing}")
-        self.rank = rank
 
 
 class Mesh:

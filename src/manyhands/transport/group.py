@@ -1,0 +1,564 @@
+"""A group of ranks and their collective operations.
+
+Operations run one after another, in the order they are issued, on the group's own thread; each returns a future. An
+operation is a forest (transport/planner.py), compiled into this rank's program (collective/compile.py) and carried
+out by the interpreter. All ranks must issue the same operations in the same order; every channel begins each operation
+with a header that says which it is, so ranks that disagree get an error that names both sides.
+
+A group that lost a rank is broken: what runs and all that follows fails, on every rank, naming who was lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from manyhands.collective import Forest, Instruction, Op, Operation, Place, Program, compile_forest, count_chunks
+from manyhands.collective.forest import forest_from_json, forest_to_json
+from manyhands.transport.control import Control
+from manyhands.transport.errors import GroupError, MismatchError, PeerLostError, WaitedTooLongError
+from manyhands.transport.interpreter import (
+    HEADER_SIZE,
+    Encoded,
+    MachineError,
+    NativeMachine,
+    Outcome,
+    PortableMachine,
+    encode,
+    library,
+)
+from manyhands.transport.messages import Messages
+from manyhands.transport.planner import Planner, direct, names, size_class
+from manyhands.transport.rendezvous import MEMORY, Link, Store, connect
+from manyhands.transport.rings import Rings
+
+_HEADER = struct.Struct("<4sIQ48s")
+_REMEMBERED = 256
+"""Programs kept, and operations remembered for telling who called what."""
+_SPIN = 200
+
+
+class Traffic(NamedTuple):
+    """Bytes to and from a peer over a rail."""
+
+    peer: int
+    rail: str
+    sent: int
+    received: int
+
+
+class _Task(NamedTuple):
+    text: str
+    run: Callable[[], Any]
+    future: Future[Any]
+
+
+class Group:
+    """This rank's place in a group.
+
+    Args:
+        rank: this one's.
+        links: to all ranks; None at this one's place.
+        name: of the group, for messages.
+        timeout: seconds that an operation may wait for a peer that lives.
+        planner: chooses forests; None: all reach each other equally well.
+        portable: interpret programs in Python even where there is a compiler.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        links: Sequence[Link | None],
+        *,
+        name: str = "group",
+        timeout: float = 300.0,
+        planner: Planner | None = None,
+        portable: bool = False,
+    ) -> None:
+        self.rank, self.world, self.name, self.timeout = rank, len(links), name, timeout
+        self._links = {link.peer: link for link in links if link is not None}
+        self._planner = planner or direct(names(self.world))
+        self._shared_plans = planner is not None
+        self.description = ""
+        self._forests: dict[tuple[Operation, int, int], Forest] = {}
+        self._programs: OrderedDict[tuple[Any, ...], tuple[Encoded, bytes]] = OrderedDict()
+        self._lock = threading.Condition()
+        self._tasks: deque[_Task] = deque()
+        self._thread: threading.Thread | None = None
+        self._broken: GroupError | None = None
+        self._left: dict[int, int] = {}
+        self._plans: dict[str, Any] = {}
+        self._sequence = 0
+        self._doing = ""
+        self._history: OrderedDict[int, str] = OrderedDict()
+        self._heard: dict[tuple[int, int], str] = {}
+        self._told: set[tuple[int, int]] = set()
+        self._closed = False
+        self._rings: Rings | None = None
+        self._channels: dict[tuple[int, str], int] = {}
+        self._peers: list[int] = []
+        self._machine = self._build(portable)
+        self._messages = Messages(rank, {p: link.messages for p, link in self._links.items()})
+        rails = {interface: p for p, link in self._links.items() for interface in link.interfaces.values() if interface}
+        controls = {p: link.control for p, link in self._links.items()}
+        self._control = Control(controls, rails, self._heard_frame, self._lost, self._tick) if controls else None
+
+    @classmethod
+    def connect(
+        cls,
+        store: Store,
+        rank: int,
+        world: int,
+        *,
+        name: str = "group",
+        timeout: float = 300.0,
+        planner: Planner | None = None,
+        portable: bool = False,
+    ) -> Group:
+        """Find the other ranks through a store and connect to them.
+
+        Raises:
+            WaitedTooLongError: a rank did not come in time.
+            GroupError: two ranks cannot reach each other.
+        """
+        links = connect(store, rank, world, name, timeout)
+        return cls(rank, links, name=name, timeout=timeout, planner=planner, portable=portable)
+
+    # Operations
+
+    def all_reduce(self, tensor: Tensor, op: str = "sum") -> Future[None]:
+        """Every rank gets the sum (avg, min, max, prod) of all ranks' tensors, in place."""
+        return self._collective("all_reduce", [tensor], op=op)
+
+    def reduce_scatter(self, output: Tensor, input: Tensor, op: str = "sum") -> Future[None]:
+        """Rank i gets the i-th of `world` equal parts of the sum of all inputs; `input` stays as it is."""
+        _check_sizes(input, output, self.world, "reduce_scatter")
+        return self._collective("reduce_scatter", [input, output], op=op)
+
+    def all_gather(self, output: Tensor, input: Tensor) -> Future[None]:
+        """Every rank gets all inputs, one after another."""
+        _check_sizes(output, input, self.world, "all_gather")
+        return self._collective("all_gather", [input, output])
+
+    def broadcast(self, tensor: Tensor, root: int) -> Future[None]:
+        """Every rank gets the root's tensor."""
+        return self._collective("broadcast", [tensor], root=root)
+
+    def reduce(self, tensor: Tensor, root: int, op: str = "sum") -> Future[None]:
+        """The root's tensor becomes the sum of all; the others' stay as they are."""
+        target = tensor if self.rank == root else torch.empty_like(tensor)
+        return self._collective("reduce", [tensor, target], root=root, op=op)
+
+    def all_to_all(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> Future[None]:
+        """Rank i's `outputs[j]` becomes rank j's `inputs[i]`. Sizes may differ, and may be zero."""
+        order = [(self.rank + i) % self.world for i in range(self.world)]
+        return self._direct("all_to_all", [(inputs[p], p) for p in order], [(outputs[p], p) for p in reversed(order)])
+
+    def gather(self, outputs: Sequence[Tensor] | None, input: Tensor, root: int) -> Future[None]:
+        """The root gets all ranks' inputs."""
+        receives = list(zip(outputs or [], range(self.world), strict=False)) if self.rank == root else []
+        return self._direct(f"gather to rank {root}", [(input, root)], receives)
+
+    def scatter(self, output: Tensor, inputs: Sequence[Tensor] | None, root: int) -> Future[None]:
+        """Rank i gets the root's `inputs[i]`."""
+        sends = list(zip(inputs or [], range(self.world), strict=False)) if self.rank == root else []
+        return self._direct(f"scatter from rank {root}", sends, [(output, root)])
+
+    def barrier(self) -> Future[None]:
+        """Done when every rank has come here."""
+        return self._collective("all_reduce", [torch.zeros(1, dtype=torch.uint8)], text="barrier")
+
+    def send(self, tensor: Tensor, peer: int, tag: int = 0) -> Future[None]:
+        """Send a tensor to a rank that receives it; does not wait for other operations."""
+        self._check_peer(peer)
+        return self._messages.send(tensor, peer, tag)
+
+    def receive(self, tensor: Tensor, peer: int | None = None, tag: int = 0) -> Future[int]:
+        """Receive a tensor from a rank, or any rank. The result is the sender's rank."""
+        if peer is not None:
+            self._check_peer(peer)
+        return self._messages.receive(tensor, peer, tag)
+
+    def run(
+        self, text: str, program: Encoded, buffers: Sequence[Tensor], dtype: torch.dtype, digest: bytes
+    ) -> Future[None]:
+        """Carry out a program that sums; all ranks must run theirs. `digest` tells programs that match from others."""
+        return self._issue(text, lambda: self._carry_out(text, program, buffers, dtype, "sum", digest))
+
+    def all_gather_bytes(self, data: bytes, text: str = "gathering facts") -> list[bytes]:
+        """Every rank's few bytes, in rank order. Waits."""
+        sizes = torch.empty(self.world, dtype=torch.int64)
+        self.all_gather(sizes, torch.tensor([len(data)])).result()
+        largest = int(sizes.max())
+        padded = torch.zeros(largest, dtype=torch.uint8)
+        padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else padded[:0]
+        rows = torch.empty(self.world * largest, dtype=torch.uint8)
+        self.all_gather(rows, padded).result()
+        raw = rows.numpy().tobytes()
+        return [raw[i * largest : i * largest + int(size)] for i, size in enumerate(sizes)]
+
+    # State
+
+    def check(self) -> None:
+        """Raise if the group is broken.
+
+        Raises:
+            GroupError: why.
+        """
+        if self._broken is not None:
+            raise self._broken
+
+    def encode(self, program: Program, itemsize: int) -> Encoded:
+        """Prepare a program of one's own for `run`."""
+        return encode(program, itemsize, self._channels)
+
+    def rail(self, peer: int, rail: str = "") -> str:
+        """The name of a channel to a peer: the rail if there is such, else the only or first one."""
+        rails = [r for p, r in self._channels if p == peer]
+        return rail if rail in rails else rails[0]
+
+    def traffic(self) -> list[Traffic]:
+        """Bytes moved by collectives so far, by peer and rail."""
+        return [Traffic(p, rail, *self._machine.traffic(i)) for (p, rail), i in self._channels.items()]
+
+    def close(self) -> None:
+        """Finish what was issued, say goodbye, disconnect. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._lock:
+            self._lock.notify_all()
+        if self._thread is not None and threading.current_thread() is not self._thread:
+            self._thread.join(5.0 if self._broken else self.timeout)
+        if self._control is not None:
+            self._control.tell_all({"say": "bye", "sequence": self._sequence})
+            self._control.close()
+        self._messages.close()
+        self._machine.close()
+        if self._rings is not None:
+            self._rings.close()
+        for link in self._links.values():
+            link.close()
+
+    # Connecting
+
+    def _build(self, portable: bool) -> NativeMachine | PortableMachine:
+        """Exchange rings with the ranks of this host and number the channels."""
+        self._rings = Rings(self.rank, self.world)
+        local = {p: link.data[MEMORY] for p, link in self._links.items() if link.local}
+        native = library() is not None and not portable
+        ends = self._rings.share(local, native)
+        channels: list[Any] = []
+        for peer in sorted(self._links):
+            for rail, sock in sorted(self._links[peer].data.items()):
+                sock.setblocking(False)
+                self._channels[peer, rail] = len(channels)
+                self._peers.append(peer)
+                channels.append(ends.get(peer, sock) if rail == MEMORY else sock)
+        if native:
+            return NativeMachine(channels, self._rings.bell, self._rings.sleeping, _SPIN)
+        return PortableMachine(channels, self._rings.bell)
+
+    def _check_peer(self, peer: int) -> None:
+        if peer not in self._links:
+            raise ValueError(f"rank {self.rank} cannot exchange messages with rank {peer} of {self.world}")
+
+    # Planning
+
+    def _forest(self, operation: Operation, size: int, root: int) -> Forest:
+        key = (operation, size_class(size), root)
+        if key not in self._forests:
+            if not self._shared_plans:
+                self._forests[key] = self._planner(operation, 1 << key[1], root)
+            elif self.rank == 0:
+                forest = self._forests[key] = self._planner(operation, 1 << key[1], root)
+                assert self._control is not None
+                self._control.tell_all({"say": "plan", "key": list(key), "forest": forest_to_json(forest)})
+            else:
+                self._forests[key] = forest_from_json(self._plan_of_rank_0(key))
+        return self._forests[key]
+
+    def _plan_of_rank_0(self, key: tuple[Any, ...]) -> Any:
+        deadline = time.monotonic() + self.timeout
+        with self._lock:
+            while str(list(key)) not in self._plans:
+                self.check()
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise WaitedTooLongError(f"rank {self.rank} waited for rank 0's plan for {self._doing}")
+                self._lock.wait(min(left, 0.25))
+            return self._plans[str(list(key))]
+
+    def _program(self, operation: Operation, numel: int, itemsize: int, root: int) -> tuple[Encoded, bytes]:
+        """This rank's program and what identifies the plan."""
+        key = (operation, numel, itemsize, root)
+        if key in self._programs:
+            self._programs.move_to_end(key)
+            return self._programs[key]
+        forest = self._forest(operation, numel * itemsize, root)
+        chunks = count_chunks(forest, numel * itemsize)
+        in_place = operation in ("all_reduce", "broadcast")
+        program = compile_forest(self._resolved(forest), self.rank, numel, chunks=chunks, in_place=in_place)
+        digest = hashlib.sha256(f"{forest_to_json(forest)} {chunks}".encode()).digest()
+        self._programs[key] = (self.encode(program, itemsize), digest)
+        if len(self._programs) > _REMEMBERED:
+            self._programs.popitem(last=False)
+        return self._programs[key]
+
+    def _resolved(self, forest: Forest) -> Forest:
+        """The forest with this rank's edges on rails that exist."""
+        own = forest.members[self.rank]
+        rank = forest.rank
+
+        def on_rail(edge: Any) -> Any:
+            if own not in edge[:2]:
+                return edge
+            peer = rank[edge.target if edge.source == own else edge.source]
+            wanted = next((r for r in (edge.rail, *edge.via) if (peer, r) in self._channels), "")
+            return edge._replace(rail=self.rail(peer, wanted), via=())
+
+        trees = tuple(
+            tree.__class__(tree.share, tree.root, tuple(map(on_rail, tree.reduce)), tuple(map(on_rail, tree.broadcast)))
+            for tree in forest.trees
+        )
+        return Forest(forest.algorithm, forest.operation, forest.members, trees)
+
+    # Running
+
+    def _collective(
+        self, operation: Operation, tensors: list[Tensor], *, op: str = "sum", root: int = 0, text: str = ""
+    ) -> Future[None]:
+        tensor = max(tensors, key=Tensor.numel)
+        dtype, numel = tensor.dtype, tensor.numel()
+        if not text:
+            where = f" root {root}" if operation in ("broadcast", "reduce") else ""
+            reduction = f" {op}" if operation in ("all_reduce", "reduce_scatter", "reduce") else ""
+            text = f"{operation}{reduction}{where} of {numel} x {str(dtype).removeprefix('torch.')}"
+
+        def run() -> None:
+            program, digest = self._program(operation, numel, tensor.element_size(), root)
+            self._carry_out(text, program, tensors, dtype, "sum" if op == "avg" else op, digest)
+            if op == "avg":
+                _divide(tensors[-1], self.world)
+
+        return self._issue(text, run)
+
+    def _direct(self, text: str, sends: list[tuple[Tensor, int]], receives: list[tuple[Tensor, int]]) -> Future[None]:
+        """Tensors go straight from rank to rank."""
+        own_sent = [t for t, p in sends if p == self.rank]
+        own_received = [t for t, p in receives if p == self.rank]
+        outgoing = [(t, p) for t, p in sends if p != self.rank and t.numel()]
+        incoming = [(t, p) for t, p in receives if p != self.rank and t.numel()]
+        buffers = [t.reshape(-1).view(torch.uint8) for t, _ in (*outgoing, *incoming)]
+        steps = [
+            Instruction(Op.SEND, buffers[i].numel(), left=Place(i, 0), peer=p, rail=self.rail(p))
+            for i, (_, p) in enumerate(outgoing)
+        ]
+        steps += [
+            Instruction(Op.RECEIVE, buffers[i].numel(), target=Place(i, 0), peer=p, rail=self.rail(p))
+            for i, (_, p) in enumerate(incoming, len(outgoing))
+        ]
+        sizes = (*(b.numel() for b in buffers), 0)
+        program = self.encode(Program(self.rank, sizes, len(buffers), 0, tuple(steps)), 1)
+
+        def run() -> None:
+            for source, target in zip(own_sent, own_received, strict=True):
+                target.copy_(source)
+            self._carry_out(text, program, buffers, torch.uint8, "sum", b"")
+
+        return self._issue(text, run)
+
+    def _issue(self, text: str, run: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._closed:
+                raise GroupError(f"{self.name} is closed: {text} was called after it was destroyed")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, daemon=True, name="manyhands-group")
+                self._thread.start()
+            self._tasks.append(_Task(text, run, future))
+            self._lock.notify_all()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                while not self._tasks:
+                    if self._closed:
+                        return
+                    self._lock.wait()
+                task = self._tasks.popleft()
+            try:
+                self._begin(task.text)
+                result = task.run()
+            except BaseException as error:
+                if not isinstance(error, GroupError):
+                    self._fail(GroupError(f"rank {self.rank} failed in {task.text}: {error}"))
+                self._end()
+                task.future.set_exception(error)
+            else:
+                self._end()
+                task.future.set_result(result)
+            del task
+
+    def _begin(self, text: str) -> None:
+        self.check()
+        self._sequence += 1
+        self._doing = text
+        self._history[self._sequence] = text
+        if len(self._history) > _REMEMBERED:
+            self._history.popitem(last=False)
+        if self._heard:
+            for (peer, sequence), theirs in list(self._heard.items()):
+                if sequence <= self._sequence:
+                    del self._heard[peer, sequence]
+                    self._compare(peer, sequence, theirs)
+            self.check()
+        if self._control is not None:
+            self._control.busy(True)
+
+    def _end(self) -> None:
+        self._doing = ""
+        if self._control is not None:
+            self._control.busy(False)
+
+    def _carry_out(
+        self, text: str, program: Encoded, buffers: Sequence[Tensor], dtype: torch.dtype, op: str, digest: bytes
+    ) -> None:
+        for channel in program.channels:
+            peer = self._peers[channel]
+            if self._left.get(peer, self._sequence) < self._sequence:
+                raise self._fail(PeerLostError(peer, self._context(), "had left the group"))
+        identity = hashlib.sha256(f"{text} {dtype} {op}".encode() + digest).digest()
+        header = _HEADER.pack(b"MHOP", self.rank, self._sequence, identity)
+        assert len(header) == HEADER_SIZE
+        try:
+            self._machine.run(program, buffers, dtype, op, header, time.monotonic() + self.timeout)
+        except MachineError as error:
+            raise self._explained(error, text) from None
+
+    def _context(self) -> str:
+        return f"rank {self.rank} was in operation {self._sequence}, {self._doing}"
+
+    def _explained(self, error: MachineError, text: str) -> GroupError:
+        """Say what went wrong, to everyone."""
+        if self._broken is not None:
+            return self._broken
+        peer = self._peers[error.channel] if error.channel >= 0 else -1
+        match error.outcome:
+            case Outcome.LOST:
+                return self._fail(PeerLostError(peer, self._context()))
+            case Outcome.MISMATCH:
+                return self._mismatch(peer, error.header)
+            case Outcome.TIMED_OUT:
+                where = f"in operation {self._sequence}, {text}"
+                waited = f"rank {self.rank} waited {self.timeout:.0f} s for rank {peer} {where}"
+                return self._fail(WaitedTooLongError(waited))
+        return self._fail(GroupError(f"{self._context()}: {error}"))
+
+    def _mismatch(self, peer: int, header: bytes) -> GroupError:
+        """Ask the peer what it is at, and name both."""
+        magic, _, sequence, _ = _HEADER.unpack(header)
+        if magic != b"MHOP":
+            return self._fail(GroupError(f"{self._context()}: what came from rank {peer} is no operation"))
+        assert self._control is not None
+        self._control.say(peer, {"say": "what", "sequence": self._sequence, "text": self._doing})
+        deadline = time.monotonic() + 1.0
+        with self._lock:
+            while self._broken is None and time.monotonic() < deadline:
+                self._lock.wait(0.1)
+        if self._broken is not None:
+            return self._broken
+        return self._fail(MismatchError(f"{self._context()}; rank {peer} was in its operation {sequence}, another one"))
+
+    # What others say, on the control thread
+
+    def _heard_frame(self, peer: int, frame: dict[str, Any]) -> None:
+        match frame.get("say"):
+            case "failed":
+                error = (
+                    PeerLostError(frame["rank"], self._context(), frame["reason"])
+                    if frame.get("rank") is not None
+                    else None
+                )
+                self._fail(error or _KINDS.get(frame["kind"], GroupError)(frame["text"]), tell=False)
+            case "waiting" | "what":
+                self._compare(peer, frame["sequence"], frame["text"], surely=frame["say"] == "what")
+            case "plan":
+                with self._lock:
+                    self._plans[str(frame["key"])] = frame["forest"]
+                    self._lock.notify_all()
+            case "bye":
+                self._left[peer] = frame["sequence"]
+                if self._doing and self._sequence > frame["sequence"]:
+                    self._fail(PeerLostError(peer, self._context(), "has left the group"))
+
+    def _compare(self, peer: int, sequence: int, text: str, surely: bool = False) -> None:
+        """A peer is in this operation: is it what this rank did, or does, as its operation of that number?"""
+        if sequence > self._sequence:
+            self._heard[peer, sequence] = text
+            return
+        own = self._history.get(sequence, text)
+        if own != text or surely:
+            self._fail(
+                MismatchError(
+                    f"ranks called different operations: as number {sequence}, rank {peer} called {text}, and rank "
+                    f"{self.rank} called {own}. All ranks of a group must call the same operations in the same order."
+                )
+            )
+
+    def _lost(self, peer: int, why: str) -> None:
+        if peer in self._left and "process ended" in why:
+            return
+        self._fail(PeerLostError(peer, self._context() if self._doing else f"rank {self.rank} was idle", why))
+
+    def _tick(self) -> None:
+        """An operation takes long: tell whom we wait for what we are at."""
+        channel = self._machine.waiting_for
+        peers = [self._peers[channel]] if channel >= 0 else [0] if self.rank and self._shared_plans else []
+        for peer in peers:
+            if (peer, self._sequence) not in self._told and self._control is not None:
+                self._told.add((peer, self._sequence))
+                self._control.say(peer, {"say": "waiting", "sequence": self._sequence, "text": self._doing})
+
+    def _fail(self, error: GroupError, tell: bool = True) -> GroupError:
+        """The group is broken, for the first reason given."""
+        with self._lock:
+            if self._broken is not None:
+                return self._broken
+            self._broken = error
+            self._lock.notify_all()
+        self._machine.abort()
+        if tell and self._control is not None:
+            lost = isinstance(error, PeerLostError)
+            message = {"say": "failed", "kind": type(error).__name__, "text": str(error)}
+            self._control.tell_all(message | ({"rank": error.rank, "reason": error.reason} if lost else {}))
+        self._messages.fail(error)
+        return error
+
+
+_KINDS: dict[str, type[GroupError]] = {"MismatchError": MismatchError, "WaitedTooLongError": WaitedTooLongError}
+
+
+def _check_sizes(whole: Tensor, part: Tensor, world: int, operation: str) -> None:
+    if whole.numel() != world * part.numel() or whole.dtype != part.dtype:
+        raise ValueError(
+            f"{operation} over {world} ranks needs a tensor of {world} times the part's elements, of one dtype; got "
+            f"{whole.numel()} x {whole.dtype} and {part.numel()} x {part.dtype}"
+        )
+
+
+def _divide(tensor: Tensor, world: int) -> None:
+    if tensor.dtype.is_floating_point:
+        tensor.div_(world)
+    else:
+        tensor.copy_(torch.div(tensor, world, rounding_mode="trunc"))

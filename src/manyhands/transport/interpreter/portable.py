@@ -1,0 +1,192 @@
+"""The interpreter in Python over sockets: where there is no C compiler, and what the one in C is compared with.
+
+Does the same as machine.c and speaks the same bytes, so both kinds can work in one group. Copies, additions
+and socket calls release the GIL.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manyhands.collective import Op
+from manyhands.transport.interpreter.encode import Encoded
+from manyhands.transport.interpreter.outcome import HEADER_SIZE, MachineError, Outcome
+
+_REDUCE: dict[str, Callable[..., Tensor]] = {
+    "sum": torch.add,
+    "min": torch.minimum,
+    "max": torch.maximum,
+    "prod": torch.mul,
+}
+
+
+class PortableMachine:
+    """Carries out programs over sockets, one program at a time.
+
+    Args:
+        channels: connected sockets.
+        bell: an eventfd that `abort` rings.
+    """
+
+    def __init__(self, channels: Sequence[socket.socket], bell: int) -> None:
+        self._sockets = list(channels)
+        self._bell = bell
+        self._aborted = False
+        self._queues: list[deque[memoryview]] = [deque() for _ in channels]
+        self._traffic = [[0, 0] for _ in channels]
+        self._buffers: list[np.ndarray] = []
+        self._deadline = 0.0
+        self.waiting_for = -1
+
+    def run(
+        self,
+        program: Encoded,
+        buffers: Sequence[Tensor],
+        dtype: torch.dtype,
+        reduction: str,
+        header: bytes,
+        deadline: float,
+    ) -> None:
+        """As `NativeMachine.run`."""
+        scratch = torch.empty(program.scratch * program.itemsize, dtype=torch.uint8)
+        raw = [*(b.detach().reshape(-1).view(torch.uint8) if b.numel() else scratch[:0] for b in buffers), scratch]
+        self._deadline = deadline
+        greeted: set[int] = set()
+        checked: set[int] = set()
+        for row in program.rows:
+            op, channel, count = int(row["op"]), int(row["channel"]), int(row["count"]) * program.itemsize
+
+            def at(which: str, row: np.void = row, count: int = count) -> Tensor:
+                start = int(row[f"{which}_at"])
+                return raw[int(row[which])][start : start + count]
+
+            if int(row["target"]) >= 0:
+                self._settle(at("target"))
+            if op == Op.SEND:
+                if channel not in greeted:
+                    greeted.add(channel)
+                    self._queue(channel, memoryview(header))
+                self._queue(channel, _bytes(at("left")))
+            elif op in (Op.RECEIVE, Op.RECEIVE_ADD):
+                if channel not in checked:
+                    checked.add(channel)
+                    self._check(channel, header)
+                if op == Op.RECEIVE:
+                    self._take(channel, _bytes(at("target")))
+                else:
+                    came = torch.empty(count, dtype=torch.uint8)
+                    self._take(channel, _bytes(came))
+                    _combine(reduction, dtype, at("target"), at("left"), came)
+            elif op == Op.ADD:
+                _combine(reduction, dtype, at("target"), at("left"), at("right"))
+            else:
+                at("target").copy_(at("left"))
+        while any(self._queues):
+            self._wait(-1)
+
+    def abort(self) -> None:
+        """As `NativeMachine.abort`."""
+        self._aborted = True
+        os.eventfd_write(self._bell, 1)
+
+    def traffic(self, channel: int) -> tuple[int, int]:
+        """Bytes sent and received so far."""
+        sent, received = self._traffic[channel]
+        return sent, received
+
+    def close(self) -> None:
+        self._queues = []
+
+    def _queue(self, channel: int, data: memoryview) -> None:
+        if len(data):
+            self._queues[channel].append(data)
+            self._push(channel)
+
+    def _push(self, channel: int) -> None:
+        queue = self._queues[channel]
+        while queue:
+            try:
+                moved = self._sockets[channel].send(queue[0], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                raise MachineError(Outcome.LOST, channel) from None
+            self._traffic[channel][0] += moved
+            if moved == len(queue[0]):
+                queue.popleft()
+            else:
+                queue[0] = queue[0][moved:]
+
+    def _take(self, channel: int, target: memoryview) -> None:
+        """Fill `target` from the channel."""
+        while len(target):
+            try:
+                got = self._sockets[channel].recv_into(target, len(target), socket.MSG_DONTWAIT)
+            except (BlockingIOError, InterruptedError):
+                self._wait(channel)
+                continue
+            except OSError:
+                got = 0
+            if got == 0:
+                raise MachineError(Outcome.LOST, channel)
+            self._traffic[channel][1] += got
+            target = target[got:]
+
+    def _check(self, channel: int, header: bytes) -> None:
+        came = bytearray(HEADER_SIZE)
+        self._take(channel, memoryview(came))
+        if came[:4] != header[:4] or came[8:] != header[8:]:
+            raise MachineError(Outcome.MISMATCH, channel, bytes(came))
+
+    def _settle(self, target: Tensor) -> None:
+        """Wait until nothing that is still to be sent lies in `target`."""
+        start, stop = target.data_ptr(), target.data_ptr() + target.numel()
+
+        def overlaps() -> bool:
+            for queue in self._queues:
+                for data in queue:
+                    address = np.frombuffer(data, np.uint8).ctypes.data
+                    if address < stop and start < address + len(data):
+                        return True
+            return False
+
+        while any(self._queues) and overlaps():
+            self._wait(-1)
+
+    def _wait(self, channel: int) -> None:
+        """Wait for bytes from `channel`, or for room for what is queued; send that."""
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        for index, queue in enumerate(self._queues):
+            events = (select.POLLIN if index == channel else 0) | (select.POLLOUT if queue else 0)
+            if events:
+                poll.register(self._sockets[index], events)
+        self.waiting_for = channel
+        left = max(0.0, self._deadline - time.monotonic())
+        woken = [] if self._aborted else poll.poll(min(left, 3600.0) * 1000 + 1)
+        self.waiting_for = -1
+        if self._aborted:
+            raise MachineError(Outcome.ABORTED, channel)
+        if not woken and time.monotonic() >= self._deadline:
+            waiting = channel if channel >= 0 else next(i for i, queue in enumerate(self._queues) if queue)
+            raise MachineError(Outcome.TIMED_OUT, waiting)
+        for index, queue in enumerate(self._queues):
+            if queue:
+                self._push(index)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.numpy())
+
+
+def _combine(reduction: str, dtype: torch.dtype, target: Tensor, left: Tensor, right: Tensor) -> None:
+    _REDUCE[reduction](left.view(dtype), right.view(dtype), out=target.view(dtype))

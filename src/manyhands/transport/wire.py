@@ -1,0 +1,135 @@
+"""How strangers are told from peers, and the frames of the control connection.
+
+Handshake: both ends prove that they know the run's secret before anything else is read.
+
+    client: MAGIC, nonce (16 bytes), length (u16), purpose (JSON of that length)
+    server: nonce (16), HMAC-SHA256(secret, "server" + both nonces + purpose) (32)
+    client: HMAC-SHA256(secret, "client" + both nonces + purpose) (32)
+    server: b"y"
+
+A frame is a length (u32, at most `MAX_FRAME`) and so many bytes of JSON. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+import socket
+import struct
+from typing import Any
+
+MAGIC = b"MNYHNDS1"
+MAX_FRAME = 8 << 20
+_MAX_PURPOSE = 1024
+_LENGTH = struct.Struct("<I")
+_SHORT = struct.Struct("<H")
+
+
+class StrangerError(Exception):
+    """Whoever is at the other end is not one of us, or not of this run."""
+
+
+def introduce(sock: socket.socket, secret: bytes, purpose: dict[str, Any]) -> None:
+    """The client's half of the handshake.
+
+    Raises:
+        StrangerError: the other end does not know the secret.
+        OSError: the connection broke.
+    """
+    text = json.dumps(purpose).encode()
+    nonce = secrets.token_bytes(16)
+    sock.sendall(MAGIC + nonce + _SHORT.pack(len(text)) + text)
+    answer = _read(sock, 48)
+    both = nonce + answer[:16] + text
+    if not hmac.compare_digest(answer[16:], _proof(secret, b"server", both)):
+        raise StrangerError("the other end of the connection does not know this run's secret")
+    sock.sendall(_proof(secret, b"client", both))
+    if _read(sock, 1) != b"y":
+        raise StrangerError("the other end of the connection refused it")
+
+
+def admit(sock: socket.socket, secret: bytes) -> dict[str, Any]:
+    """The server's half; returns the purpose.
+
+    Raises:
+        StrangerError: the other end does not speak this protocol or does not know the secret.
+        OSError: the connection broke.
+    """
+    if _read(sock, 8) != MAGIC:
+        raise StrangerError("it does not speak manyhands' protocol")
+    nonce = _read(sock, 16)
+    (length,) = _SHORT.unpack(_read(sock, 2))
+    if length > _MAX_PURPOSE:
+        raise StrangerError(f"its introduction has {length} bytes, more than {_MAX_PURPOSE}")
+    text = _read(sock, length)
+    own = secrets.token_bytes(16)
+    both = nonce + own + text
+    sock.sendall(own + _proof(secret, b"server", both))
+    if not hmac.compare_digest(_read(sock, 32), _proof(secret, b"client", both)):
+        raise StrangerError("it does not know this run's secret")
+    sock.sendall(b"y")
+    return json.loads(text)
+
+
+class FrameError(Exception):
+    """What came is no frame."""
+
+
+def pack(message: dict[str, Any]) -> bytes:
+    text = json.dumps(message).encode()
+    return _LENGTH.pack(len(text)) + text
+
+
+class Frames:
+    """Takes frames out of a stream as they become whole."""
+
+    def __init__(self) -> None:
+        self._unread = bytearray()
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """The frames that are complete now.
+
+        Raises:
+            FrameError: an oversized frame, or one that is not a JSON object.
+        """
+        self._unread += data
+        frames = []
+        while len(self._unread) >= 4:
+            (length,) = _LENGTH.unpack_from(self._unread)
+            if length > MAX_FRAME:
+                raise FrameError(f"a frame of {length} bytes, more than {MAX_FRAME}")
+            if len(self._unread) < 4 + length:
+                break
+            try:
+                frame = json.loads(self._unread[4 : 4 + length])
+            except ValueError:
+                raise FrameError("a frame that is not JSON") from None
+            if not isinstance(frame, dict):
+                raise FrameError("a frame that is not an object")
+            frames.append(frame)
+            del self._unread[: 4 + length]
+        return frames
+
+
+def read_frame(sock: socket.socket) -> dict[str, Any]:
+    """One frame off a blocking socket."""
+    (length,) = _LENGTH.unpack(_read(sock, 4))
+    if length > MAX_FRAME:
+        raise FrameError(f"a frame of {length} bytes, more than {MAX_FRAME}")
+    return json.loads(_read(sock, length))
+
+
+def _proof(secret: bytes, role: bytes, both: bytes) -> bytes:
+    return hmac.new(secret, role + both, hashlib.sha256).digest()
+
+
+def _read(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = sock.recv(size - len(data))
+        if not more:
+            raise ConnectionResetError("the connection was closed during the handshake")
+        data += more
+    return data
