@@ -109,13 +109,13 @@ def test_how_a_file_looks():
         "]\n"
         "links = [\n"
         '  { between = ["h0", "switch0"], bandwidth = "25 MB/s", '
-        'latency = "1 ms", kind = "ethernet", rail = "rail0" },\n'
+        'latency = "1 ms", kind = "ethernet" },\n'
         '  { between = ["h1", "switch0"], bandwidth = "25 MB/s", '
-        'latency = "1 ms", kind = "ethernet", rail = "rail0" },\n'
+        'latency = "1 ms", kind = "ethernet" },\n'
         '  { between = ["h0", "switch1"], bandwidth = "10 MB/s", '
-        'latency = "1 ms", kind = "ethernet", rail = "rail1" },\n'
+        'latency = "1 ms", kind = "ethernet" },\n'
         '  { between = ["h1", "switch1"], bandwidth = "10 MB/s", '
-        'latency = "1 ms", kind = "ethernet", rail = "rail1" },\n'
+        'latency = "1 ms", kind = "ethernet" },\n'
         "]\n"
     )
 

@@ -61,7 +61,7 @@ def star(
 def two_rail(
     hosts: int, *, helpers: int = 0, bandwidths: Sequence[int] = (BANDWIDTH,), latency: float = LATENCY
 ) -> Cluster:
-    """Hosts with two interfaces, rail0 and rail1, each to a switch of its own; `bandwidths` of the rails.
+    """Hosts with two interfaces, each to a switch of its own, switch0 and switch1; `bandwidths` of the two rails.
 
     Raises:
         UserError: another number of bandwidths than 1 or 2.
@@ -73,7 +73,7 @@ def two_rail(
     links: list[Link] = []
     for rail, bandwidth in enumerate((bandwidths[0], bandwidths[-1])):
         for node in ends:
-            links += pair(node.name, f"switch{rail}", bandwidth, latency, "ethernet", rail=f"rail{rail}")
+            links += pair(node.name, f"switch{rail}", bandwidth, latency, "ethernet")
     switches = [Node(name=f"switch{rail}", kind="switch") for rail in range(2)]
     return Cluster(name=name, nodes=(*ends, *switches), links=tuple(links))
 
