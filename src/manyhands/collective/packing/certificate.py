@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from manyhands.cluster import Cluster
+from manyhands.collective.forest import Operation
 from manyhands.collective.packing.flow import Flows
 from manyhands.collective.packing.network import Network
+from manyhands.collective.packing.spanning import Packing
 
 _UNITS = (("GB/s", 10**9), ("MB/s", 10**6), ("kB/s", 10**3))
 _MOST_NAMED = 8
@@ -36,6 +38,17 @@ def human(rate: Fraction | int) -> str:
         if rate >= size:
             return f"{float(rate / Fraction(size)):.4g} {name}"
     return f"{float(rate):.4g} B/s"
+
+
+def binding(cluster: Cluster, network: Network, operation: Operation, packing: Packing) -> str:
+    """What bounds a packing, in words."""
+    if not packing.links:
+        return describe(cluster, network, packing.cuts, mirrored=operation == "all_reduce" and network.is_duplex)
+    links = [
+        f"{network.names[u]} -> {network.names[v]} ({human(network.capacity[u, v] * network.unit)})"
+        for u, v in packing.links
+    ]
+    return f"links {_listed(links, ', ')}"
 
 
 def describe(cluster: Cluster, network: Network, cuts: Sequence[tuple[int, frozenset[int]]], *, mirrored: bool) -> str:

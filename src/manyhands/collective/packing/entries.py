@@ -61,8 +61,8 @@ def mirrored(entries: Mapping[Entry, int]) -> dict[Entry, int]:
     """Each tree to hand out together with itself backwards, out of its middle."""
     result: dict[Entry, int] = {}
     for entry, weight in entries.items():
-        centred = _centred(entry.broadcast)
-        result[centred] = result.get(centred, 0) + weight
+        tree = centred(entry.broadcast)
+        result[tree] = result.get(tree, 0) + weight
     return result
 
 
@@ -109,7 +109,7 @@ def _pieces(choices: Sequence[Sequence[tuple]], weight: int) -> list[tuple[int, 
     return result
 
 
-def _centred(paths: Sequence[Path]) -> Entry:
+def centred(paths: Sequence[Path]) -> Entry:
     """An undirected tree out of its middle, with a canonical order of its paths."""
     near: dict[int, list[Path]] = {}
     for path in paths:

@@ -14,20 +14,17 @@ import numpy as np
 Row = tuple[dict[int, Fraction], Fraction]
 
 
-def solve_tight(rows: Sequence[Row], approximately: np.ndarray) -> list[Fraction] | None:
-    """The values of all columns by these equations; columns that are about 0 are 0.
+def solve_tight(rows: Sequence[Row], approximately: np.ndarray) -> list[Fraction]:
+    """The values of all columns by these equations; columns that are 0 stay 0.
 
-    What the equations leave open is taken from the approximation. None: they contradict each other.
+    What the equations leave open is taken from the approximation. One that contradicts those before it is skipped,
+    so the caller has to check what matters.
     """
-    largest = float(np.abs(approximately).max(initial=1.0))
-    free = {column for column, value in enumerate(approximately) if abs(value) > 1e-9 * largest}
+    free = {column for column, value in enumerate(approximately) if value}
     pivots: dict[int, Row] = {}
     for row, right in rows:
-        reduced = _reduced(({column: value for column, value in row.items() if column in free}, right), pivots)
-        left, right = reduced
+        left, right = _reduced(({column: value for column, value in row.items() if column in free}, right), pivots)
         if not left:
-            if right:
-                return None
             continue
         pivot = max(left, key=lambda column: (left[column].denominator == 1, -column))
         factor = left[pivot]

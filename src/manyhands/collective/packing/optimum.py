@@ -20,7 +20,7 @@ variables: ForestColl (arXiv 2402.06787) fixes it; for links without direction t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import lcm
 from typing import NamedTuple
@@ -29,7 +29,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
-from manyhands.collective.packing.exact import solve_tight
+from manyhands.collective.packing.exact import Row, solve_tight
 from manyhands.collective.packing.flow import Flows
 from manyhands.collective.packing.network import Arc, Network
 
@@ -60,16 +60,28 @@ class Optimum:
     """The sets that prove the bound, with their weights."""
 
 
-def optimum(network: Network, shares: Mapping[int, Fraction] | None) -> Optimum:
-    """Solve for all-reduce (`shares` None), or for handing out when each rank is the root of this share of the data."""
-    program = _Program(network, shares)
-    while True:
-        program.solve()
-        if program.separate_floats():
-            continue
-        found = program.exact()
-        if found is not None:
-            return found
+def optimum(network: Network, shares: Mapping[int, Fraction] | None, *, relays: bool = False) -> Optimum:
+    """Solve for all-reduce (`shares` None), or for handing out when each rank is the root of this share of the data.
+
+    Where capacities agree to some eight digits but not exactly, floating point cannot tell which of them bind; they
+    are then rounded down to six, and the proof of the original ones shows the loss.
+
+    With `relays`, nodes without data may also add and copy as they are able to. That is then a bound on every forest,
+    but trees may not reach it: the program allows what only coding in the network could do.
+    """
+    program = _Program(network, shares, relays)
+    found = program.run()
+    if found is not None:
+        return found
+    grain = max(1, program.limit >> 20)
+    coarse = replace(network, capacity={arc: amount - amount % grain for arc, amount in network.capacity.items()})
+    rounded = _Program(coarse, shares, relays)
+    rounded.cuts = program.cuts
+    found = rounded.run()
+    if found is None:
+        raise ArithmeticError("the optimum of a packing could not be written in fractions")
+    bound, cuts = program.proof()
+    return replace(found, bound=bound, cuts=cuts)
 
 
 class _Program:
@@ -78,11 +90,12 @@ class _Program:
     Columns: what is rooted where (or, with given shares, the rate), then the arcs of each layer.
     """
 
-    def __init__(self, network: Network, shares: Mapping[int, Fraction] | None) -> None:
+    def __init__(self, network: Network, shares: Mapping[int, Fraction] | None, relays: bool) -> None:
         self.network = network
         self.shares = shares
         self.limit = self._limit()
-        self.mirrored = shares is None and network.is_duplex
+        self.able = (network.copiers, network.adders) if relays else (frozenset(), frozenset())
+        self.mirrored = shares is None and network.is_duplex and self.able[0] == self.able[1]
         self.arcs = list(network.capacity)
         layers = 2 if shares is None and not self.mirrored else 1
         self.rooted = network.ranks if shares is None else 1
@@ -122,7 +135,7 @@ class _Program:
         """Layer, forwarder, and the signs of the columns that have to add up to zero."""
         rows = []
         for layer, columns in enumerate(self.column):
-            for node in self.network.forwarders:
+            for node in sorted(set(self.network.forwarders) - self.able[layer]):
                 row = {column: 1 for (_, v), column in columns.items() if v == node}
                 row |= {column: -1 for (u, _), column in columns.items() if u == node}
                 if row:
@@ -145,6 +158,19 @@ class _Program:
             row[0] = -sum((self.shares.get(rank, Fraction(0)) for rank in outside), Fraction(0))
         self.cuts[cut] = row
         return True
+
+    def run(self) -> Optimum | None:
+        """Solve and separate until nothing is violated. None: there is no telling in floating point."""
+        while True:
+            self.solve()
+            if self.separate_floats():
+                continue
+            fractions = self._fractions()
+            if fractions is None:
+                return None
+            found = self._proved(fractions)
+            if found is not None:
+                return found
 
     def solve(self) -> None:
         """The optimum over the rows so far, in floating point, with rates of about 1."""
@@ -202,11 +228,8 @@ class _Program:
                 found |= self.add(Cut(layer, inside))
         return found
 
-    def exact(self) -> Optimum | None:
-        """The solution in fractions, proved; None when the proof found another cut."""
-        fractions = self._guess() or solve_tight(self._rows(), self.solution * self.limit)
-        if fractions is None:
-            raise ArithmeticError("the optimum of a packing could not be written in fractions")
+    def _proved(self, fractions: list[Fraction]) -> Optimum | None:
+        """The optimum, if these fractions violate no cut at all; else None, and the cuts are added."""
         scale = lcm(*(value.denominator for value in fractions))
         shares = self.roots(fractions)
         scale = lcm(scale, *(value.denominator for value in shares))
@@ -219,32 +242,41 @@ class _Program:
         if any(violated):
             return None
         rate = sum(fractions[: self.rooted], Fraction(0))
-        bound, cuts = self._bound()
+        bound, cuts = self.proof()
         return Optimum(rate=rate, bound=bound, roots=roots, layers=layers, scale=scale, cuts=cuts)
 
-    def _guess(self) -> list[Fraction] | None:
-        """Small denominators, if they satisfy every row so far."""
-        values = [Fraction(float(value)).limit_denominator(1000) for value in self.solution * self.limit]
-        holds = (
-            all(sum(values[column] for column in columns) <= capacity for capacity, columns in self.links)
+    def _fractions(self) -> list[Fraction] | None:
+        """The solution in fractions: with small denominators if those do, else by solving the rows that are tight."""
+        floats = self.solution * self.limit
+        values = [Fraction(float(value)).limit_denominator(1000) for value in floats]
+        if self._holds(values) and lcm(*(value.denominator for value in values)) < 10**6:
+            return values
+        for tolerance in (1e-13, 1e-11, 1e-9, 1e-7):
+            values = solve_tight(self._rows(tolerance), floats)
+            if self._holds(values):
+                return values
+        return None
+
+    def _holds(self, values: Sequence[Fraction]) -> bool:
+        """Whether every row so far is satisfied."""
+        return (
+            min(values) >= 0
+            and all(sum(values[column] for column in columns) <= capacity for capacity, columns in self.links)
             and all(sum(values[column] * sign for column, sign in row.items()) == 0 for _, _, row in self.balances)
             and all(sum(values[column] * factor for column, factor in row.items()) >= 0 for row in self.cuts.values())
         )
-        return values if holds and lcm(*(value.denominator for value in values)) < 10**6 else None
 
-    def _rows(self) -> list[tuple[dict[int, Fraction], Fraction]]:
-        """The rows that the solution satisfies with equality."""
-        rows: list[tuple[dict[int, Fraction], Fraction]] = [
-            ({column: Fraction(sign) for column, sign in row.items()}, Fraction(0)) for _, _, row in self.balances
-        ]
-        tight = self.slack < _TOLERANCE
-        rows += [(row, Fraction(0)) for row, is_tight in zip(self.cuts.values(), tight, strict=False) if is_tight]
-        for (capacity, columns), is_tight in zip(self.links, tight[len(self.cuts) :], strict=True):
-            if is_tight:
-                rows.append((dict.fromkeys(columns, Fraction(1)), Fraction(capacity)))
-        return rows
+    def _rows(self, tolerance: float) -> list[Row]:
+        """The rows that the solution satisfies with equality, the surest first."""
+        nothing = Fraction(0)
+        signs = [row for _, _, row in self.balances]
+        rows: list[Row] = [({column: Fraction(sign) for column, sign in row.items()}, nothing) for row in signs]
+        others: list[Row] = [(row, nothing) for row in self.cuts.values()]
+        others += [(dict.fromkeys(columns, Fraction(1)), Fraction(capacity)) for capacity, columns in self.links]
+        order = np.argsort(np.abs(self.slack), kind="stable")
+        return rows + [others[index] for index in order if self.slack[index] < tolerance]
 
-    def _bound(self) -> tuple[Fraction, tuple[tuple[Cut, Fraction], ...]]:
+    def proof(self) -> tuple[Fraction, tuple[tuple[Cut, Fraction], ...]]:
         """The bound that the dual proves: valid whatever its weights are, tight when they are optimal.
 
         Weights y on sets and potentials p on forwarders price a column at y(sets it enters) + p(target) - p(source);

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from manyhands.cluster import Cluster
 from manyhands.collective.forest import Forest, Operation
-from manyhands.collective.packing.certificate import Certificate, describe
+from manyhands.collective.packing.certificate import Certificate, binding, describe
 from manyhands.collective.packing.entries import forest_of
+from manyhands.collective.packing.explicit import pack_any, pack_explicit, pack_few, pricing_of
 from manyhands.collective.packing.network import Network, network_of
-from manyhands.collective.packing.spanning import Packing, pack_spanning
+from manyhands.collective.packing.spanning import Packing
 from manyhands.errors import UserError
 
 
@@ -43,16 +44,36 @@ def packed(
     """
     network = network_of(cluster)
     index = _root(cluster, operation, root)
-    packing = pack_spanning(network, operation, index)
-    if not packing.rate:
-        raise UserError(_unreachable(cluster, network, packing))
+    best = pack_any(network, operation, index)
+    if not best.rate:
+        raise UserError(_unreachable(cluster, network, best))
+    packing, price = best, None
+    if canonical:
+        packing = _canonical(cluster, network, operation, index, best)
+        price = packing.rate / best.rate
+    if max_trees is not None:
+        packing = pack_few(network, operation, index, packing, max_trees, canonical=canonical)
     certificate = Certificate(
         rate=packing.rate * network.unit,
         bound=packing.bound * network.unit,
-        cut=describe(cluster, network, packing.cuts, mirrored=operation == "all_reduce" and network.is_duplex),
+        cut=binding(cluster, network, operation, packing),
         exact=packing.rate == packing.bound,
+        price=price,
     )
     return Packed(forest=forest_of(network, operation, packing.weights), certificate=certificate)
+
+
+def _canonical(cluster: Cluster, network: Network, operation: Operation, root: int | None, best: Packing) -> Packing:
+    if operation not in ("all_reduce", "reduce", "reduce_scatter"):
+        return best  # nothing is added up
+    pricing = pricing_of(network, operation, root, canonical=True)
+    packing = pack_explicit(network, operation, root, pricing, ())
+    if packing is None:
+        raise UserError(
+            f"cluster {cluster.name}: no reduce tree can add in the order of the ranks, as ranks do not forward. "
+            "Number the ranks so that neighbours in number are linked (0 with 1, then {0,1} with {2,3}, ...)."
+        )
+    return packing
 
 
 def _root(cluster: Cluster, operation: Operation, root: str | None) -> int | None:

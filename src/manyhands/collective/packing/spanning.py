@@ -20,6 +20,8 @@ class Packing(NamedTuple):
     bound: Fraction
     cuts: tuple[tuple[int, frozenset[int]], ...]
     """Layer and set, as `certificate.describe` takes them."""
+    links: tuple[Arc, ...] = ()
+    """What binds, where it is not sets but links."""
 
     @property
     def rate(self) -> Fraction:

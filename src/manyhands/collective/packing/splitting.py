@@ -125,15 +125,16 @@ class _Splitter:
     def _lack(self, most: int) -> int:
         """By how much the worst rank misses the total, `most` or more counting as `most`."""
         flows = Flows(self.size + 1, {**self.capacity, **self.sources})
-        worst = 0
+        worst, hardest = 0, 0
         for rank in range(self.ranks):
-            value = flows.value(self.size, rank)
-            if self.total - value > worst:
-                worst = self.total - value
-                self.tight.append(flows.cut(self.size, rank)[1])
+            lack = self.total - flows.value(self.size, rank)
+            if lack > worst:
+                worst, hardest = lack, rank
                 if worst >= most:
-                    return most
-        return worst
+                    break
+        if worst:  # giving back exactly the worst lack leaves its cut tight
+            self.tight.append(flows.cut(self.size, hardest)[1])
+        return min(worst, most)
 
 
 def _simple(path: Path) -> Path:

@@ -1,0 +1,107 @@
+"""Packings over explicit trees, where Edmonds' theorem does not hold: with helpers, and with canonical sums.
+
+Problem: where nodes without data may add and copy (helpers, in-network reduction), packing trees is a Steiner
+problem, and cut bounds are only what network coding could reach. Where sums have a fixed order, few trees are allowed.
+
+Idea: column generation. The linear program over the trees known so far prices the links; the cheapest tree for those
+prices comes in if it improves the program. When none does, the program is optimal over *all* trees of the kind, and
+its prices p prove it: sum(c * p) / cost of the cheapest tree, evaluated in exact fractions, bounds every packing.
+
+Cost: some tens of rounds, each one LP and a cheapest tree per root; rounds are capped for large clusters, where the
+certificate then states a bound above the rate. Source: Gilmore, Gomory 1961; BytePS (OSDI 2020) for what helpers win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+
+from manyhands.collective.forest import Operation
+from manyhands.collective.packing.canonical import CanonicalTrees
+from manyhands.collective.packing.columns import Columns, Mix, exact_weights
+from manyhands.collective.packing.entries import Entry
+from manyhands.collective.packing.few import few_trees, proposals
+from manyhands.collective.packing.network import Arc, Network
+from manyhands.collective.packing.optimum import optimum
+from manyhands.collective.packing.pricing import Pricing
+from manyhands.collective.packing.spanning import Packing, pack_spanning, shares_of
+
+_WORTH = 1e-9
+
+
+def pack_any(network: Network, operation: Operation, root: int | None) -> Packing:
+    """The best packing of trees of any kind: exact by Edmonds' theorem, explicit trees where helpers can help."""
+    plain = pack_spanning(network, operation, root)
+    adds, copies = operation not in ("all_gather", "broadcast"), operation not in ("reduce_scatter", "reduce")
+    if not plain.rate or not ((adds and network.adders) or (copies and network.copiers)):
+        return plain
+    helped = pack_explicit(network, operation, root, pricing_of(network, operation, root, False), plain.weights)
+    return plain if helped is None else helped
+
+
+def pack_few(
+    network: Network, operation: Operation, root: int | None, packing: Packing, most: int, *, canonical: bool
+) -> Packing:
+    """At most so many trees of a packing's kind, at little cost in rate."""
+    undirected = operation == "all_reduce" and network.is_duplex and not network.adders | network.copiers
+    pricing = None if undirected and not canonical else pricing_of(network, operation, root, canonical)
+    shares = shares_of(network, operation, root)
+    weights = few_trees(network, packing.weights, shares, most, proposals(network, pricing))
+    return packing._replace(weights=weights)
+
+
+def pricing_of(network: Network, operation: Operation, root: int | None, canonical: bool) -> Pricing:
+    """The trees that an operation may use."""
+    if root is not None:
+        roots = [root]
+    else:
+        roots = list(range(network.ranks))
+        if operation == "all_reduce":
+            roots += sorted(network.adders & network.copiers)
+    return Pricing(network, operation, roots, CanonicalTrees(network, roots) if canonical else None)
+
+
+def pack_explicit(
+    network: Network, operation: Operation, root: int | None, pricing: Pricing, start: Iterable[Entry]
+) -> Packing | None:
+    """The best packing of trees of a kind. None: there is no such tree, or not for every root that needs one."""
+    shares = shares_of(network, operation, root)
+    columns = Columns(network, shares)
+    for entry in start:
+        columns.add(entry)
+    even = {arc: 1.0 / amount for arc, amount in network.capacity.items()}
+    offers = pricing.offers(even)
+    if not offers or (shares is not None and {offer.entry.root for offer in offers} != set(shares)):
+        return None
+    for offer in offers:
+        columns.add(offer.entry)
+    mix = columns.mix()
+    for _ in range(max(5, 40_000 // network.ranks**2)):
+        wanted = [
+            offer.entry
+            for offer in pricing.offers(mix.prices)
+            if offer.price < mix.premiums.get(offer.entry.root, 1.0) * (1 - _WORTH)
+        ]
+        if not sum(columns.add(entry) for entry in wanted):
+            break
+        mix = columns.mix()
+    weights = exact_weights(network, columns.entries, mix.weights, shares)
+    bound, links = _bound(network, mix, pricing, shares)
+    if not pricing.is_complete:
+        bound, links = optimum(network, shares, relays=True).bound, ()
+    return Packing(weights, bound, (), links)
+
+
+def _bound(
+    network: Network, mix: Mix, pricing: Pricing, shares: Mapping[int, Fraction] | None
+) -> tuple[Fraction, tuple[Arc, ...]]:
+    """What the prices prove, and the links that have one."""
+    largest = max(mix.prices.values())
+    prices = {arc: Fraction(price / largest).limit_denominator(1000) for arc, price in mix.prices.items()}
+    value = sum((network.capacity[arc] * price for arc, price in prices.items()), Fraction(0))
+    offers = pricing.offers(prices)
+    if shares is None:
+        cheapest = min(Fraction(offer.price) for offer in offers)
+    else:
+        cheapest = sum((Fraction(offer.price) * shares[offer.entry.root] for offer in offers), Fraction(0))
+    return value / cheapest, tuple(arc for arc, price in prices.items() if price)
