@@ -219,12 +219,13 @@ class Group:
 
     def encode(self, program: Program, itemsize: int) -> Encoded:
         """Prepare a program of one's own for `run`."""
-        return encode(program, itemsize, self._channels)
+        return encode(program, itemsize, self._channel)
 
-    def rail(self, peer: int, rail: str = "") -> str:
-        """The name of a channel to a peer: the rail if there is such, else the only or first one."""
-        rails = [r for p, r in self._channels if p == peer]
-        return rail if rail in rails else rails[0]
+    def _channel(self, peer: int, rail: str) -> int:
+        """The channel to a peer on a rail; where there is no such, on the only or first one."""
+        if (peer, rail) not in self._channels:
+            rail = next(r for p, r in self._channels if p == peer)
+        return self._channels[peer, rail]
 
     def traffic(self) -> list[Traffic]:
         """Bytes moved by collectives so far, by peer and rail."""
@@ -307,30 +308,12 @@ class Group:
         forest = self._forest(operation, numel * itemsize, root)
         chunks = count_chunks(forest, numel * itemsize)
         in_place = operation in ("all_reduce", "broadcast")
-        program = compile_forest(self._resolved(forest), self.rank, numel, chunks=chunks, in_place=in_place)
+        program = compile_forest(forest, self.rank, numel, chunks=chunks, in_place=in_place)
         digest = hashlib.sha256(f"{forest_to_json(forest)} {chunks}".encode()).digest()
         self._programs[key] = (self.encode(program, itemsize), digest)
         if len(self._programs) > _REMEMBERED:
             self._programs.popitem(last=False)
         return self._programs[key]
-
-    def _resolved(self, forest: Forest) -> Forest:
-        """The forest with this rank's edges on rails that exist."""
-        own = forest.members[self.rank]
-        rank = forest.rank
-
-        def on_rail(edge: Any) -> Any:
-            if own not in edge[:2]:
-                return edge
-            peer = rank[edge.target if edge.source == own else edge.source]
-            wanted = next((r for r in (edge.rail, *edge.via) if (peer, r) in self._channels), "")
-            return edge._replace(rail=self.rail(peer, wanted), via=())
-
-        trees = tuple(
-            tree.__class__(tree.share, tree.root, tuple(map(on_rail, tree.reduce)), tuple(map(on_rail, tree.broadcast)))
-            for tree in forest.trees
-        )
-        return Forest(forest.algorithm, forest.operation, forest.members, trees)
 
     # Running
 
@@ -356,15 +339,14 @@ class Group:
         """Tensors go straight from rank to rank."""
         own_sent = [t for t, p in sends if p == self.rank]
         own_received = [t for t, p in receives if p == self.rank]
-        outgoing = [(t, p) for t, p in sends if p != self.rank and t.numel()]
-        incoming = [(t, p) for t, p in receives if p != self.rank and t.numel()]
+        outgoing = [(t, p) for t, p in sends if p != self.rank]
+        incoming = [(t, p) for t, p in receives if p != self.rank]
         buffers = [t.reshape(-1).view(torch.uint8) for t, _ in (*outgoing, *incoming)]
         steps = [
-            Instruction(Op.SEND, buffers[i].numel(), left=Place(i, 0), peer=p, rail=self.rail(p))
-            for i, (_, p) in enumerate(outgoing)
+            Instruction(Op.SEND, buffers[i].numel(), left=Place(i, 0), peer=p) for i, (_, p) in enumerate(outgoing)
         ]
         steps += [
-            Instruction(Op.RECEIVE, buffers[i].numel(), target=Place(i, 0), peer=p, rail=self.rail(p))
+            Instruction(Op.RECEIVE, buffers[i].numel(), target=Place(i, 0), peer=p)
             for i, (_, p) in enumerate(incoming, len(outgoing))
         ]
         sizes = (*(b.numel() for b in buffers), 0)
@@ -523,8 +505,8 @@ class Group:
 
     def _tick(self) -> None:
         """An operation takes long: tell whom we wait for what we are at."""
-        channel = self._machine.waiting_for
-        peers = [self._peers[channel]] if channel >= 0 else [0] if self.rank and self._shared_plans else []
+        waited = [peer for channel, peer in enumerate(self._peers) if self._machine.waits_for(channel)]
+        peers = waited or ([0] if self.rank and self._shared_plans else [])
         for peer in peers:
             if (peer, self._sequence) not in self._told and self._control is not None:
                 self._told.add((peer, self._sequence))

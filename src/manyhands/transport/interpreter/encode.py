@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,8 +44,8 @@ class Encoded:
     """That it uses."""
 
 
-def encode(program: Program, itemsize: int, channels: Mapping[tuple[int, str], int]) -> Encoded:
-    """Translate a program; `channels` gives the index of the channel to `(peer, rail)`."""
+def encode(program: Program, itemsize: int, channels: Callable[[int, str], int]) -> Encoded:
+    """Translate a program; `channels` gives the index of the channel to a peer on a rail."""
     rows = np.zeros(len(program.instructions), ROW)
 
     def place(p: Place | None) -> tuple[int, int]:
@@ -55,7 +55,7 @@ def encode(program: Program, itemsize: int, channels: Mapping[tuple[int, str], i
     for i, step in enumerate(program.instructions):
         channel = -1
         if step.op in (Op.SEND, Op.RECEIVE, Op.RECEIVE_ADD):
-            channel = channels[step.peer, step.rail]
+            channel = channels(step.peer, step.rail)
             used.add(channel)
         target, left, right = place(step.target), place(step.left), place(step.right)
         rows[i] = (step.op, channel, target[0], left[0], right[0], 0, step.count, target[1], left[1], right[1])

@@ -27,7 +27,10 @@ enum { DONE, LOST, MISMATCH, ABORTED, TIMED_OUT, NO_MEMORY, BAD_PROGRAM };
 enum { F32, F64, F16, BF16, I8, I16, I32, I64, U8, U16, U32, U64 };
 enum { SUM, MIN, MAX, PROD };
 
-#define HEADER 64
+#define HEADER 64 /* a tag, the sender's rank, what identifies the operation, and in the last 8 bytes how many follow */
+#define RANK_AT 4
+#define IDENTITY_AT 8
+#define TOTAL_AT 56
 #define PIECE (128 << 10) /* bytes moved between two looks around; fits the second-level cache */
 #define LINE 64
 
@@ -63,14 +66,16 @@ typedef struct {
     _Atomic uint32_t *peer_sleeping;
     pending_t *queue; /* [head, tail) is still to be sent */
     int head, tail, room;
-    int greeted, checked; /* whether this operation's header was sent, and seen */
-    uint64_t sent, received;
-    char header[HEADER];
+    int greeted, checked;       /* whether this operation's header was sent, and seen */
+    uint64_t to_send, to_take;  /* bytes of this operation, all told */
+    _Atomic uint64_t sent, received;
+    _Atomic int awaited; /* bytes from it, or room in it */
+    char greeting[HEADER], header[HEADER];
 } channel_t;
 
 typedef struct {
-    int channels, bell, spin, error_channel, waiting_for;
-    _Atomic int aborted;
+    int channels, bell, spin, error_channel;
+    _Atomic int aborted, waiting;
     _Atomic uint32_t *sleeping;
     channel_t *channel;
     struct pollfd *polls;
@@ -100,6 +105,41 @@ static inline uint16_t to_bf16(float f) {
     return f != f ? 0x7fc0 : rounded; /* a select, not a branch: the loop vectorises */
 }
 
+#ifdef __FLT16_MAX__
+typedef _Float16 half_t;
+#define from_f16(x) ((float)(x))
+#define to_f16(x) ((_Float16)(x))
+#else /* GCC before 12 */
+typedef uint16_t half_t;
+static inline float from_f16(uint16_t x) {
+    uint32_t sign = (uint32_t)(x & 0x8000) << 16, exponent = x >> 10 & 31, fraction = x & 1023, bits;
+    float f;
+    if (exponent == 0) {
+        f = (float)fraction * 0x1p-24f;
+        return sign ? -f : f;
+    }
+    bits = sign | (exponent == 31 ? 255u : exponent + 112) << 23 | fraction << 13;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+static inline uint16_t to_f16(float f) {
+    uint32_t bits, magnitude, sign;
+    memcpy(&bits, &f, 4);
+    sign = bits >> 16 & 0x8000;
+    magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) return sign | 0x7e00;
+    if (magnitude >= 0x47800000) return sign | 0x7c00; /* 65536 and more */
+    if (magnitude < 0x38800000) {                      /* below 2**-14: adding 0.5 leaves multiples of 2**-24, rounded */
+        float small;
+        memcpy(&small, &magnitude, 4);
+        small += 0.5f;
+        memcpy(&magnitude, &small, 4);
+        return sign | (magnitude - 0x3f000000);
+    }
+    return sign | (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
+}
+#endif
+
 #define LEAST(a, b) ((a) != (a) ? (a) : (b) != (b) ? (b) : (a) < (b) ? (a) : (b))
 #define MOST(a, b) ((a) != (a) ? (a) : (b) != (b) ? (b) : (a) > (b) ? (a) : (b))
 #define PLUS(a, b) ((a) + (b))
@@ -126,7 +166,7 @@ static void combine(int dtype, int operation, void *target, const void *left, co
     switch (dtype) {
         case F32: BY_OPERATION(float, SAME, SAME)
         case F64: BY_OPERATION(double, SAME, SAME)
-        case F16: BY_OPERATION(_Float16, (float), (_Float16))
+        case F16: BY_OPERATION(half_t, from_f16, to_f16)
         case BF16: BY_OPERATION(uint16_t, from_bf16, to_bf16)
         case I8: BY_OPERATION(int8_t, SAME, SAME)
         case I16: BY_OPERATION(int16_t, SAME, SAME)
@@ -218,9 +258,10 @@ static uint64_t readable(channel_t *c) {
            atomic_load_explicit(&c->in->consumed, memory_order_relaxed);
 }
 
-/* Whether something can be done without sleeping: bytes from `from` (-1: nobody), or room for what is queued. */
-static int ready(machine_t *m, int from) {
-    if (from >= 0 && m->channel[from].fd < 0 && readable(&m->channel[from])) return 1;
+/* Whether something can be done without sleeping: `need` bytes in the ring of `from` (-1: nobody), or room for what is
+ * queued. */
+static int ready(machine_t *m, int from, uint64_t need) {
+    if (from >= 0 && m->channel[from].fd < 0 && readable(&m->channel[from]) >= need) return 1;
     for (int i = 0; m->queued && i < m->channels; i++) {
         channel_t *c = &m->channel[i];
         if (c->fd < 0 && c->head < c->tail &&
@@ -231,29 +272,30 @@ static int ready(machine_t *m, int from) {
     return 0;
 }
 
-/* Waits until bytes may have come from `from`, or queued bytes may go on; pushes those. */
-static int wait_for(machine_t *m, int from, int64_t deadline) {
+/* Waits until `need` bytes (off a socket: any) may have come from `from`, or queued bytes may go on; pushes those. */
+static int wait_for(machine_t *m, int from, uint64_t need, int64_t deadline) {
     int code = push_all(m);
     if (code) return code;
     for (int i = 0; i < m->spin; i++) {
-        if (ready(m, from)) return push_all(m);
+        if (ready(m, from, need)) return push_all(m);
         PAUSE;
     }
     atomic_store_explicit(m->sleeping, 1, memory_order_seq_cst);
     atomic_thread_fence(memory_order_seq_cst);
-    if (!ready(m, from) && !atomic_load(&m->aborted)) {
+    if (!ready(m, from, need) && !atomic_load(&m->aborted)) {
         int n = 0;
         m->polls[n++] = (struct pollfd){m->bell, POLLIN, 0};
         for (int i = 0; i < m->channels; i++) {
             channel_t *c = &m->channel[i];
             short events = (i == from ? POLLIN : 0) | (c->head < c->tail ? POLLOUT : 0);
+            atomic_store_explicit(&c->awaited, events != 0, memory_order_relaxed);
             if (c->fd >= 0 && events) m->polls[n++] = (struct pollfd){c->fd, events, 0};
         }
-        m->waiting_for = from;
+        atomic_store(&m->waiting, 1);
         int64_t left = deadline - now_ns();
         int milliseconds = left > 1000000000ll * 3600 ? 3600000 : left <= 0 ? 0 : (int)(left / 1000000 + 1);
         int woken = poll(m->polls, n, milliseconds);
-        m->waiting_for = -1;
+        atomic_store(&m->waiting, 0);
         if (woken == 0 && left <= 0) {
             atomic_store_explicit(m->sleeping, 0, memory_order_relaxed);
             for (int i = 0; from < 0 && i < m->channels; i++)
@@ -279,17 +321,18 @@ static int read_socket(machine_t *m, int index, char *target, uint64_t size, uin
             return DONE;
         }
         if (n == 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)) return fail(m, index, LOST);
-        int code = wait_for(m, index, deadline);
+        int code = wait_for(m, index, 1, deadline);
         if (code) return code;
     }
 }
 
-/* A piece of what lies readable in a ring, waiting for it. */
-static int read_ring(machine_t *m, int index, uint64_t most, const char **piece, uint64_t *got, int64_t deadline) {
+/* A piece of what lies readable in a ring, waiting for at least `need` bytes. */
+static int read_ring(machine_t *m, int index, uint64_t need, uint64_t most, const char **piece, uint64_t *got,
+                     int64_t deadline) {
     channel_t *c = &m->channel[index];
     uint64_t n;
-    while ((n = readable(c)) == 0) {
-        int code = wait_for(m, index, deadline);
+    while ((n = readable(c)) < need) {
+        int code = wait_for(m, index, need, deadline);
         if (code) return code;
     }
     uint64_t at = atomic_load_explicit(&c->in->consumed, memory_order_relaxed) % c->capacity;
@@ -318,7 +361,7 @@ static int take(machine_t *m, int index, char *target, uint64_t size, int64_t de
             c->received += got;
         } else {
             const char *piece;
-            code = read_ring(m, index, size < PIECE ? size : PIECE, &piece, &got, deadline);
+            code = read_ring(m, index, 1, size < PIECE ? size : PIECE, &piece, &got, deadline);
             if (code) return code;
             memcpy(target, piece, got);
             consume(c, got);
@@ -347,19 +390,16 @@ static int take_add(machine_t *m, int index, char *target, const char *left, int
             piece = m->scratch;
             got += carry;
         } else {
-            code = read_ring(m, index, rest < PIECE ? rest : PIECE, &piece, &got, deadline);
-            if (code) return code;
+            code = read_ring(m, index, size, rest < PIECE ? rest : PIECE, &piece, &got, deadline);
+            if (code) return code; /* elements start at multiples of their size: none goes over the ring's end */
         }
         whole = got - got % size;
         combine(dtype, operation, target, left, piece, whole / size);
         if (c->fd >= 0) {
             carry = got - whole;
             memmove(m->scratch, m->scratch + whole, carry);
-        } else if (whole) {
+        } else {
             consume(c, whole);
-        } else { /* less than one element so far */
-            code = wait_for(m, index, deadline);
-            if (code) return code;
         }
         target += whole;
         left += whole;
@@ -379,7 +419,7 @@ static int settle(machine_t *m, const char *data, uint64_t size, int64_t deadlin
                 overlap |= c->queue[k].data < data + size && data < c->queue[k].data + c->queue[k].size;
         }
         if (!overlap) return DONE;
-        int code = wait_for(m, -1, deadline);
+        int code = wait_for(m, -1, 0, deadline);
         if (code) return code;
     }
 }
@@ -397,10 +437,12 @@ static int greet(machine_t *m, int index, const char *header) {
         int code = pad ? enqueue(m, index, zeros, pad) : DONE;
         if (code) return code;
     }
-    return enqueue(m, index, header, HEADER);
+    memcpy(c->greeting, header, TOTAL_AT);
+    memcpy(c->greeting + TOTAL_AT, &c->to_send, 8);
+    return enqueue(m, index, c->greeting, HEADER);
 }
 
-/* Reads the peer's header for this operation and compares all but the sender's rank (bytes 4 to 7). */
+/* Reads the peer's header for this operation and compares all but the sender's rank. */
 static int check(machine_t *m, int index, const char *header, int64_t deadline) {
     channel_t *c = &m->channel[index];
     if (c->checked) return DONE;
@@ -412,7 +454,9 @@ static int check(machine_t *m, int index, const char *header, int64_t deadline) 
     if (!code) code = take(m, index, c->header, HEADER, deadline);
     if (code) return code;
     c->checked = 1;
-    if (memcmp(c->header, header, 4) == 0 && memcmp(c->header + 8, header + 8, HEADER - 8) == 0) return DONE;
+    if (memcmp(c->header, header, RANK_AT) == 0 && memcmp(c->header + TOTAL_AT, &c->to_take, 8) == 0 &&
+        memcmp(c->header + IDENTITY_AT, header + IDENTITY_AT, TOTAL_AT - IDENTITY_AT) == 0)
+        return DONE;
     memcpy(m->error_header, c->header, HEADER);
     return fail(m, index, MISMATCH);
 }
@@ -430,7 +474,6 @@ machine_t *machine_new(int channels, int bell, void *sleeping, int spin) {
     m->bell = bell;
     m->sleeping = sleeping;
     m->spin = spin;
-    m->waiting_for = -1;
     return m;
 }
 
@@ -447,7 +490,7 @@ void machine_abort(machine_t *m) {
     if (write(m->bell, &one, sizeof one) < 0) return;
 }
 
-int machine_waiting_for(machine_t *m) { return m->waiting_for; }
+int machine_waits_for(machine_t *m, int index) { return m->waiting && m->channel[index].awaited; }
 int machine_error_channel(machine_t *m) { return m->error_channel; }
 const char *machine_error_header(machine_t *m) { return m->error_header; }
 uint64_t machine_sent(machine_t *m, int index) { return m->channel[index].sent; }
@@ -464,9 +507,16 @@ void machine_free(machine_t *m) {
 int machine_run(machine_t *m, const instruction_t *program, int64_t length, char **buffer, int size, int dtype,
                 int operation, const char *header, int64_t deadline) {
     int code = DONE;
+    if (atomic_load(&m->aborted)) return fail(m, -1, ABORTED);
     for (int i = 0; i < m->channels; i++) {
         channel_t *c = &m->channel[i];
         c->greeted = c->checked = 0;
+        c->to_send = c->to_take = 0;
+    }
+    for (int64_t k = 0; k < length; k++) {
+        if (program[k].op == SEND) m->channel[program[k].channel].to_send += program[k].count * size;
+        if (program[k].op == RECEIVE || program[k].op == RECEIVE_ADD)
+            m->channel[program[k].channel].to_take += program[k].count * size;
     }
     for (int64_t k = 0; k < length && !code; k++) {
         const instruction_t *i = &program[k];
@@ -495,6 +545,7 @@ int machine_run(machine_t *m, const instruction_t *program, int64_t length, char
         }
         if (!code && atomic_load_explicit(&m->aborted, memory_order_relaxed)) code = fail(m, -1, ABORTED);
     }
-    while (!code && m->queued) code = wait_for(m, -1, deadline);
+    while (!code && m->queued) code = wait_for(m, -1, 0, deadline);
+    if (code) atomic_store(&m->aborted, 1); /* the channels are somewhere in the middle */
     return code;
 }

@@ -1,74 +1,26 @@
-"""The interpreter in C: built on demand with the system's compiler, kept in the user's cache."""
+"""The interpreter in C (machine.c), and how to call it."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import logging
-import os
-import platform
-import shutil
 import socket
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from manyhands.transport.interpreter.build import load
 from manyhands.transport.interpreter.encode import DTYPES, REDUCTIONS, Encoded
 from manyhands.transport.interpreter.outcome import HEADER_SIZE, MachineError, Outcome
-
-_SOURCE = Path(__file__).with_name("machine.c")
-_FLAGS = ["-O3", "-march=native", "-ffp-contract=off", "-fwrapv", "-shared", "-fPIC"]
-_BUILD_SECONDS = 120
-
-_log = logging.getLogger("manyhands")
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled machine; None, with a line in the log, where there is no compiler or it fails."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        _log.warning("no C compiler found (cc): collectives run in Python over sockets, several times slower.")
-        return None
-    try:
-        loaded = ctypes.CDLL(str(_build(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
-        text = getattr(error, "stderr", b"") or str(error).encode()
-        _log.warning("machine.c could not be built: collectives run in Python. %s", text.decode(errors="replace"))
-        return None
-    return _declared(loaded)
-
-
-def _build(compiler: str) -> Path:
-    """The path of the shared library, compiled now (about a second) if the cache has none for this processor."""
-    flags = next((line for line in _processor().splitlines() if line.startswith(("flags", "Features"))), "")
-    key = hashlib.sha256("\0".join([_SOURCE.read_text(), *_FLAGS, platform.machine(), flags]).encode()).hexdigest()
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "manyhands"
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        base = Path(tempfile.mkdtemp(prefix="manyhands-"))
-    built = base / f"machine-{key[:16]}.so"
-    if not built.exists():
-        with tempfile.TemporaryDirectory(dir=base) as work:
-            made = Path(work) / built.name
-            command = [compiler, *_FLAGS, "-o", str(made), str(_SOURCE)]
-            subprocess.run(command, check=True, capture_output=True, timeout=_BUILD_SECONDS)
-            made.replace(built)
-    return built
-
-
-def _processor() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""
+    """The compiled machine; None, with a line in the log, where it cannot be built."""
+    loaded = load()
+    return loaded and _declared(loaded)
 
 
 def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
@@ -78,7 +30,7 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "machine_socket": (None, [pointer, number, number]),
         "machine_ring": (None, [pointer, number, pointer, pointer, ctypes.c_uint64, pointer, number]),
         "machine_abort": (None, [pointer]),
-        "machine_waiting_for": (number, [pointer]),
+        "machine_waits_for": (number, [pointer, number]),
         "machine_error_channel": (number, [pointer]),
         "machine_error_header": (pointer, [pointer]),
         "machine_sent": (ctypes.c_uint64, [pointer, number]),
@@ -120,6 +72,7 @@ class NativeMachine:
         native = library()
         assert native is not None
         self._native = native
+        self._channels, self._moved = len(channels), [(0, 0)] * len(channels)
         self._machine = native.machine_new(len(channels), bell, sleeping, spin)
         if not self._machine:
             raise MemoryError("no memory for the interpreter")
@@ -171,19 +124,23 @@ class NativeMachine:
 
     def abort(self) -> None:
         """End the program that runs, and all that follow; from any thread."""
-        self._native.machine_abort(self._machine)
+        if self._machine:
+            self._native.machine_abort(self._machine)
 
-    @property
-    def waiting_for(self) -> int:
-        """The channel that the running program waits for; -1: none."""
-        return self._native.machine_waiting_for(self._machine)
+    def waits_for(self, channel: int) -> bool:
+        """Whether the running program waits for bytes from this channel, or for room in it."""
+        return bool(self._machine and self._native.machine_waits_for(self._machine, channel))
 
     def traffic(self, channel: int) -> tuple[int, int]:
         """Bytes sent and received so far."""
         native, machine = self._native, self._machine
+        if not machine:
+            return self._moved[channel]
         return native.machine_sent(machine, channel), native.machine_received(machine, channel)
 
     def close(self) -> None:
+        """Free it; no program may be running."""
         if self._machine:
-            self._native.machine_free(self._machine)
-            self._machine = None
+            self._moved = [self.traffic(channel) for channel in range(self._channels)]
+            machine, self._machine = self._machine, None
+            self._native.machine_free(machine)

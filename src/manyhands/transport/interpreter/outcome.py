@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import IntEnum
 
 HEADER_SIZE = 64
+RANK_AT, IDENTITY_AT, TOTAL_AT = 4, 8, 56
+"""In a header: the sender's rank, what identifies the operation, and how many bytes of it follow on the channel."""
 
 
 class Outcome(IntEnum):

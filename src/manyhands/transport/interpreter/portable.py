@@ -19,7 +19,14 @@ from torch import Tensor
 
 from manyhands.collective import Op
 from manyhands.transport.interpreter.encode import Encoded
-from manyhands.transport.interpreter.outcome import HEADER_SIZE, MachineError, Outcome
+from manyhands.transport.interpreter.outcome import (
+    HEADER_SIZE,
+    IDENTITY_AT,
+    RANK_AT,
+    TOTAL_AT,
+    MachineError,
+    Outcome,
+)
 
 _REDUCE: dict[str, Callable[..., Tensor]] = {
     "sum": torch.add,
@@ -27,6 +34,13 @@ _REDUCE: dict[str, Callable[..., Tensor]] = {
     "max": torch.maximum,
     "prod": torch.mul,
 }
+_REDUCE_UNSIGNED: dict[str, Callable[..., np.ndarray]] = {
+    "sum": np.add,
+    "min": np.minimum,
+    "max": np.maximum,
+    "prod": np.multiply,
+}
+"""For what torch cannot compute with: unsigned integers of more than a byte."""
 
 
 class PortableMachine:
@@ -45,7 +59,7 @@ class PortableMachine:
         self._traffic = [[0, 0] for _ in channels]
         self._buffers: list[np.ndarray] = []
         self._deadline = 0.0
-        self.waiting_for = -1
+        self._awaited: frozenset[int] = frozenset()
 
     def run(
         self,
@@ -60,6 +74,18 @@ class PortableMachine:
         scratch = torch.empty(program.scratch * program.itemsize, dtype=torch.uint8)
         raw = [*(b.detach().reshape(-1).view(torch.uint8) if b.numel() else scratch[:0] for b in buffers), scratch]
         self._deadline = deadline
+        if self._aborted:
+            raise MachineError(Outcome.ABORTED, -1)
+        try:
+            self._carry_out(program, raw, dtype, reduction, header)
+        except MachineError:
+            self._aborted = True  # the channels are somewhere in the middle
+            raise
+
+    def _carry_out(
+        self, program: Encoded, raw: list[Tensor], dtype: torch.dtype, reduction: str, header: bytes
+    ) -> None:
+        to_send, to_take = (_totals(program, ops) for ops in ((Op.SEND,), (Op.RECEIVE, Op.RECEIVE_ADD)))
         greeted: set[int] = set()
         checked: set[int] = set()
         for row in program.rows:
@@ -74,12 +100,12 @@ class PortableMachine:
             if op == Op.SEND:
                 if channel not in greeted:
                     greeted.add(channel)
-                    self._queue(channel, memoryview(header))
+                    self._queue(channel, memoryview(header[:TOTAL_AT] + to_send[channel].to_bytes(8, "little")))
                 self._queue(channel, _bytes(at("left")))
             elif op in (Op.RECEIVE, Op.RECEIVE_ADD):
                 if channel not in checked:
                     checked.add(channel)
-                    self._check(channel, header)
+                    self._check(channel, header[:TOTAL_AT] + to_take[channel].to_bytes(8, "little"))
                 if op == Op.RECEIVE:
                     self._take(channel, _bytes(at("target")))
                 else:
@@ -97,6 +123,10 @@ class PortableMachine:
         """As `NativeMachine.abort`."""
         self._aborted = True
         os.eventfd_write(self._bell, 1)
+
+    def waits_for(self, channel: int) -> bool:
+        """As `NativeMachine.waits_for`."""
+        return channel in self._awaited
 
     def traffic(self, channel: int) -> tuple[int, int]:
         """Bytes sent and received so far."""
@@ -144,7 +174,7 @@ class PortableMachine:
     def _check(self, channel: int, header: bytes) -> None:
         came = bytearray(HEADER_SIZE)
         self._take(channel, memoryview(came))
-        if came[:4] != header[:4] or came[8:] != header[8:]:
+        if came[:RANK_AT] != header[:RANK_AT] or came[IDENTITY_AT:] != header[IDENTITY_AT:]:
             raise MachineError(Outcome.MISMATCH, channel, bytes(came))
 
     def _settle(self, target: Tensor) -> None:
@@ -170,10 +200,10 @@ class PortableMachine:
             events = (select.POLLIN if index == channel else 0) | (select.POLLOUT if queue else 0)
             if events:
                 poll.register(self._sockets[index], events)
-        self.waiting_for = channel
+        self._awaited = frozenset(i for i, queue in enumerate(self._queues) if queue or i == channel)
         left = max(0.0, self._deadline - time.monotonic())
         woken = [] if self._aborted else poll.poll(min(left, 3600.0) * 1000 + 1)
-        self.waiting_for = -1
+        self._awaited = frozenset()
         if self._aborted:
             raise MachineError(Outcome.ABORTED, channel)
         if not woken and time.monotonic() >= self._deadline:
@@ -184,9 +214,22 @@ class PortableMachine:
                 self._push(index)
 
 
+def _totals(program: Encoded, ops: tuple[Op, ...]) -> dict[int, int]:
+    """Bytes of all instructions of a kind, by channel."""
+    rows = program.rows[np.isin(program.rows["op"], ops)]
+    return {
+        int(channel): int(rows["count"][rows["channel"] == channel].sum()) * program.itemsize
+        for channel in np.unique(rows["channel"])
+    }
+
+
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.numpy())
+    return memoryview(tensor.numpy())  # type: ignore[bad-argument-type]
 
 
 def _combine(reduction: str, dtype: torch.dtype, target: Tensor, left: Tensor, right: Tensor) -> None:
-    _REDUCE[reduction](left.view(dtype), right.view(dtype), out=target.view(dtype))
+    target, left, right = (tensor.view(dtype) for tensor in (target, left, right))
+    if dtype in (torch.uint16, torch.uint32, torch.uint64):
+        _REDUCE_UNSIGNED[reduction](left.numpy(), right.numpy(), out=target.numpy())
+    else:
+        _REDUCE[reduction](left, right, out=target)

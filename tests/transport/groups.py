@@ -1,0 +1,70 @@
+"""Groups whose ranks are threads of one process, and what they meet through."""
+
+import threading
+import time
+from contextlib import contextmanager
+
+from children import together
+
+from manyhands.transport import Group, rendezvous
+
+
+class Store:
+    """A store as torch's, in memory."""
+
+    def __init__(self):
+        self._values, self._changed = {}, threading.Condition()
+
+    def set(self, key, value):
+        with self._changed:
+            self._values[key] = value
+            self._changed.notify_all()
+
+    def get(self, key):
+        with self._changed:
+            assert self._changed.wait_for(lambda: key in self._values, 20), f"nobody set {key}"
+            return self._values[key]
+
+
+def no_unix(monkeypatch):
+    """Ranks do not see that they share a host, and connect over TCP."""
+    monkeypatch.setattr(rendezvous, "_unix", lambda name: None)
+
+
+def join(world, *, portable=(), timeout=20.0, **options):
+    """Groups of ranks that joined, some of which interpret in Python."""
+    store = Store()
+
+    def rank(r):
+        return lambda: Group.connect(store, r, world, timeout=timeout, portable=r in portable, **options)
+
+    groups = together(*(rank(r) for r in range(world)))
+    for group in groups:
+        if isinstance(group, Exception):
+            raise group
+    return groups
+
+
+@contextmanager
+def joined(world, **options):
+    """As `join`; closed at the end."""
+    groups = join(world, **options)
+    try:
+        yield groups
+    finally:
+        together(*(group.close for group in groups))
+
+
+def call(groups, name, arguments, deadline=20.0):
+    """Have every rank call an operation; the results, or the exceptions."""
+    return outcomes([getattr(group, name)(*row) for group, row in zip(groups, arguments, strict=True)], deadline)
+
+
+def outcomes(futures, deadline=20.0):
+    """Results or exceptions; fails if one does not come in time."""
+    end = time.monotonic() + deadline
+    row = []
+    for future in futures:
+        error = future.exception(max(0.0, end - time.monotonic()))
+        row.append(future.result() if error is None else error)
+    return row
