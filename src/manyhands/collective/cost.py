@@ -168,7 +168,7 @@ class _Model:
         wire = max(self.load, key=lambda wire: self.load[wire] / self.width[wire])
         source, target, rail = wire
         name = f"{source} -> {target}" + (f" ({rail})" if rail else "")
-        words = f"{name}: {self.load[wire]:.3g} times the data at {_bandwidth(self.width[wire])}"
+        words = f"{name}: {self.load[wire]:.3g} times the data at {format_rate(self.width[wire])}"
         return words, self.load[wire] * size / self.width[wire]
 
     def seconds(self, size: int, chunks: int) -> float:
@@ -261,9 +261,9 @@ def _carry(total: dict[Wire, Fraction], edge: Edge, amount: Fraction, wires: Nei
             total[wire] = total.get(wire, Fraction(0)) + part
 
 
-def _bandwidth(value: float) -> str:
+def format_rate(value: float | Fraction) -> str:
     """Bytes/s as people write them."""
     for unit, factor in (("GB/s", 1e9), ("MB/s", 1e6), ("kB/s", 1e3)):
         if value >= factor:
-            return f"{value / factor:.4g} {unit}"
-    return f"{value:.4g} B/s"
+            return f"{float(value) / factor:.4g} {unit}"
+    return f"{float(value):.4g} B/s"
