@@ -27,6 +27,7 @@ from manyhands.collective.forest import forest_from_json, forest_to_json
 from manyhands.transport.control import Control
 from manyhands.transport.errors import GroupError, MismatchError, PeerLostError, WaitedTooLongError
 from manyhands.transport.interpreter import (
+    DTYPES,
     HEADER_SIZE,
     Encoded,
     MachineError,
@@ -110,6 +111,7 @@ class Group:
         self._messages = Messages(rank, {p: link.messages for p, link in self._links.items()})
         rails = {interface: p for p, link in self._links.items() for interface in link.interfaces.values() if interface}
         controls = {p: link.control for p, link in self._links.items()}
+        self._control: Control | None = None  # its thread may call before it is returned
         self._control = Control(controls, rails, self._heard_frame, self._lost, self._tick) if controls else None
 
     @classmethod
@@ -131,7 +133,13 @@ class Group:
             GroupError: two ranks cannot reach each other.
         """
         links = connect(store, rank, world, name, timeout)
-        return cls(rank, links, name=name, timeout=timeout, planner=planner, portable=portable)
+        try:
+            return cls(rank, links, name=name, timeout=timeout, planner=planner, portable=portable)
+        except BaseException:
+            for link in links:
+                if link is not None:
+                    link.close()
+            raise
 
     # Operations
 
@@ -215,7 +223,7 @@ class Group:
             GroupError: why.
         """
         if self._broken is not None:
-            raise self._broken
+            raise self._broken.with_traceback(None)  # or it would grow with every call
 
     def encode(self, program: Program, itemsize: int) -> Encoded:
         """Prepare a program of one's own for `run`."""
@@ -240,15 +248,24 @@ class Group:
             self._lock.notify_all()
         if self._thread is not None and threading.current_thread() is not self._thread:
             self._thread.join(5.0 if self._broken else self.timeout)
+            if self._thread.is_alive():
+                self._fail(GroupError(f"{self._context()} when the group was closed"))
+                self._thread.join(5.0)
+        self._say_goodbye()
         if self._control is not None:
-            self._control.tell_all({"say": "bye", "sequence": self._sequence})
             self._control.close()
         self._messages.close()
-        self._machine.close()
-        if self._rings is not None:
-            self._rings.close()
+        if self._thread is None or not self._thread.is_alive():  # else what it still works with must stay
+            self._machine.close()
+            if self._rings is not None:
+                self._rings.close()
         for link in self._links.values():
             link.close()
+
+    def _say_goodbye(self) -> None:
+        """Tell the others after which operation this rank left."""
+        if self._control is not None:
+            self._control.tell_all({"say": "bye", "sequence": self._sequence - bool(self._doing)})
 
     # Connecting
 
@@ -320,6 +337,7 @@ class Group:
     def _collective(
         self, operation: Operation, tensors: list[Tensor], *, op: str = "sum", root: int = 0, text: str = ""
     ) -> Future[None]:
+        _check_dense(operation, tensors)
         tensor = max(tensors, key=Tensor.numel)
         dtype, numel = tensor.dtype, tensor.numel()
         if not text:
@@ -337,6 +355,7 @@ class Group:
 
     def _direct(self, text: str, sends: list[tuple[Tensor, int]], receives: list[tuple[Tensor, int]]) -> Future[None]:
         """Tensors go straight from rank to rank."""
+        _check_dense(text, [t for t, _ in (*sends, *receives)])
         own_sent = [t for t, p in sends if p == self.rank]
         own_received = [t for t, p in receives if p == self.rank]
         outgoing = [(t, p) for t, p in sends if p != self.rank]
@@ -361,6 +380,7 @@ class Group:
 
     def _issue(self, text: str, run: Callable[[], Any]) -> Future[Any]:
         future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()  # what others take part in cannot be cancelled
         with self._lock:
             if self._closed:
                 raise GroupError(f"{self.name} is closed: {text} was called after it was destroyed")
@@ -394,16 +414,17 @@ class Group:
 
     def _begin(self, text: str) -> None:
         self.check()
-        self._sequence += 1
-        self._doing = text
-        self._history[self._sequence] = text
-        if len(self._history) > _REMEMBERED:
-            self._history.popitem(last=False)
-        if self._heard:
-            for (peer, sequence), theirs in list(self._heard.items()):
-                if sequence <= self._sequence:
-                    del self._heard[peer, sequence]
-                    self._compare(peer, sequence, theirs)
+        with self._lock:  # so that the control thread compares what it hears either before or after
+            self._sequence += 1
+            self._doing = text
+            self._history[self._sequence] = text
+            if len(self._history) > _REMEMBERED:
+                self._history.popitem(last=False)
+            self._told.clear()
+            heard = [(peer, sequence) for peer, sequence in self._heard if sequence <= self._sequence]
+            calls = [(*key, self._heard.pop(key)) for key in heard]
+        for peer, sequence, theirs in calls:
+            self._compare(peer, sequence, theirs)
             self.check()
         if self._control is not None:
             self._control.busy(True)
@@ -429,6 +450,8 @@ class Group:
             raise self._explained(error, text) from None
 
     def _context(self) -> str:
+        if not self._doing:
+            return f"rank {self.rank} was idle after operation {self._sequence}"
         return f"rank {self.rank} was in operation {self._sequence}, {self._doing}"
 
     def _explained(self, error: MachineError, text: str) -> GroupError:
@@ -438,6 +461,7 @@ class Group:
         peer = self._peers[error.channel] if error.channel >= 0 else -1
         match error.outcome:
             case Outcome.LOST:
+                self._learn_why(0.5)
                 return self._fail(PeerLostError(peer, self._context()))
             case Outcome.MISMATCH:
                 return self._mismatch(peer, error.header)
@@ -453,14 +477,15 @@ class Group:
         if magic != b"MHOP":
             return self._fail(GroupError(f"{self._context()}: what came from rank {peer} is no operation"))
         assert self._control is not None
-        self._control.say(peer, {"say": "what", "sequence": self._sequence, "text": self._doing})
-        deadline = time.monotonic() + 1.0
-        with self._lock:
-            while self._broken is None and time.monotonic() < deadline:
-                self._lock.wait(0.1)
-        if self._broken is not None:
-            return self._broken
+        first = min(sequence, self._sequence)  # the peer was there
+        self._control.say(peer, {"say": "what", "sequence": first, "text": self._history.get(first, self._doing)})
+        self._learn_why(1.0)
         return self._fail(MismatchError(f"{self._context()}; rank {peer} was in its operation {sequence}, another one"))
+
+    def _learn_why(self, seconds: float) -> None:
+        """Others may know better than the channel that broke: a rank that fails tells all before it goes."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._broken is not None, seconds)
 
     # What others say, on the control thread
 
@@ -486,22 +511,29 @@ class Group:
 
     def _compare(self, peer: int, sequence: int, text: str, surely: bool = False) -> None:
         """A peer is in this operation: is it what this rank did, or does, as its operation of that number?"""
-        if sequence > self._sequence:
-            self._heard[peer, sequence] = text
-            return
-        own = self._history.get(sequence, text)
-        if own != text or surely:
+        with self._lock:
+            if sequence > self._sequence:
+                self._heard[peer, sequence] = text
+                return
+            own = self._history.get(sequence, text)
+        if own != text:
             self._fail(
                 MismatchError(
                     f"ranks called different operations: as number {sequence}, rank {peer} called {text}, and rank "
                     f"{self.rank} called {own}. All ranks of a group must call the same operations in the same order."
                 )
             )
+        elif surely:
+            self._fail(
+                MismatchError(
+                    f"as number {sequence}, rank {peer} and rank {self.rank} both called {text}, but what one sends is "
+                    "not what the other is to receive. Give matching sizes on both ranks, and the same cluster."
+                )
+            )
 
     def _lost(self, peer: int, why: str) -> None:
-        if peer in self._left and "process ended" in why:
-            return
-        self._fail(PeerLostError(peer, self._context() if self._doing else f"rank {self.rank} was idle", why))
+        if peer not in self._left:
+            self._fail(PeerLostError(peer, self._context(), why))
 
     def _tick(self) -> None:
         """An operation takes long: tell whom we wait for what we are at."""
@@ -529,6 +561,15 @@ class Group:
 
 
 _KINDS: dict[str, type[GroupError]] = {"MismatchError": MismatchError, "WaitedTooLongError": WaitedTooLongError}
+
+
+def _check_dense(operation: str, tensors: Sequence[Tensor]) -> None:
+    for tensor in tensors:
+        if tensor.dtype not in DTYPES or tensor.device.type != "cpu" or not tensor.is_contiguous():
+            raise ValueError(
+                f"{operation} needs contiguous tensors on the CPU of a number's dtype; got one of {tensor.dtype} on "
+                f"{tensor.device} with strides {tensor.stride()}. Pass a contiguous copy, or view it as another dtype."
+            )
 
 
 def _check_sizes(whole: Tensor, part: Tensor, world: int, operation: str) -> None:
