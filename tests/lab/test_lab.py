@@ -239,3 +239,8 @@ def test_what_stands_in_the_way(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr("importlib.util.find_spec", lambda name: None)
             assert "pip install 'manyhands[lab]'" in (obstacle() or "")
+
+
+def test_importing_it_needs_neither_torch_nor_pyroute2():
+    code = "import sys, manyhands.lab; print({'torch', 'pyroute2', 'scipy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

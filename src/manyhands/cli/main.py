@@ -10,6 +10,8 @@ from typing import Annotated
 
 import tyro
 
+from manyhands.cli.cluster import ClusterCommand
+from manyhands.cli.lab import LabCommand
 from manyhands.cli.report import Report
 from manyhands.cli.resize import Resize
 from manyhands.cli.show import Show
@@ -23,13 +25,18 @@ Command = (
     | Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Stop, tyro.conf.subcommand("stop")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[ClusterCommand, tyro.conf.subcommand("cluster")]
+    | Annotated[LabCommand, tyro.conf.subcommand("lab")]
 )
 
 _DESCRIPTION = "Train PyTorch models on whatever machines you have, and always get the same model."
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command and exit with its code. What follows `--` are the flags of the job file's `job` function."""
+    """Run the command and exit with its code.
+
+    What follows `--` are the flags of the job file's `job` function, or the command that a lab runs.
+    """
     own = sys.argv[1:] if arguments is None else arguments
     cut = own.index("--") if "--" in own else len(own)
     own, job_arguments = own[:cut], own[cut + 1 :]

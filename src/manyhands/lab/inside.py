@@ -20,6 +20,7 @@ import resource
 import select
 import signal
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import NoReturn
 
@@ -165,14 +166,17 @@ def enter(holder: int, tell: int, command: list[str]) -> int:
         enter_namespace(f"/proc/{holder}/ns/{name}", kind)
     with contextlib.suppress(OSError):
         os.chdir(directory)
+    forwarded = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, forwarded)  # one that Python catches before exec would be lost
     child = os.fork()
     if child == 0:
         os.close(tell)
-        _become(command)
+        _become(command, before)
     for signum in (signal.SIGINT, signal.SIGQUIT):  # the keyboard's go to the command as well, which decides
         signal.signal(signum, signal.SIG_IGN)
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, lambda signum, frame: os.kill(child, signum))
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.write(tell, str(child).encode())
     os.close(tell)
     for fd in (0, 1):  # so that a reader sees the end when the command closes its own
@@ -187,13 +191,16 @@ def enter(holder: int, tell: int, command: list[str]) -> int:
     return code
 
 
-def _become(command: list[str]) -> NoReturn:
+def _become(command: list[str], mask: Collection[int]) -> NoReturn:
     try:
         _die_with_parent()
         if os.getppid() != 0:  # a parent outside of the PID namespace shows as 0; it died and process 1 took over
             os._exit(CANNOT_ENTER)
         for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, programs expect them
             signal.signal(signum, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.execvp(command[0], command)
     except OSError as error:
         os.write(2, f"{command[0]}: {error.strerror}\n".encode())
@@ -209,6 +216,8 @@ def main() -> int:
     except OSError as error:
         os.write(2, f"cannot enter the host: {error}\n".encode())
         return CANNOT_ENTER
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":
