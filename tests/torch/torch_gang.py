@@ -163,6 +163,7 @@ def be_member(order, rank):
     warnings.simplefilter("error")
     warnings.simplefilter("ignore", FutureWarning)  # of torch 2.13, on names that 2.11 needs
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch.*")
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # returns a view
     folder = Path(order["address"]).parent
     MEMBER.update(rank=rank, world=order["world"], folder=str(folder))
     stacks = (folder / f"stacks{rank}").open("w")
@@ -183,10 +184,14 @@ def be_member(order, rank):
 
 def serve():
     import pytest  # noqa: F401
+    import torch._dynamo
+    import torch.distributed._functional_collectives
     import torch.distributed.checkpoint
     import torch.distributed.fsdp
+    import torch.distributed.pipelining
     import torch.distributed.tensor.parallel
-    import torch.nn.parallel  # noqa: F401
+    import torch.nn.parallel
+    import torch.profiler  # noqa: F401
 
     from manyhands.engine.process import die_with_parent
 

@@ -1,4 +1,6 @@
-"""What a script can do wrong when it calls a collective."""
+"""What a script sees when a collective was called wrongly or did not succeed."""
+
+import torch.distributed as dist
 
 from manyhands.errors import UsageError, UserError
 
@@ -12,3 +14,7 @@ class ArgumentError(UsageError, ValueError, RuntimeError):
 
 class WaitTimeoutError(UserError, RuntimeError):
     """An operation was not over within the time given to `Work.wait`. It goes on."""
+
+
+class OperationFailedError(UserError, dist.DistBackendError):
+    """A rank was lost, came too late, or called something else. The transport's error is the cause."""

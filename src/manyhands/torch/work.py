@@ -10,7 +10,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from manyhands.torch.errors import WaitTimeoutError
+from manyhands.torch.errors import OperationFailedError, WaitTimeoutError
+from manyhands.transport.errors import GroupError
 
 Outcome = concurrent.futures.Future
 """Of the transport: done when the bytes have moved, or failed with an error that names rank and operation."""
@@ -49,14 +50,13 @@ class Work(dist.Work):
         """
         seconds = timeout.total_seconds() if timeout else 0.0
         try:
-            self._done.result(seconds if seconds > 0 else None)
+            self._done.exception(seconds if seconds > 0 else None)
         except concurrent.futures.TimeoutError:
-            if self._done.done():  # the operation's own error
-                raise
             raise WaitTimeoutError(
                 f"Timed out: {self._title} was not over after {seconds:g} s. A rank may be late or may not "
                 "have called it; a longer timeout, or wait() without one, waits for it."
             ) from None
+        raise_failure(self._title, self._done)
         return True
 
     @property
@@ -80,6 +80,7 @@ class Work(dist.Work):
 
     def source_rank(self) -> int:
         """Whom a receive from anyone received from."""
+        self.wait()
         return self._done.result()
 
     _source_rank = source_rank
@@ -87,12 +88,21 @@ class Work(dist.Work):
     def get_future(self) -> torch.futures.Future:
         """A future of the tensors. DDP takes it after each bucket, so it is made only when asked for."""
         if self._future is None:
-            self._future = torch_future(self._done, self._tensors, self._callbacks)
+            self._future = torch_future(self._title, self._done, self._tensors, self._callbacks)
         return self._future
 
 
+def raise_failure(title: str, done: Outcome) -> None:
+    """Say which operation failed, whatever the transport was at when it noticed."""
+    error = done.exception()
+    if isinstance(error, GroupError):  # the same for all that fail with it; where it was raised says nothing
+        error.with_traceback(None)
+    if error is not None:
+        raise OperationFailedError(f"{title} failed: {error}") from error
+
+
 def torch_future(
-    done: Outcome, tensors: list[torch.Tensor], callbacks: concurrent.futures.Executor
+    title: str, done: Outcome, tensors: list[torch.Tensor], callbacks: concurrent.futures.Executor
 ) -> torch.futures.Future:
     """A torch future that follows the outcome.
 
@@ -101,7 +111,7 @@ def torch_future(
     """
 
     def value(_: torch.futures.Future) -> list[torch.Tensor]:
-        done.result()
+        raise_failure(title, done)
         return tensors
 
     devices: list[torch.device | int | str] = list({tensor.device for tensor in tensors if tensor.is_cuda})
