@@ -38,20 +38,38 @@ def output(lab: Lab, node: str, *command: str) -> str:
     return out.strip()
 
 
-class Flow:
-    """Bytes on the way from a node to an address of another."""
+BURST = 512 * 1024
+"""Bytes that a shaped link lets through at once when it was idle for a moment."""
 
-    def __init__(self, lab: Lab, source: str, target: str, address: str, size: int, port: int = 5000) -> None:
+
+class Flow:
+    """`size` bytes on the way from a node to an address of another, over links of so many bytes/s."""
+
+    def __init__(
+        self, lab: Lab, source: str, target: str, address: str, size: int, bandwidth: int, port: int = 5000
+    ) -> None:
+        self.bandwidth = bandwidth
         pipe = {"stdout": subprocess.PIPE, "text": True}
         self.receiver = lab.run(target, [*PYTHON, str(FLOW), "receive", str(port)], **pipe)
         assert self.receiver.stdout.readline() == "listening\n"
         self.sender = lab.run(source, [*PYTHON, str(FLOW), "send", address, str(port), str(size)], **pipe)
 
-    def rate(self) -> float:
-        """Bytes/s, without the burst that a link lets through at once."""
-        told = json.loads(self.receiver.communicate(timeout=20)[0])
-        self.sender.communicate(timeout=20)
-        return told["rate"]
+    def share(self) -> float:
+        """Of the bandwidth that was used. It cannot have been exceeded, whatever else the machine does."""
+        told = json.loads(self.receiver.communicate(timeout=30)[0])
+        self.sender.communicate(timeout=30)
+        assert told["bytes"] - BURST <= 1.01 * self.bandwidth * told["seconds"]
+        return told["bytes"] / told["seconds"] / self.bandwidth
+
+
+def carries(flows: Callable[[], list[Flow]], tries: int = 6) -> int:
+    """Flows use at least 0.85 of their links, in one of several tries, as this machine may be busy; which one."""
+    shares: list[float] = []
+    for number in range(1, tries + 1):
+        shares = [flow.share() for flow in flows()]
+        if min(shares) > 0.85 and max(shares) < 1.05:
+            return number
+    raise AssertionError(f"links carry {shares} of their bandwidths")
 
 
 def leftovers(owner: int) -> list[int]:

@@ -21,7 +21,7 @@ def receive(port: int) -> None:
                 if not start and count >= WARM_UP:
                     start, started = time.perf_counter(), count
             seconds = time.perf_counter() - start
-    print(json.dumps({"bytes": count, "rate": (count - started) / seconds if start else None}))
+    print(json.dumps({"bytes": count - started, "seconds": seconds}))
 
 
 def send(address: str, port: int, size: int) -> None:

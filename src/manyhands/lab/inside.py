@@ -2,6 +2,7 @@
 
     python -I -S inside.py hold OWNER     keeps the namespaces
     python -I -S inside.py enter PID FD COMMAND...     runs a command in those that process PID holds
+    python -I -S inside.py remote HOST WORDS...        from inside, has the owner run a shell command on another host
 
 `hold` reads a list of places as JSON, makes namespaces for each (network, mounts, IPC, host name, processes) and
 answers {place: PID}, the PIDs of their first processes. The namespaces have no names: they exist as long as these
@@ -19,6 +20,7 @@ import os
 import resource
 import select
 import signal
+import socket
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -29,6 +31,8 @@ NAMESPACES = {"ipc": NEW_IPC, "uts": NEW_UTS, "net": NEW_NET, "pid": NEW_PID, "m
 SHARED_MEMORY = "/dev/shm"
 CLUSTER_FILE = f"{SHARED_MEMORY}/manyhands-cluster.toml"
 """The description of the cluster, in each host's own shared memory."""
+REMOTE_SHELL = "\0manyhands-lab"
+"""An abstract socket, which only processes in the same network namespace see."""
 CANNOT_ENTER = 125
 _MS_BIND, _MS_REC, _MS_PRIVATE, _DETACH = 0x1000, 0x4000, 0x40000, 2
 _PR_SET_PDEATHSIG = 1
@@ -207,11 +211,25 @@ def _become(command: list[str], mask: Collection[int]) -> NoReturn:
         os._exit(127)
 
 
+def remote(host: str, words: list[str]) -> int:
+    """Like `ssh HOST WORDS...`: the exit code, with this process's standard streams."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.connect(REMOTE_SHELL)
+        socket.send_fds(connection, [json.dumps({"host": host, "command": " ".join(words)}).encode()], [0, 1, 2])
+        answer = connection.recv(4096)
+    told = json.loads(answer or b'{"error": "the lab has ended"}')
+    if "error" in told:
+        raise OSError(told["error"])
+    return told["code"] if told["code"] >= 0 else 128 - told["code"]
+
+
 def main() -> int:
     if sys.argv[1] == "hold":
         hold(int(sys.argv[2]))
         return 0
     try:
+        if sys.argv[1] == "remote":
+            return remote(sys.argv[2], sys.argv[3:])
         return enter(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
     except OSError as error:
         os.write(2, f"cannot enter the host: {error}\n".encode())

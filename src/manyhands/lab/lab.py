@@ -16,6 +16,7 @@ from manyhands.errors import UserError
 from manyhands.lab import plug
 from manyhands.lab.inside import CLUSTER_FILE
 from manyhands.lab.process import Process, script
+from manyhands.lab.remote import RemoteShell
 from manyhands.lab.wiring import Cable, End, place_of, wire
 
 MASTER_PORT = 29500
@@ -61,6 +62,7 @@ class Lab:
         self.cluster = cluster
         self.wiring = wire(cluster)
         self._processes: list[Process] = []
+        self._shell: RemoteShell | None = None
         self._keeper = subprocess.Popen(
             script("hold", os.getpid()), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
@@ -93,6 +95,8 @@ class Lab:
 
     def close(self) -> None:
         """End all that runs in the lab, and the lab."""
+        if self._shell is not None:
+            self._shell.close()
         for stream in (self._keeper.stdin, self._keeper.stdout):
             if stream is not None:
                 stream.close()
@@ -129,13 +133,16 @@ class Lab:
     def run(self, node: str, command: Sequence[str], env: Mapping[str, str] | None = None, **options: Any) -> Process:
         """Start a command on a node's host; `env` comes on top of the environment, `options` are those of `Popen`.
 
-        A node that holds data also gets what `environment` says.
+        A node that holds data also gets what `environment` says, and all the cluster's description: MANYHANDS_CLUSTER.
         """
         if node not in self.cluster.by_name or place_of(self.cluster.by_name[node]) not in self._holders:
             raise UserError(f"there is no {node} in the lab. It has {', '.join(self.cluster.by_name)}.")
-        own = self.environment(node) if node in self.cluster.ranks else {"MANYHANDS_CLUSTER": CLUSTER_FILE}
-        holder = self._holders[place_of(self.cluster.by_name[node])]
-        process = Process(holder, command, env={**os.environ, **own, **(env or {})}, **options)
+        own = self.environment(node) if node in self.cluster.ranks else {}
+        return self._start(place_of(self.cluster.by_name[node]), command, {**own, **(env or {})}, options)
+
+    def _start(self, place: str, command: Sequence[str], env: Mapping[str, str], options: dict[str, Any]) -> Process:
+        env = {**os.environ, "MANYHANDS_CLUSTER": CLUSTER_FILE, **env}
+        process = Process(self._holders[place], command, env=env, **options)
         self._processes.append(process)
         return process
 
@@ -153,7 +160,7 @@ class Lab:
         return processes
 
     def environment(self, node: str) -> dict[str, str]:
-        """What torch.distributed and manyhands want to know: rank, where rank 0 is, and the cluster's description."""
+        """What torch.distributed wants to know of a rank, and where rank 0 is."""
         ranks = self.cluster.ranks
         place = place_of(self.cluster.by_name[node])
         local = [rank for rank in ranks if place_of(self.cluster.by_name[rank]) == place]
@@ -164,8 +171,16 @@ class Lab:
             "LOCAL_WORLD_SIZE": str(len(local)),
             "MASTER_ADDR": self.addresses[ranks[0]],
             "MASTER_PORT": str(MASTER_PORT),
-            "MANYHANDS_CLUSTER": CLUSTER_FILE,
         }
+
+    def remote_shell(self) -> list[str]:
+        """A command that runs inside the lab as `ssh` does outside: COMMAND HOST WORDS...; for mpirun's rsh agent."""
+        if self._shell is None:
+            self._shell = RemoteShell(
+                {host: self._holders[host] for host in self.wiring.hosts},
+                lambda host, command, **options: self._start(host, command, {}, options),
+            )
+        return script("remote")
 
     def cut(self, a: str, b: str, rail: str = "") -> None:
         """Take down a's interface of the link between a and b; b sees that its own has lost the carrier."""

@@ -27,8 +27,8 @@ _NEAR = 1000
 """The number of the first cable's first interface; Linux itself begins at 2."""
 
 
-def in_network(holder: int, work: Callable[[Any], Result]) -> Result:
-    """Call `work` with a netlink socket in the network namespace of a process, on a thread that then ends.
+def in_network(holder: int, work: Callable[[], Result]) -> Result:
+    """Call `work` in the network namespace of a process, on a thread that then ends.
 
     Only that thread enters the namespace, so the caller need not leave it, nor keep an event loop free.
     """
@@ -37,20 +37,28 @@ def in_network(holder: int, work: Callable[[Any], Result]) -> Result:
 
     def body() -> None:
         try:
-            from pyroute2 import IPRoute
-
             enter_namespace(f"/proc/{holder}/ns/net", NEW_NET)
-            with IPRoute(groups=0) as netlink:
-                outcome.append(work(netlink))
+            outcome.append(work())
         except BaseException as error:
             failure.append(error)
 
-    thread = threading.Thread(target=body, name="lab-netlink")
+    thread = threading.Thread(target=body, name="lab-network")
     thread.start()
     thread.join()
     if failure:
         raise failure[0]
     return outcome[0]
+
+
+def _netlink(holder: int, work: Callable[[Any], Result]) -> Result:
+    """Call `work` with a netlink socket in the network namespace of a process."""
+    from pyroute2 import IPRoute
+
+    def body() -> Result:
+        with IPRoute(groups=0) as netlink:
+            return work(netlink)
+
+    return in_network(holder, body)
 
 
 def plug(wiring: Wiring, holders: Mapping[str, int]) -> None:
@@ -66,11 +74,11 @@ def plug(wiring: Wiring, holders: Mapping[str, int]) -> None:
     for place in wiring.places:
         pairs = [(number, cable.ends) for number, cable in enumerate(wiring.cables) if cable.ends[0].place == place]
         if pairs:
-            in_network(holders[place], lambda netlink, pairs=pairs: [_veth(netlink, holders, *pair) for pair in pairs])
+            _netlink(holders[place], lambda netlink, pairs=pairs: [_veth(netlink, holders, *pair) for pair in pairs])
     for place in wiring.switches:
-        in_network(holders[place], lambda netlink, place=place: _set_up_switch(netlink, wiring, place))
+        _netlink(holders[place], lambda netlink, place=place: _set_up_switch(netlink, wiring, place))
     for place in wiring.hosts:
-        in_network(holders[place], lambda netlink, place=place: _set_up_host(netlink, wiring, place))
+        _netlink(holders[place], lambda netlink, place=place: _set_up_host(netlink, wiring, place))
 
 
 def _veth(netlink: Any, holders: Mapping[str, int], number: int, ends: tuple[End, End]) -> None:
@@ -128,12 +136,12 @@ def _shape(netlink: Any, command: str, number: int, bandwidth: int) -> None:
 
 def shape(holders: Mapping[str, int], end: End, bandwidth: int) -> None:
     """Change how much leaves at an end."""
-    in_network(holders[end.place], lambda n: _shape(n, "change", _numbers(n)[end.interface], bandwidth))
+    _netlink(holders[end.place], lambda n: _shape(n, "change", _numbers(n)[end.interface], bandwidth))
 
 
 def cut(holders: Mapping[str, int], end: End) -> None:
     """Take an interface down; the other end loses its carrier."""
-    in_network(holders[end.place], lambda n: n.link("set", index=_numbers(n)[end.interface], state="down"))
+    _netlink(holders[end.place], lambda n: n.link("set", index=_numbers(n)[end.interface], state="down"))
 
 
 def restore(holders: Mapping[str, int], wiring: Wiring, end: End) -> None:
@@ -144,12 +152,12 @@ def restore(holders: Mapping[str, int], wiring: Wiring, end: End) -> None:
         netlink.link("set", index=number[end.interface], state="up")
         _add_routes(netlink, wiring, end.place, number, only=end.interface)
 
-    in_network(holders[end.place], up)
+    _netlink(holders[end.place], up)
 
 
 def bytes_sent(holders: Mapping[str, int], wiring: Wiring) -> dict[tuple[str, str, str], int]:
     """Bytes that left over every link, by (source, target, rail)."""
-    by_place = {place: in_network(holders[place], _sent) for place in wiring.places}
+    by_place = {place: _netlink(holders[place], _sent) for place in wiring.places}
     return {
         (near.node, far.node, cable.rail): by_place[near.place][near.interface]
         for cable in wiring.cables
