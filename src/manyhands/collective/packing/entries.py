@@ -57,12 +57,12 @@ def flipped(paths: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(path[::-1] for path in reversed(paths))
 
 
-def mirrored(entries: Mapping[Entry, int]) -> dict[Entry, int]:
+def mirrored(weights: Mapping[Entry, Fraction]) -> Weights:
     """Each tree to hand out together with itself backwards, out of its middle."""
-    result: dict[Entry, int] = {}
-    for entry, weight in entries.items():
+    result: Weights = {}
+    for entry, weight in weights.items():
         tree = centred(entry.broadcast)
-        result[tree] = result.get(tree, 0) + weight
+        result[tree] = result.get(tree, Fraction(0)) + weight
     return result
 
 

@@ -21,22 +21,36 @@ from manyhands.collective.packing.canonical import CanonicalTrees
 from manyhands.collective.packing.columns import Columns, Mix, exact_weights
 from manyhands.collective.packing.entries import Entry
 from manyhands.collective.packing.few import few_trees, proposals
+from manyhands.collective.packing.hierarchy import pack_hierarchical
 from manyhands.collective.packing.network import Arc, Network
 from manyhands.collective.packing.optimum import optimum
 from manyhands.collective.packing.pricing import Pricing
 from manyhands.collective.packing.spanning import Packing, pack_spanning, shares_of
 
 _WORTH = 1e-9
+_MEDIUM = 32
+"""Ranks from which boxes are tried first, since that takes milliseconds and often is optimal."""
+_LARGE = 160
+"""Ranks up to which a cluster is else packed as a whole, at some 10 s for 128."""
 
 
 def pack_any(network: Network, operation: Operation, root: int | None) -> Packing:
     """The best packing of trees of any kind: exact by Edmonds' theorem, explicit trees where helpers can help."""
-    plain = pack_spanning(network, operation, root)
+    plain = _plain(network, operation, root)
     adds, copies = operation not in ("all_gather", "broadcast"), operation not in ("reduce_scatter", "reduce")
     if not plain.rate or not ((adds and network.adders) or (copies and network.copiers)):
         return plain
     helped = pack_explicit(network, operation, root, pricing_of(network, operation, root, False), plain.weights)
     return plain if helped is None else helped
+
+
+def _plain(network: Network, operation: Operation, root: int | None) -> Packing:
+    """The best packing without helpers; of a very large cluster a good one."""
+    if network.ranks > _MEDIUM:
+        composed = pack_hierarchical(network, operation, root)
+        if composed is not None and (composed.rate == composed.bound or network.ranks > _LARGE):
+            return composed
+    return pack_spanning(network, operation, root)
 
 
 def pack_few(

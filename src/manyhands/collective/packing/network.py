@@ -34,6 +34,8 @@ class Network:
     """Nodes without data that can send what they receive to several others."""
     rails: frozenset[int]
     """The nodes that stand for a rail."""
+    hosts: tuple[str, ...]
+    """The machine of each rank; a rank that is in none is one itself."""
     capacity: Mapping[Arc, int]
     """In units of `unit` bytes/s."""
     unit: int
@@ -112,6 +114,7 @@ def _scaled(
         adders=frozenset(number[node.name] for node in others if node.can_add),
         copiers=frozenset(number[node.name] for node in others if node.can_copy),
         rails=rails,
+        hosts=tuple(node.host or node.name for node in nodes if node.holds_data),
         capacity={arc: amount // unit for arc, amount in capacity.items()},
         unit=unit,
     )

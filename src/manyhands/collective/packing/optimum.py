@@ -60,22 +60,25 @@ class Optimum:
     """The sets that prove the bound, with their weights."""
 
 
-def optimum(network: Network, shares: Mapping[int, Fraction] | None, *, relays: bool = False) -> Optimum:
+def optimum(
+    network: Network, shares: Mapping[int, Fraction] | None, *, relays: bool = False, mirrored: bool = False
+) -> Optimum:
     """Solve for all-reduce (`shares` None), or for handing out when each rank is the root of this share of the data.
 
     Where capacities agree to some eight digits but not exactly, floating point cannot tell which of them bind; they
     are then rounded down to six, and the proof of the original ones shows the loss.
 
+    With `mirrored`, given shares also take the same way back in (all-reduce whose roots are given, on duplex links).
     With `relays`, nodes without data may also add and copy as they are able to. That is then a bound on every forest,
     but trees may not reach it: the program allows what only coding in the network could do.
     """
-    program = _Program(network, shares, relays)
+    program = _Program(network, shares, relays, mirrored)
     found = program.run()
     if found is not None:
         return found
     grain = max(1, program.limit >> 20)
     coarse = replace(network, capacity={arc: amount - amount % grain for arc, amount in network.capacity.items()})
-    rounded = _Program(coarse, shares, relays)
+    rounded = _Program(coarse, shares, relays, mirrored)
     rounded.cuts = program.cuts
     found = rounded.run()
     if found is None:
@@ -90,12 +93,12 @@ class _Program:
     Columns: what is rooted where (or, with given shares, the rate), then the arcs of each layer.
     """
 
-    def __init__(self, network: Network, shares: Mapping[int, Fraction] | None, relays: bool) -> None:
+    def __init__(self, network: Network, shares: Mapping[int, Fraction] | None, relays: bool, mirrored: bool) -> None:
         self.network = network
         self.shares = shares
         self.limit = self._limit()
         self.able = (network.copiers, network.adders) if relays else (frozenset(), frozenset())
-        self.mirrored = shares is None and network.is_duplex and self.able[0] == self.able[1]
+        self.mirrored = mirrored or (shares is None and network.is_duplex and self.able[0] == self.able[1])
         self.arcs = list(network.capacity)
         layers = 2 if shares is None and not self.mirrored else 1
         self.rooted = network.ranks if shares is None else 1
