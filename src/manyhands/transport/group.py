@@ -10,10 +10,13 @@ A group that lost a rank is broken: what runs and all that follows fails, on eve
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import os
 import struct
 import threading
 import time
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -110,9 +113,13 @@ class Group:
         self._machine = self._build(portable)
         self._messages = Messages(rank, {p: link.messages for p, link in self._links.items()})
         rails = {interface: p for p, link in self._links.items() for interface in link.interfaces.values() if interface}
+        streams = [(p, sock) for p, link in self._links.items() for sock in link.streams]
         controls = {p: link.control for p, link in self._links.items()}
         self._control: Control | None = None  # its thread may call before it is returned
-        self._control = Control(controls, rails, self._heard_frame, self._lost, self._tick) if controls else None
+        _groups.add(self)
+        self._control = (
+            Control(controls, streams, rails, self._heard_frame, self._lost, self._tick) if controls else None
+        )
 
     @classmethod
     def connect(
@@ -244,6 +251,7 @@ class Group:
         if self._closed:
             return
         self._closed = True
+        _groups.discard(self)
         with self._lock:
             self._lock.notify_all()
         if self._thread is not None and threading.current_thread() is not self._thread:
@@ -559,6 +567,19 @@ class Group:
         self._messages.fail(error)
         return error
 
+
+_groups: weakref.WeakSet[Group] = weakref.WeakSet()
+"""That are open."""
+
+
+def _leave() -> None:
+    """A process that ends without closing its groups did not crash: say so."""
+    for group in list(_groups):
+        group._say_goodbye()
+
+
+atexit.register(_leave)
+os.register_at_fork(after_in_child=_groups.clear)
 
 _KINDS: dict[str, type[GroupError]] = {"MismatchError": MismatchError, "WaitedTooLongError": WaitedTooLongError}
 

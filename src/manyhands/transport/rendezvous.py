@@ -9,22 +9,23 @@ a common subnet, bound to its interface; or, where there is none, as the routing
 from __future__ import annotations
 
 import json
-import logging
-import queue
+import os
 import secrets
 import socket
-import threading
 import time
+import weakref
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from manyhands.transport.errors import GroupError, WaitedTooLongError
+from manyhands.transport.door import Door
+from manyhands.transport.errors import GroupError, PeerLostError
 from manyhands.transport.interfaces import Interface, interfaces, rails
-from manyhands.transport.wire import StrangerError, admit, introduce
+from manyhands.transport.wire import StrangerError, hold, introduce, watch
 
-_log = logging.getLogger("manyhands")
 _HANDSHAKE_SECONDS = 5.0
+"""On a way that may lead to somebody else."""
 _TRY_SECONDS = 2.0
 """A rail that cannot be connected in this time is left out."""
 MEMORY = "memory"
@@ -39,7 +40,7 @@ class Store(Protocol):
     def get(self, key: str, /) -> Any: ...
 
 
-@dataclass
+@dataclass(eq=False)
 class Link:
     """Connections to one peer: `control` for what is said about operations, `messages` for single tensors, and
     one for data per rail."""
@@ -51,13 +52,37 @@ class Link:
     interfaces: dict[str, str] = field(default_factory=dict)
     """This host's interface of each rail."""
 
+    def __post_init__(self) -> None:
+        _links.add(self)
+
     @property
     def local(self) -> bool:
         return MEMORY in self.data
 
+    @property
+    def streams(self) -> list[socket.socket]:
+        """The connections over TCP but for `control`."""
+        return [sock for sock in (self.messages, *self.data.values()) if sock.family == socket.AF_INET]
+
+    def set_timeout(self, seconds: float) -> None:
+        for sock in (self.control, self.messages, *self.data.values()):
+            sock.settimeout(seconds)
+
     def close(self) -> None:
         for sock in (self.control, self.messages, *self.data.values()):
             sock.close()
+
+
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for link in _links:
+        link.close()
+
+
+# A forked child (of a data loader, say) that held connections would keep peers from noticing that this process died.
+os.register_at_fork(after_in_child=_close_all)
 
 
 def connect(store: Store, rank: int, world: int, name: str, timeout: float) -> list[Link | None]:
@@ -68,73 +93,153 @@ def connect(store: Store, rank: int, world: int, name: str, timeout: float) -> l
         GroupError: two ranks have no way to each other.
     """
     deadline = time.monotonic() + timeout
-    with ExitStack() as stack:
-        tcp = stack.enter_context(socket.create_server(("", 0), backlog=1024))
-        unix = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        unix_name = f"manyhands-{secrets.token_hex(16)}"
-        unix.bind("\0" + unix_name)
-        unix.listen(1024)
-        if rank == 0:
-            store.set(f"{name}/secret", secrets.token_hex(32))
-        own = interfaces()
-        card = {"port": tcp.getsockname()[1], "unix": unix_name, "interfaces": [list(i) for i in own]}
-        store.set(f"{name}/{rank}", json.dumps(card))
-        secret = bytes.fromhex(_text(store.get(f"{name}/secret")))
-        door = stack.enter_context(_Door([tcp, unix], secret, deadline))
-        links: list[Link | None] = [None] * world
-        for peer in range(rank):
-            card = json.loads(_text(store.get(f"{name}/{peer}")))
-            links[peer] = _call(rank, peer, card, own, secret, deadline)
-        door.receive(range(rank + 1, world), links, rank)
-        return links
+    links: list[Link | None] = [None] * world
+    try:
+        with ExitStack() as stack:
+            tcp = stack.enter_context(socket.create_server(("", 0), backlog=1024))
+            unix = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            unix_name = f"manyhands-{secrets.token_hex(16)}"
+            unix.bind("\0" + unix_name)
+            unix.listen(1024)
+            if rank == 0:
+                store.set(f"{name}/secret", secrets.token_hex(32))
+            own = interfaces()
+            card = {"port": tcp.getsockname()[1], "unix": unix_name, "interfaces": [list(i) for i in own]}
+            store.set(f"{name}/{rank}", json.dumps(card))
+            secret = bytes.fromhex(_text(store.get(f"{name}/secret")))
+            door = stack.enter_context(Door([tcp, unix], rank, secret, deadline))
+            for peer in range(rank):
+                card = json.loads(_text(store.get(f"{name}/{peer}")))
+                links[peer] = _Caller(rank, peer, card, own, secret, deadline).call()
+            for peer, part in door.receive(range(rank + 1, world)).items():
+                links[peer] = _link(peer, part, own)
+    except BaseException:
+        for link in filter(None, links):
+            link.close()
+        raise
+    for link in filter(None, links):
+        link.set_timeout(timeout)  # until they are put to use
+    return links
 
 
 def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _call(rank: int, peer: int, card: dict[str, Any], own: list[Interface], secret: bytes, deadline: float) -> Link:
-    """Connect to a lower rank in every way that there is."""
+def _link(peer: int, part: dict[str, Any], own: list[Interface]) -> Link:
+    """What the door received."""
+    names = {interface.address: interface.name for interface in own}
+    rails = {rail: names.get(sock.getsockname()[0], "") for rail, sock in part["data"].items() if rail != MEMORY}
+    return Link(peer, part["control"], part["messages"], part["data"], rails)
 
-    def introduced(sock: socket.socket, kind: str, ways: list[str], rail: str = "") -> socket.socket:
-        sock.settimeout(_HANDSHAKE_SECONDS)
-        purpose = {"rank": rank, "kind": kind, "rail": rail, "ways": ways}
+
+class _Caller:
+    """Connects to a lower rank in every way that there is."""
+
+    def __init__(
+        self, rank: int, peer: int, card: dict[str, Any], own: list[Interface], secret: bytes, deadline: float
+    ) -> None:
+        self.rank, self.peer, self.card, self.own = rank, peer, card, own
+        self.secret, self.deadline = secret, deadline
+        self.opened: list[socket.socket] = []
+        self.late = False
+        """Whether a connection was not refused, but not answered either."""
+
+    def call(self) -> Link:
+        """The link.
+
+        Raises:
+            GroupError: there is no way.
+        """
         try:
-            introduce(sock, secret, purpose)
-        except StrangerError as error:
-            raise GroupError(f"rank {rank} cannot join: at rank {peer}'s address, {error}") from None
-        return sock
+            link = self._through_memory() or self._through_rails() or self._as_routed()
+        except (OSError, StrangerError) as error:
+            for sock in self.opened:
+                sock.close()
+            raise GroupError(f"rank {self.rank} lost rank {self.peer} while connecting to it: {error}") from None
+        if link is None:
+            raise GroupError(
+                f"rank {self.rank} cannot reach rank {self.peer} at any of its addresses: {self._addresses()}. Check "
+                "that no firewall is between the hosts."
+            )
+        return link
 
-    if (sock := _unix(card["unix"])) is not None:
-        first, second = _unix(card["unix"]), _unix(card["unix"])
-        assert first is not None and second is not None
-        control = introduced(sock, "control", [MEMORY])
-        return Link(peer, control, introduced(first, "messages", []), {MEMORY: introduced(second, "data", [], MEMORY)})
-    theirs = [Interface(*row) for row in card["interfaces"]]
-    ways: dict[str, tuple[socket.socket, str]] = {}
-    for mine, other in rails(own, theirs):
-        rail = mine.network
-        if (sock := _tcp(other.address, card["port"], mine)) is not None:
-            ways.setdefault(rail, (sock, mine.name))
-    addresses = [i.address for i in theirs] + ["127.0.0.1"]
-    if not ways:
-        while not ways:
-            for address in addresses:
-                if (sock := _tcp(address, card["port"], None)) is not None:
-                    ways[""] = (sock, "")
-                    break
-            else:
-                if time.monotonic() > deadline:
-                    raise GroupError(f"rank {rank} cannot reach rank {peer} at any of its addresses: {addresses}")
-    sibling = next(iter(ways.values()))[0].getpeername()[0]
-    mine = next((i for i in own if i.network == next(iter(ways))), None)
-    others = [_tcp(sibling, card["port"], mine) for _ in range(2)]
-    if None in others:
-        raise GroupError(f"rank {rank} lost its way to rank {peer} at {sibling} while connecting")
-    control = introduced(others[0], "control", list(ways))  # type: ignore[arg-type]
-    messages = introduced(others[1], "messages", [])  # type: ignore[arg-type]
-    data = {rail: introduced(sock, "data", [], rail) for rail, (sock, _) in ways.items()}
-    return Link(peer, control, messages, data, {rail: name for rail, (_, name) in ways.items()})
+    def _through_memory(self) -> Link | None:
+        if (sock := _unix(self.card["unix"])) is None:
+            return None
+        sockets = [sock, *(_unix(self.card["unix"]) for _ in range(2))]
+        self.opened = [sock for sock in sockets if sock is not None]
+        if len(self.opened) < len(sockets):
+            raise ConnectionResetError("it closed its door")
+        return self._joined({MEMORY: self.opened[0]}, {}, self.opened[1:])
+
+    def _through_rails(self) -> Link | None:
+        theirs = [Interface(*row) for row in self.card["interfaces"]]
+        data: dict[str, socket.socket] = {}
+        names: dict[str, str] = {}
+        for mine, other in rails(self.own, theirs):
+            if mine.network not in data and (sock := self._dial(other.address, mine, mine.network)) is not None:
+                data[mine.network], names[mine.network] = sock, mine.name
+        if not data:
+            return None
+        first = next(mine for mine in self.own if mine.network in data and mine.name == names[mine.network])
+        return self._over_tcp(data, names, first)
+
+    def _as_routed(self) -> Link | None:
+        while True:
+            self.late = False
+            for address in self._addresses():
+                if (sock := self._dial(address, None, "")) is not None:
+                    return self._over_tcp({"": sock}, {}, None)
+            if not self.late or time.monotonic() > self.deadline:
+                return None
+
+    def _addresses(self) -> list[str]:
+        return [address for _, address, _ in self.card["interfaces"]] + ["127.0.0.1"]
+
+    def _dial(self, address: str, interface: Interface | None, rail: str) -> socket.socket | None:
+        """A connection for data, introduced; None if the peer is not to be reached this way."""
+        seconds = min(_TRY_SECONDS, max(0.1, self.deadline - time.monotonic()))
+        sock = None
+        try:
+            sock = _tcp(address, self.card["port"], interface, seconds)
+            self._introduce(sock, "data", rail, [], min(self.deadline, time.monotonic() + _HANDSHAKE_SECONDS))
+            self.opened.append(sock)
+            return sock
+        except (OSError, StrangerError) as error:
+            self.late |= isinstance(error, TimeoutError)
+            if sock is not None:
+                sock.close()
+            return None
+
+    def _over_tcp(self, data: dict[str, socket.socket], names: dict[str, str], interface: Interface | None) -> Link:
+        """Control and messages go the first rail's way."""
+        address = data[interface.network if interface else ""].getpeername()[0]
+        others = []
+        for _ in range(2):
+            others.append(_tcp(address, self.card["port"], interface, max(_TRY_SECONDS, _HANDSHAKE_SECONDS)))
+            self.opened.append(others[-1])
+        return self._joined(data, names, others, introduced=True)
+
+    def _joined(
+        self,
+        data: dict[str, socket.socket],
+        names: dict[str, str],
+        others: list[socket.socket],
+        introduced: bool = False,
+    ) -> Link:
+        control, messages = others
+        for rail, sock in data.items():
+            if not introduced:
+                self._introduce(sock, "data", rail, [], self.deadline)
+        self._introduce(control, "control", "", list(data), self.deadline)
+        self._introduce(messages, "messages", "", [], self.deadline)
+        watch(control)
+        return Link(self.peer, control, messages, data, names)
+
+    def _introduce(self, sock: socket.socket, kind: str, rail: str, ways: list[str], deadline: float) -> None:
+        purpose = {"rank": self.rank, "to": self.peer, "kind": kind, "rail": rail, "ways": ways}
+        introduce(sock, self.secret, purpose, deadline)
 
 
 def _unix(name: str) -> socket.socket | None:
@@ -147,7 +252,11 @@ def _unix(name: str) -> socket.socket | None:
     return sock
 
 
-def _tcp(address: str, port: int, interface: Interface | None) -> socket.socket | None:
+def _tcp(address: str, port: int, interface: Interface | None, seconds: float) -> socket.socket:
+    """
+    Raises:
+        OSError: it cannot be connected in this time.
+    """
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         if interface is not None:
@@ -156,94 +265,42 @@ def _tcp(address: str, port: int, interface: Interface | None) -> socket.socket 
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.name.encode())
             except PermissionError:
                 pass  # the source address has to do
-        sock.settimeout(_TRY_SECONDS)
+        sock.settimeout(seconds)
         sock.connect((address, port))
+        hold(sock)
     except OSError:
         sock.close()
-        return None
-    watchful(sock)
+        raise
     return sock
 
 
-def watchful(sock: socket.socket) -> None:
-    """Have the kernel notice within two seconds that the other end cannot be reached any more."""
-    for option, value in (
-        (socket.TCP_NODELAY, 1),
-        (socket.TCP_KEEPIDLE, 1),
-        (socket.TCP_KEEPINTVL, 1),
-        (socket.TCP_KEEPCNT, 1),
-        (socket.TCP_USER_TIMEOUT, 1500),
-    ):
-        sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+def links_over(rank: int, sockets: Sequence[socket.socket | None]) -> list[Link | None]:
+    """Links to ranks of the same host that are joined by a Unix socket each already: no store, nothing to prove.
 
-
-class _Door:
-    """Accepts connections, lets peers in and turns strangers away."""
-
-    def __init__(self, listeners: list[socket.socket], secret: bytes, deadline: float) -> None:
-        self._listeners, self._secret, self._deadline = listeners, secret, deadline
-        self._arrived: queue.SimpleQueue[tuple[dict[str, Any], socket.socket]] = queue.SimpleQueue()
-        self._open = True
-
-    def __enter__(self) -> _Door:
-        for listener in self._listeners:
-            listener.settimeout(0.5)
-            threading.Thread(target=self._accept, args=(listener,), daemon=True, name="manyhands-door").start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._open = False
-
-    def receive(self, peers: range, links: list[Link | None], rank: int) -> None:
-        """Wait for all connections of these ranks."""
-        parts: dict[int, dict[str, Any]] = {peer: {"data": {}} for peer in peers}
-
-        def missing() -> list[int]:
-            return [p for p, part in parts.items() if "messages" not in part or not part.get("ways") or _lacks(part)]
-
-        def _lacks(part: dict[str, Any]) -> bool:
-            return set(part["ways"]) != set(part["data"])
-
-        while missing():
-            left = self._deadline - time.monotonic()
+    Raises:
+        PeerLostError: a peer is gone.
+    """
+    links: list[Link | None] = [None] * len(sockets)
+    for peer, sock in enumerate(sockets):
+        if sock is not None and rank < peer:
+            mine, theirs = zip(socket.socketpair(), socket.socketpair(), strict=True)
             try:
-                purpose, sock = self._arrived.get(timeout=max(0.0, left))
-            except queue.Empty:
-                raise WaitedTooLongError(f"rank {rank} waited for rank(s) {missing()} to connect") from None
-            part = parts[purpose["rank"]]
-            if purpose["kind"] == "data":
-                part["data"][purpose["rail"]] = sock
-            else:
-                part[purpose["kind"]] = sock
-                part.setdefault("ways", purpose["ways"]) if purpose["ways"] else None
-        names = {i.address: i.name for i in interfaces()}
-        for peer, part in parts.items():
-            on = (
-                {}
-                if MEMORY in part["data"]
-                else {r: names.get(s.getsockname()[0], "") for r, s in part["data"].items()}
-            )
-            links[peer] = Link(peer, part["control"], part["messages"], part["data"], on)
-
-    def _accept(self, listener: socket.socket) -> None:
-        while self._open:
-            try:
-                sock, address = listener.accept()
-            except TimeoutError:
-                continue
+                socket.send_fds(sock, [b"l"], [s.fileno() for s in theirs])
             except OSError:
-                return
-            threading.Thread(target=self._admit, args=(sock, address), daemon=True, name="manyhands-door").start()
-
-    def _admit(self, sock: socket.socket, address: object) -> None:
-        sock.settimeout(_HANDSHAKE_SECONDS)
-        try:
-            purpose = admit(sock, self._secret)
-            if sock.family == socket.AF_INET:
-                watchful(sock)
-        except (StrangerError, OSError, ValueError) as error:
-            _log.warning("turned away a connection from %s: %s", address or "this host", error)
-            sock.close()
-            return
-        self._arrived.put((purpose, sock))
+                raise PeerLostError(peer, "joining the group") from None
+            for s in theirs:
+                s.close()
+            links[peer] = Link(peer, sock, mine[0], {MEMORY: mine[1]})
+    for peer, sock in enumerate(sockets):
+        if sock is not None and rank > peer:
+            try:
+                tag, descriptors, _, _ = socket.recv_fds(sock, 1, 2)
+            except OSError:
+                tag, descriptors = b"", []
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
+            if not tag or len(descriptors) != 2:
+                raise PeerLostError(peer, "joining the group")
+            messages, data = (socket.socket(fileno=descriptor) for descriptor in descriptors)
+            links[peer] = Link(peer, sock, messages, {MEMORY: data})
+    return links
