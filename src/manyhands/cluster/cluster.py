@@ -118,7 +118,7 @@ class Cluster:
     def subset(self, ranks: Iterable[str], *, kinds: Iterable[str] | None = None) -> Cluster:
         """The cluster with only these data-holding nodes, in this order, and only links of these kinds.
 
-        Other nodes stay if a path between two of the ranks can lead through them.
+        Other nodes stay if a path between two of the ranks can lead through them, or if they can add.
 
         Raises:
             UserError: there is no such node.
@@ -143,7 +143,9 @@ class Cluster:
             useless = {
                 name
                 for name in kept - set(wanted)
-                if not before[name] or not after[name] or len(before[name] | after[name]) < 2
+                if not before[name]
+                or not after[name]
+                or (len(before[name] | after[name]) < 2 and not self.by_name[name].can_add)
             }
             if not useless:
                 break

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from manyhands.cluster import Cluster
 from manyhands.collective.algorithms import ALGORITHMS, ALIASES
+from manyhands.collective.algorithms.routes import members_of
 from manyhands.collective.blocks import Block
 from manyhands.collective.cost import Cost, predict
 from manyhands.collective.forest import Forest, Operation
@@ -56,15 +57,17 @@ def build(
         UserError: no such algorithm, or it has no schedule for the operation on this cluster.
     """
     name = ALIASES.get(name, name)
+    if operation in ("broadcast", "reduce"):
+        root = root or members_of(cluster)[0]
     if name == PACKED:
         from manyhands.collective.packing import packed
 
         return packed(cluster, operation, root=root, max_trees=max_trees, canonical=canonical).forest
     if name not in ALGORITHMS:
         raise UserError(f"there is no algorithm {name}. Algorithms: {', '.join(known_algorithms())}.")
-    if root is not None and operation in ("broadcast", "reduce"):
-        return ALGORITHMS[name](cluster, operation, root=root)
-    return ALGORITHMS[name](cluster, operation)
+    # Helper hosts have no root to take, and say themselves what they do not serve.
+    takes_root = root is not None and operation in ("broadcast", "reduce") and name != "helper_hosts"
+    return ALGORITHMS[name](cluster, operation, **({"root": root} if takes_root else {}))
 
 
 def choose(
@@ -83,7 +86,7 @@ def choose(
         root: of a broadcast or reduce. Default: the first rank.
         canonical: sums are made in the order of the aligned tree; forests that do not fit it carry partial sums.
         contributions: then, the leaves that each rank brings. Default: one each.
-        candidates: names of algorithms. Default: all that have a schedule.
+        candidates: names of algorithms. Default: all that have a schedule and make a difference.
 
     Raises:
         UserError: none has.
@@ -92,7 +95,7 @@ def choose(
     forests: dict[str, Forest] = {}
     costs: dict[str, Cost] = {}
     refusals: list[str] = []
-    for name in candidates or [*ALGORITHMS, PACKED]:
+    for name in candidates or _sensible(cluster):
         try:
             forest = build(name, cluster, operation, root=root, canonical=canonical)
         except UserError as error:
@@ -106,6 +109,11 @@ def choose(
     best = min(close, key=lambda name: (len(forests[name].trees), costs[name].seconds))
     considered = {name: costs[name] for name in ranked}
     return Choice(forest=forests[best], cost=costs[best], reason=_reason(best, considered, size), considered=considered)
+
+
+def _sensible(cluster: Cluster) -> list[str]:
+    """All algorithms but the one for helpers where there are none."""
+    return [name for name in (*ALGORITHMS, PACKED) if name != "helper_hosts" or cluster.helpers]
 
 
 def _reason(best: str, considered: dict[str, Cost], size: int) -> str:

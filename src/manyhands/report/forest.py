@@ -134,7 +134,7 @@ def _trees(cluster: Cluster, item: _Shown, places: dict[str, Point]) -> str:
     """Every tree by itself, and all of them in words."""
     figures, rows = [], []
     for index, tree in enumerate(item.forest.trees):
-        share = f"{float(tree.share):.3g}" if tree.share.denominator > 99 else str(tree.share)
+        share = f"{float(tree.share):.1%}" if tree.share.denominator > 40 else str(tree.share)
         key = f'<i class="t{index % COLOURS}"></i>'
         if index < MOST_TREES:
             drawing = draw_tree(cluster, places, tree, index, f"tree {index}, rooted at {tree.root}")

@@ -64,19 +64,24 @@ def place_nodes(cluster: Cluster, order: Sequence[str]) -> dict[str, Point]:
     places |= dict.fromkeys(rest, Point(middle, middle))
     for _ in range(60):  # the middle of the neighbours, some of which are switches themselves
         for name in rest:
-            near = [places[other] for other in neighbours[name]] or [Point(middle, middle)]
+            near = [places[other] for other in neighbours[name]]
+            if len(near) < 2:  # what hangs on one node stands inwards of it
+                near.append(Point(middle, middle))
             places[name] = Point(sum(p.x for p in near) / len(near), sum(p.y for p in near) / len(near))
     _part(places, rest)
     return places
 
 
 def _part(places: dict[str, Point], names: Sequence[str]) -> None:
-    """Push apart what stands in the same place."""
-    for index, name in enumerate(names):
-        twins = [other for other in names[:index] if math.dist(places[other], places[name]) < 40]
-        if twins:
-            angle = 2 * math.pi * index / len(names)
-            places[name] = Point(places[name].x + 46 * math.cos(angle), places[name].y + 46 * math.sin(angle))
+    """Set what would stand in the same place around it."""
+    left = list(names)
+    while left:
+        here = places[left[0]]
+        together = [name for name in left if math.dist(places[name], here) < 30]
+        left = [name for name in left if name not in together]
+        for index, name in enumerate(together if len(together) > 1 else []):
+            angle = 2 * math.pi * index / len(together)
+            places[name] = Point(here.x + 72 * math.cos(angle), here.y + 72 * math.sin(angle))
 
 
 def strands(forest: Forest, cluster: Cluster, flow: Fraction) -> dict[Wire, list[Strand]]:
