@@ -40,3 +40,12 @@ def test_a_subset_keeps_the_switches_that_lead_on():
     assert len(nvlink.links) == 2
     with pytest.raises(UserError, match="no device or host gpu9"):
         preset("dgx1v").subset(["gpu9"])
+
+
+def test_scaled_and_apart():
+    cluster = preset("dgx1v").subset(["gpu0", "gpu3"], kinds=["nvlink"])
+    scaled = cluster.scaled(1e-3)
+    assert scaled.capacity == {("gpu0", "gpu3"): 46_000_000, ("gpu3", "gpu0"): 46_000_000}
+    assert {node.host for node in scaled.nodes} == {"h0"}
+    assert {node.host for node in scaled.apart().nodes} == {""}
+    assert scaled.apart().links == scaled.links

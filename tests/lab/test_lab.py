@@ -70,6 +70,7 @@ def test_hosts_without_a_link_are_reached_over_others(lab):
     far = line.interfaces("h2")["h1", ""].address
     assert "Network is unreachable" in connect_error(line, "h0", far)
     assert "refused" in connect_error(line, "h0", "h2")
+    assert "refused" in connect_error(line, "h0", "h1.eth0")
     carries(lambda: [Flow(line, "h0", "h2", "h2", 6 * MB, 16 * MB)])
     assert line.byte_counters()["h1", "h2", ""] > 6 * MB
 

@@ -114,6 +114,7 @@ def test_devices_of_a_machine_share_it():
     assert len(wiring.cables) == 16  # one NIC for each GPU; NVLinks stay inside
     assert {cable.ends[1].place for cable in wiring.cables} == {"ib"}
     assert wire(preset("dgx1v")).cables == ()
+    assert len(wire(preset("dgx1v").apart()).cables) == 16 + 8 + 4 + 1
 
 
 def test_what_cannot_be_emulated():

@@ -34,6 +34,8 @@ class LabCommand:
     """A preset (see `manyhands cluster presets`) or a file with a cluster."""
     scale: float = 1.0
     """Multiply all bandwidths: one machine cannot emulate NVLinks, but a thousandth of them."""
+    apart: bool = False
+    """Give every device a host of its own, and so emulate the links inside of machines too."""
     keep_going: bool = False
     """When a rank fails, leave the others to themselves instead of ending them."""
 
@@ -43,6 +45,7 @@ class LabCommand:
         if self.scale <= 0:
             raise UsageError(f"--scale must be positive, not {self.scale:g}.")
         cluster = cluster_of_user(self.cluster).scaled(self.scale)
+        cluster = cluster.apart() if self.apart else cluster
         if not cluster.ranks:
             raise UsageError(f"cluster {cluster.name} has no host or device to run a command on.")
         with Lab(cluster) as lab:

@@ -158,3 +158,7 @@ class Cluster:
         """The same cluster with all bandwidths multiplied."""
         links = tuple(replace(link, bandwidth=max(1, round(link.bandwidth * factor))) for link in self.links)
         return replace(self, links=links)
+
+    def apart(self) -> Cluster:
+        """The same cluster with every node a machine of its own, so that nothing shares memory."""
+        return replace(self, nodes=tuple(replace(node, host="") for node in self.nodes))

@@ -49,7 +49,8 @@ class Lab:
     Each host has a network, /dev/shm, System V and POSIX IPC, host name and process numbers of its own; files are
     shared. All hosts reach each other's names (h0, ...), over several hops if need be; over a link's own addresses
     only its two ends reach each other. Nodes with the same `host` share one, and links between them are not
-    emulated, nor are latencies. Whatever happens to the owner, SIGKILL included, nothing is left behind.
+    emulated (see `Cluster.apart`), nor are latencies. Whatever happens to the owner, SIGKILL included, nothing is left
+    behind.
 
     Raises:
         UserError: not root, pyroute2 is missing, or the cluster cannot be emulated.
@@ -74,8 +75,7 @@ class Lab:
             raise
 
     def _make_places(self) -> dict[str, int]:
-        names = "".join(f"{address}\t{host}\n" for host, address in self.wiring.hosts.items())
-        common = {"hosts": f"127.0.0.1\tlocalhost\n{names}", "cluster": format_toml(self.cluster)}
+        common = {"hosts": self._hosts_file(), "cluster": format_toml(self.cluster)}
         places = [{"name": place, "hostname": place[:64], **common} for place in self.wiring.places]
         assert self._keeper.stdin is not None
         assert self._keeper.stdout is not None
@@ -92,6 +92,14 @@ class Lab:
         if "error" in told:
             raise UserError(f"the lab cannot make namespaces: {told['error']}. In a container, start it privileged.")
         return told["holders"]
+
+    def _hosts_file(self) -> str:
+        """/etc/hosts: h0 is a host, h0.eth0 one of its interfaces, and ::ffff:... what IPv6 sockets see of them."""
+        names = {"127.0.0.1": "localhost"} | {address: host for host, address in self.wiring.hosts.items()}
+        names |= {
+            e.address: f"{e.place}.{e.interface}" for cable in self.wiring.cables for e in cable.ends if e.address
+        }
+        return "".join(f"{address}\t{name}\n::ffff:{address}\t{name}.ipv4\n" for address, name in names.items())
 
     def close(self) -> None:
         """End all that runs in the lab, and the lab."""
