@@ -6,13 +6,15 @@ import signal
 import socket
 import traceback
 import warnings
+from typing import get_args
 
 import pytest
 import torch
 
 from manyhands.collective import Fold, Node, assign_blocks, fold, leaves
-from manyhands.sync import Exchange, LocalSum, lay_out
-from manyhands.transport import Mesh, PeerLostError
+from manyhands.plan import Collective
+from manyhands.sync import Exchange, LocalSum, choose_forest, lay_out
+from manyhands.transport import Group, PeerLostError, links_over
 
 DEADLINE = 20.0
 CPU = torch.device("cpu")
@@ -126,13 +128,19 @@ def parts(total: int, rank: int, world: int, reproducible: bool = True):
     return block, plan, [(Node(0, r),) for r in range(world)], world
 
 
-def take_part(rank, links, total, steps, bucket_bytes, device=CPU, before_announce=lambda step, bucket: None):
+def joined(rank, links) -> Group:
+    return Group(rank, links_over(rank, links), timeout=DEADLINE)
+
+
+def take_part(
+    rank, links, total, steps, bucket_bytes, device=CPU, before_announce=lambda step, bucket: None, algorithm="auto"
+):
     """A worker's steps; yields the totals of each."""
     world = len(links)
     block, plan, nodes, tree_leaves = parts(total, rank, world)
     layout = lay_out(values(1, 0)[0], bucket_bytes)
-    mesh = Mesh(rank, links, timeout=DEADLINE)
-    exchange = Exchange(layout, nodes, tree_leaves, mesh, device)
+    forest, _ = choose_forest(algorithm, world)
+    exchange = Exchange(layout, nodes, tree_leaves, joined(rank, links), device, forest)
     local = LocalSum(plan, exchange.outputs)
     for step in range(steps):
         rows = values(total, step)
@@ -161,6 +169,18 @@ def test_every_worker_has_the_sums_of_one_process(gangs, world, total, bucket_by
     assert [gang.wait(rank) for rank in range(world)] == [0] * world
 
 
+@pytest.mark.parametrize("algorithm", [a for a in get_args(Collective) if a != "auto"])
+def test_the_sums_are_the_same_however_they_travel(gangs, algorithm):
+    def work(rank, links, say):
+        for step, totals in enumerate(take_part(rank, links, 7, 2, 4 << 20, algorithm=algorithm)):
+            rows = values(7, step)
+            for item in range(len(SHAPES)):
+                assert bits(totals[item]) == bits(tree([row[item] for row in rows])), (step, item)
+
+    gang = gangs(4, work)
+    assert [gang.wait(rank) for rank in range(4)] == [0] * 4
+
+
 def test_totals_are_private(gangs):
     """What one worker does to its totals, nobody else sees: optimizers write into gradients."""
 
@@ -183,7 +203,7 @@ def test_blocks_summed_left_to_right(gangs):
         rows = values(total, 0)
         block, plan, nodes, tree_leaves = parts(total, rank, world, reproducible=False)
         layout = lay_out(rows[0])
-        exchange = Exchange(layout, nodes, tree_leaves, Mesh(rank, links, timeout=DEADLINE), CPU)
+        exchange = Exchange(layout, nodes, tree_leaves, joined(rank, links), CPU, choose_forest("auto", world)[0])
         local = LocalSum(plan, exchange.outputs)
         for leaf, index in enumerate(range(*block)):
             local.push(leaf, range(len(SHAPES)), [tensor.clone() for tensor in rows[index]])
@@ -225,15 +245,16 @@ def test_a_worker_that_dies_in_a_step_is_named_to_the_others(gangs, dies, at_buc
 
     gang = gangs(world, work)
     for rank in survivors:
-        assert gang.hear(rank).startswith(f"worker {dies} was lost while ")
+        assert gang.hear(rank).startswith(f"rank {dies} was lost ")
     assert gang.wait(dies) == -signal.SIGKILL
 
 
-def test_closed_sockets_are_a_lost_worker_too(gangs):
+def test_a_worker_that_leaves_is_a_lost_worker_too(gangs):
     def work(rank, links, say):
         if rank == 1:
             block, plan, nodes, total = parts(4, 1, 2)
-            exchange = Exchange(lay_out(values(1, 0)[0]), nodes, total, Mesh(1, links, timeout=DEADLINE), CPU)
+            forest = choose_forest("auto", 2)[0]
+            exchange = Exchange(lay_out(values(1, 0)[0]), nodes, total, joined(1, links), CPU, forest)
             exchange.close()
             say("closed")
             signal.pause()
@@ -245,5 +266,5 @@ def test_closed_sockets_are_a_lost_worker_too(gangs):
             say(str(error))
 
     gang = gangs(2, work)
-    assert gang.hear(0).startswith("worker 1 was lost while ")
+    assert gang.hear(0).startswith("rank 1 ")
     assert gang.wait(0) == 0
