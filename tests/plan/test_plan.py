@@ -1,11 +1,14 @@
 """Plans that a job or a machine cannot carry are refused, with a remedy that works."""
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manyhands.collective.algorithms import ALGORITHMS, ALIASES
 from manyhands.errors import UsageError
-from manyhands.plan import Plan
+from manyhands.plan import Collective, Plan
 
 
 @pytest.mark.parametrize("name", ["workers", "threads", "workers_per_device"])
@@ -18,7 +21,17 @@ def test_counts_below_one(name, value):
 def test_a_plan_is_plain_data():
     plan = Plan(workers=3, device="cpu", threads=2)
     assert Plan(**plan.as_dict()) == plan
-    assert plan.as_dict() == {"workers": 3, "device": "cpu", "threads": 2, "workers_per_device": 1}
+    values = {"workers": 3, "device": "cpu", "threads": 2, "workers_per_device": 1, "collective": "auto"}
+    assert plan.as_dict() == values
+
+
+def test_a_collective_that_is_none_is_refused():
+    with pytest.raises(UsageError, match=r"--collective rign: there are auto, direct, ring,"):
+        Plan(collective="rign")
+
+
+def test_collectives_are_those_there_are():
+    assert set(get_args(Collective)) <= {"auto", "direct", "packed", *ALGORITHMS, *ALIASES}
 
 
 def refusal(plan: Plan, micro_batches: int, cuda_devices: int) -> str | None:

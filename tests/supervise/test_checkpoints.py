@@ -9,9 +9,9 @@ import pytest
 from manyhands.engine import Loop
 from manyhands.errors import UsageError
 from manyhands.run import RunDirectory, newest_checkpoint
+from manyhands.shm import Slots
 from manyhands.supervise import Care, checkpoints
 from manyhands.supervise.checkpoints import Checkpoints
-from manyhands.transport import Slots
 
 DEADLINE = 20.0
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manyhands.run import Checkpoint
+from manyhands.shm import Held
 from manyhands.supervise.members import Member, Phase, Source, choose_source
-from manyhands.transport import Held
 
 
 def members(*steps: int, bits: tuple[int, ...] | None = None) -> list[Member]:

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manyhands.shm import Whereabouts
 from manyhands.supervise.patience import Patience
 from manyhands.timeline import PHASES
-from manyhands.transport import Whereabouts
 
 SECOND = 10**9
 NOW = 10**12

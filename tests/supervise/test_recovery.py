@@ -83,13 +83,14 @@ def test_a_newcomer_that_fails_costs_the_resize_not_the_run(expected, tmp_path):
 
 def test_stop_and_resume(expected, tmp_path):
     """By command, SIGTERM and Ctrl-C: each ends cleanly with a checkpoint and goes on from there."""
-    run = Run.begin(tmp_path / "run", TINY, job=LONG)
+    run = Run.begin(tmp_path / "run", TINY, job=("--pause=0.05", *LONG[1:]))  # slow: the commands take their time
     for step, end in (
         (30, lambda process: cli("stop", tmp_path / "run")),
         (60, lambda process: process.send_signal(signal.SIGTERM)),
         (90, lambda process: process.send_signal(signal.SIGINT)),
     ):
         run.until_step(step)
+        run.until(lambda run=run: run.ended() or run.show().get("workers"), "the gang")
         end(run.process)
         assert run.wait() == 130, run.output()
         result = run.result()
@@ -149,7 +150,7 @@ def test_damaged_checkpoints_are_named_and_skipped(expected, tmp_path):
 def test_a_hung_worker_is_replaced(tmp_path):
     """A worker that stops itself in the middle of a step is found by its stillness, its peer is not blamed."""
     job = ("--fault=stop_self", f"--mark={tmp_path / 'mark'}", "--steps=40")
-    run = Run.begin(tmp_path / "run", TINY, "--patience=1", job=job)
+    run = Run.begin(tmp_path / "run", TINY, "--patience=3", job=job)
     assert run.wait() == 0, run.output()
     calm = train(tmp_path / "calm", TINY, job=("--steps=40",))
     assert run.result()["weights_sha256"] == calm["weights_sha256"]

@@ -2,11 +2,11 @@
 
 import time
 
+from manyhands.shm import Board
 from manyhands.supervise.members import Member, Phase
 from manyhands.supervise.options import Care
 from manyhands.supervise.watch import Watch
 from manyhands.timeline import PHASES
-from manyhands.transport import Board
 
 
 class NoEngine:
@@ -28,7 +28,7 @@ def test_a_worker_that_hangs_before_its_first_report_is_found_by_its_steps_on_th
     watch.look({3: member})
     assert not notes  # still in its first step: that may compile
     assert watch.next_check({3: member}) <= 1.0
-    monkeypatch.setattr("manyhands.transport.board.monotonic_ns", lambda: began + 10**8)
+    monkeypatch.setattr("manyhands.shm.board.monotonic_ns", lambda: began + 10**8)
     board.write(3, 2, 0, PHASES.index("forward"))  # two steps were done 0.1 s after the start, then nothing more
     watch.look({3: member})
     assert len(notes) == 1 and "stood still" in notes[0]

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from manyhands import Job
 from manyhands.errors import UserError
 from manyhands.train.gradients import Gradients
-from manyhands.transport import Mesh, PeerLostError
+from manyhands.transport import Group, PeerLostError, links_over
 
 DEADLINE = 30.0
 CUTS = 6
@@ -102,7 +102,7 @@ def gradients_of(model) -> dict[str, tuple | None]:
 
 
 def gang(world: int, work) -> list:
-    """Run `work(rank, mesh)` in threads; the results or exceptions."""
+    """Run `work(rank, group)` in threads; the results or exceptions."""
     links = [[None] * world for _ in range(world)]
     for low in range(world):
         for high in range(low + 1, world):
@@ -111,7 +111,7 @@ def gang(world: int, work) -> list:
 
     def be(rank):
         try:
-            results[rank] = work(rank, Mesh(rank, links[rank], timeout=DEADLINE))
+            results[rank] = work(rank, Group(rank, links_over(rank, links[rank]), timeout=DEADLINE))
         except Exception as error:
             results[rank] = error
 
@@ -138,7 +138,7 @@ def one_thread():
 
 def test_alone_it_is_the_tree_over_the_micro_batches():
     model = Net()
-    gradients = Gradients(model, job(), 0, 1, None)
+    gradients = Gradients(model, job(), None)
     for step in range(2):
         model.load_state_dict(Net().state_dict())
         finished = compute(model, gradients, step, flag=3)
@@ -151,9 +151,9 @@ def test_alone_it_is_the_tree_over_the_micro_batches():
 def test_in_a_gang_every_worker_has_the_same_bits(world):
     definition = [expected(step) for step in range(3)]
 
-    def work(rank, mesh):
+    def work(rank, group):
         model = Net()
-        gradients = Gradients(model, job(), rank, world, mesh)
+        gradients = Gradients(model, job(), group)
         taken = []
         for step in range(3):
             model.load_state_dict(Net().state_dict())
@@ -164,7 +164,7 @@ def test_in_a_gang_every_worker_has_the_same_bits(world):
         return taken
 
     alone = Net()
-    single = Gradients(alone, job(), 0, 1, None)
+    single = Gradients(alone, job(), None)
     results = gang(world, work)
     for step in range(3):
         alone.load_state_dict(Net().state_dict())
@@ -182,7 +182,7 @@ def test_gradients_are_row_major_whatever_autograd_made():
             self.w = nn.Parameter(torch.arange(6.0).view(3, 2).t())  # autograd keeps a parameter's own layout
 
     model = Turned()
-    gradients = Gradients(model, job(1), 0, 1, None)
+    gradients = Gradients(model, job(1), None)
     gradients.begin_step()
     gradients.begin_micro_batch(0)
     (model.w.t() @ torch.ones(2, 4)).square().mean().backward()
@@ -192,15 +192,15 @@ def test_gradients_are_row_major_whatever_autograd_made():
 
 
 def test_without_the_guarantee_the_sum_is_the_same_up_to_rounding():
-    def work(rank, mesh):
+    def work(rank, group):
         model = Net()
-        gradients = Gradients(model, job(reproducible=False), rank, 2, mesh)
+        gradients = Gradients(model, job(reproducible=False), group)
         compute(model, gradients, 0)
         gradients.close()
         return {name: parameter.grad for name, parameter in model.named_parameters()}
 
     model = Net()
-    compute(model, Gradients(model, job(), 0, 1, None), 0)
+    compute(model, Gradients(model, job(), None), 0)
     first, second = gang(2, work)
     for name, parameter in model.named_parameters():
         assert raw(first[name]) == raw(second[name]), name
@@ -212,9 +212,9 @@ def test_without_the_guarantee_the_sum_is_the_same_up_to_rounding():
 
 
 def test_a_lost_peer_leaves_no_gradients_and_the_buffers_of_the_steps_start():
-    def work(rank, mesh):
+    def work(rank, group):
         model = Net()
-        gradients = Gradients(model, job(), rank, 2, mesh)
+        gradients = Gradients(model, job(), group)
         compute(model, gradients, 0)
         buffers = {name: raw(buffer) for name, buffer in model.named_buffers()}
         if rank == 1:
@@ -236,7 +236,7 @@ def test_a_lost_peer_leaves_no_gradients_and_the_buffers_of_the_steps_start():
 
 def test_a_step_given_up_in_a_forward_pass_leaves_no_trace():
     model = Net()
-    gradients = Gradients(model, job(), 0, 1, None)
+    gradients = Gradients(model, job(), None)
     compute(model, gradients, 0)
     buffers = {name: raw(buffer) for name, buffer in model.named_buffers()}
     gradients.begin_step()
@@ -255,13 +255,13 @@ def test_a_step_given_up_in_a_forward_pass_leaves_no_trace():
 
 
 def test_the_hooks_go_when_the_gang_is_left():
-    def work(rank, mesh):
+    def work(rank, group):
         model = Net()
-        gradients = Gradients(model, job(), rank, 2, mesh)
+        gradients = Gradients(model, job(), group)
         compute(model, gradients, 0)
         gradients.close()
         assert all(not p._post_accumulate_grad_hooks for p in model.parameters() if p.requires_grad)
-        compute(model, Gradients(model, job(), 0, 1, None), 0)
+        compute(model, Gradients(model, job(), None), 0)
         return "done"
 
     assert gang(2, work) == ["done", "done"]
@@ -269,7 +269,7 @@ def test_the_hooks_go_when_the_gang_is_left():
 
 def test_sparse_gradients_are_refused_by_name():
     model = nn.Sequential(nn.Embedding(5, 2, sparse=True))
-    gradients = Gradients(model, job(1), 0, 1, None)
+    gradients = Gradients(model, job(1), None)
     gradients.begin_step()
     gradients.begin_micro_batch(0)
     model(torch.tensor([1, 2])).sum().backward()
@@ -277,7 +277,7 @@ def test_sparse_gradients_are_refused_by_name():
         gradients.end_micro_batch(0)
 
 
-def reentrant(rank, mesh, use_reentrant: bool):
+def reentrant(rank, group, use_reentrant: bool):
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -289,7 +289,7 @@ def reentrant(rank, mesh, use_reentrant: bool):
             return x
 
     model = Twice()
-    gradients = Gradients(model, job(2), rank, 2, mesh)
+    gradients = Gradients(model, job(2), group)
     try:
         gradients.begin_step()
         gradients.begin_micro_batch(rank)
@@ -302,7 +302,7 @@ def reentrant(rank, mesh, use_reentrant: bool):
 
 
 def test_gradients_that_come_twice_are_refused_by_name():
-    for error in gang(2, lambda rank, mesh: reentrant(rank, mesh, True)):
+    for error in gang(2, lambda rank, group: reentrant(rank, group, True)):
         assert isinstance(error, UserError)
         assert "layer." in str(error) and "use_reentrant=False" in str(error)
-    assert gang(2, lambda rank, mesh: reentrant(rank, mesh, False)) == ["done", "done"]
+    assert gang(2, lambda rank, group: reentrant(rank, group, False)) == ["done", "done"]

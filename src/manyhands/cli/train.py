@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from manyhands.errors import UsageError
-from manyhands.plan import Device
+from manyhands.plan import Collective, Device
 from manyhands.supervise import Care, Session, run_session
 
 
@@ -35,6 +35,8 @@ class Train:
     """Threads per worker on the CPU. Default: 1. Part of what fixes the bits of the result."""
     workers_per_device: int | None = None
     """Workers that may share one CUDA device. Default: 1."""
+    collective: Collective | None = None
+    """How gradients travel between workers. Default: auto. The sums are the same bits whatever it is."""
     tracker: tuple[Literal["tensorboard"], ...] = ()
     """Also write the figures there."""
     care: Annotated[Care, tyro.conf.arg(name="")] = field(default_factory=Care)
@@ -56,6 +58,7 @@ class Train:
             "device": self.device,
             "threads": self.threads,
             "workers_per_device": self.workers_per_device,
+            "collective": self.collective,
         }
         return run_session(
             Session(

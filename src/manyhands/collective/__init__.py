@@ -2,7 +2,7 @@
 
 from manyhands.collective.blocks import Block, assign_blocks
 from manyhands.collective.compile import Association, Contribution, compile_forest, count_chunks, one_each, ranges
-from manyhands.collective.forest import Edge, Forest, Operation, Tree
+from manyhands.collective.forest import Edge, Forest, Operation, Tree, forest_from_json, forest_to_json
 from manyhands.collective.program import Instruction, Op, Place, Program
 from manyhands.collective.tree import Fold, Node, fold, leaves, pieces
 
@@ -24,6 +24,8 @@ __all__ = [
     "compile_forest",
     "count_chunks",
     "fold",
+    "forest_from_json",
+    "forest_to_json",
     "leaves",
     "one_each",
     "pieces",

@@ -94,6 +94,11 @@ def _depth(tree: Tree) -> int:
     return 1 + max(max(levels.reduce.values(), default=0), max(levels.broadcast.values(), default=0))
 
 
+def _rail(edge: Edge) -> str:
+    """What tells parallel ways apart: the rail, or the first switch."""
+    return edge.rail or (edge.via[0] if edge.via else "")
+
+
 class _Levels(NamedTuple):
     reduce: dict[Edge, int]
     broadcast: dict[Edge, int]
@@ -283,7 +288,7 @@ class _Compiler:
                 self._emit(
                     chunk + level,
                     stream,
-                    Instruction(Op.SEND, count, left=place, peer=self._peer(edge.target), rail=edge.rail),
+                    Instruction(Op.SEND, count, left=place, peer=self._peer(edge.target), rail=_rail(edge)),
                 )
         if stream.source is not None:
             level, edge = stream.source
@@ -291,7 +296,7 @@ class _Compiler:
             self._emit(
                 chunk + level,
                 stream,
-                Instruction(Op.RECEIVE, count, target=result, peer=self._peer(edge.source), rail=edge.rail),
+                Instruction(Op.RECEIVE, count, target=result, peer=self._peer(edge.source), rail=_rail(edge)),
             )
         elif stream.root and held:
             result = held[0]
@@ -300,7 +305,7 @@ class _Compiler:
             self._emit(
                 chunk + level,
                 stream,
-                Instruction(Op.SEND, count, left=result, peer=self._peer(edge.target), rail=edge.rail),
+                Instruction(Op.SEND, count, left=result, peer=self._peer(edge.target), rail=_rail(edge)),
             )
 
     def _given(self, stream: _Stream, chunk: int, start: int, count: int) -> Place:
@@ -342,7 +347,7 @@ class _Sums:
         """A partial sum comes; it is added on the way in if its counterpart is there."""
         self.time = time
         self.expected -= 1
-        peer, rail = self.compiler._peer(edge.source), edge.rail
+        peer, rail = self.compiler._peer(edge.source), _rail(edge)
         node = self._promoted(node)
         counterpart = self._counterpart(node)
         if counterpart is None:

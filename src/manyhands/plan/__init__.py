@@ -1,5 +1,5 @@
 """How a job is run, as plain data."""
 
-from manyhands.plan.plan import Device, Plan
+from manyhands.plan.plan import Collective, Device, Plan
 
-__all__ = ["Device", "Plan"]
+__all__ = ["Collective", "Device", "Plan"]

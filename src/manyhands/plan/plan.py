@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from manyhands.errors import UsageError
 
 Device = Literal["auto", "cpu", "cuda"]
+Collective = Literal["auto", "direct", "ring", "bidirectional_ring", "tree", "star", "halving_doubling", "packed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +27,16 @@ class Plan:
     """Threads per worker on the CPU. Part of what fixes the bits: keep it the same to get the same weights."""
     workers_per_device: int = 1
     """Workers that may share one CUDA device."""
+    collective: Collective = "auto"
+    """How gradients travel. Changes the speed, never the sums."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "threads", "workers_per_device"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1; it is {getattr(self, name)}.")
+
+        if self.collective not in get_args(Collective):
+            raise UsageError(f"--collective {self.collective}: there are {', '.join(get_args(Collective))}.")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -62,6 +62,7 @@ def _facts(run: Story) -> dict[str, str]:
         "Batch": f"{job['batch_size']} in {job['micro_batches']} micro-batches" if "micro_batches" in job else None,
         "Numbers": f"{job['precision']}, seed {job['seed']}, {sameness}" if "seed" in job else None,
         "Device": f"{job['device']}, {plan.get('threads')} thread(s) per worker" if "device" in job else None,
+        "Gradients": run.result.get("exchange") or None,
         "Versions": ", ".join(f"{name} {version}" for name, version in job.get("versions", {}).items()) or None,
         "Machine": f"{hardware['host']}, {hardware['cores']} cores, {hardware['system']}"
         if "host" in hardware

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from manyhands.engine import Loop
 from manyhands.run import prune, write_checkpoint
 from manyhands.run.directory import RunDirectory
+from manyhands.shm import Slots
 from manyhands.supervise.options import Care
-from manyhands.transport import Slots
 
 _WRITE_SHARE = 0.01
 """Largest share of the time that writing checkpoints may take."""

@@ -37,6 +37,7 @@ def conclude(
         "metrics": record.evaluation if record.evaluated == record.committed else {},
         "recoveries": record.recoveries,
         "deviations": record.deviations,
+        "exchange": record.exchange,
         **figures,
     }
     if ending.status != "finished":

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from manyhands.engine import describe_status
 from manyhands.run import Checkpoint
-from manyhands.transport import Held
+from manyhands.shm import Held
 
 
 class Phase(Enum):

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from manyhands.shm import Whereabouts
 from manyhands.timeline import PHASES
-from manyhands.transport import Whereabouts
 
 _IDLE = PHASES.index("idle")
 _SLOW = {PHASES.index("evaluate"), PHASES.index("snapshot")}

@@ -59,6 +59,8 @@ class Record:
         self.evaluated = -1
         """Last step that has been evaluated."""
         self.evaluation: dict[str, float] = {}
+        self.exchange = ""
+        """How gradients travel and why, in words; empty for a single worker."""
         self.recoveries = 0
         """Workers that were lost, over all sessions."""
         self.deviations = 0

@@ -15,11 +15,11 @@ from manyhands.engine.local import LocalEngine
 from manyhands.errors import UsageError, UserError
 from manyhands.plan import Plan
 from manyhands.run import Checkpoint, RunDirectory, TensorBoard, Tracker, newest_checkpoint, read_json, write_json
+from manyhands.shm import Board, Slots
 from manyhands.supervise.options import Care
 from manyhands.supervise.record import Record
 from manyhands.supervise.supervisor import Supervisor
 from manyhands.supervise.view import View
-from manyhands.transport import Board, Slots
 
 _FORMAT = 1
 

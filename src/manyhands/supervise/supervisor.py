@@ -27,6 +27,7 @@ from manyhands.engine.loop import Loop
 from manyhands.errors import UserError
 from manyhands.plan import Plan
 from manyhands.run import Checkpoint, RunDirectory
+from manyhands.shm import Board, Slots
 from manyhands.supervise.checkpoints import Checkpoints
 from manyhands.supervise.ending import Ending, conclude
 from manyhands.supervise.members import Member, Phase, choose_source, describe_loss
@@ -36,7 +37,6 @@ from manyhands.supervise.outside import catch_signals, serve_commands
 from manyhands.supervise.record import Record
 from manyhands.supervise.view import View
 from manyhands.supervise.watch import Watch
-from manyhands.transport import Board, Slots
 
 
 class Supervisor:
@@ -259,6 +259,11 @@ class Supervisor:
         self._samples = message["samples"]
         member.bits = message["bits"]
         self._set_phase(member, Phase.IDLE)
+
+    def _said_joined(self, member: Member, message: Message) -> None:
+        if self._record.exchange != message["exchange"]:
+            self._view.logged(f"gradients travel {message['exchange']}")
+        self._record.exchange = message["exchange"]
 
     def _said_steps(self, member: Member, message: Message) -> None:
         committed = self._record.committed

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Mapping
 
 from manyhands.engine import Engine
+from manyhands.shm import Board, Whereabouts
 from manyhands.supervise.members import Member, Phase
 from manyhands.supervise.options import Care
 from manyhands.supervise.patience import Patience
-from manyhands.transport import Board, Whereabouts
 
 _STACKS_SECONDS = 0.5
 """How long a hung worker is given to print its stacks before it is killed."""

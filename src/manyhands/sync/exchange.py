@@ -1,24 +1,26 @@
-"""All-reduce by law 1 between the workers of a host, through shared memory.
+"""Sums gradients over the workers, in the order of the job, while backward goes on.
 
-Every worker writes its subtrees into its own region. Worker r owns the r-th share of every bucket: once all
-workers have announced the bucket, it adds the subtrees of that share in tree order into its result area, and
-announces that; then everyone copies the shares out. Each byte is read and written once per phase, as in
-a reduce-scatter followed by an all-gather, and the order of additions is the job's, whoever does them.
-
-Cost for a gradient of G bytes in p subtrees on n workers: every worker reads p G / n, writes G / n, reads G.
-A region is rewritten only after the step's end, which every peer reaches only when it has read what it needs.
+Each worker writes its finished subtrees into its own memory and announces bucket after bucket. The buckets travel as a
+forest run in aligned order (collective/compile.py): whatever the forest, the same additions are made, so the
+result is the same bits as one worker's. They are issued in the order of their numbers on every worker, whatever
+order the gradients come in, and run on the group's thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from manyhands.collective import Node, fold
+from manyhands.collective import Contribution, Forest, Node, compile_forest, count_chunks, forest_to_json
 from manyhands.sync.layout import Layout
-from manyhands.transport import READY, REDUCED, Mesh, SharedMemory
+from manyhands.transport import Group
+
+_EXCHANGE_SECONDS = 0.2
+"""What a worker waits for longer is not the exchange but another worker."""
 
 
 class Exchange:
@@ -28,52 +30,51 @@ class Exchange:
         layout: where the tensors lie.
         nodes: per rank, the subtrees that it contributes, in order; together they tile the tree.
         total: leaves of the tree.
-        mesh: links to the other workers.
+        group: the gang.
         device: where the caller's tensors live; others than the CPU are staged through a flat copy.
+        forest: how buckets travel.
+        on_wait: called with True when `finish` has to wait for others, and with False when that is over.
     """
 
     def __init__(
-        self, layout: Layout, nodes: Sequence[Sequence[Node]], total: int, mesh: Mesh, device: torch.device
+        self,
+        layout: Layout,
+        nodes: Sequence[Sequence[Node]],
+        total: int,
+        group: Group,
+        device: torch.device,
+        forest: Forest,
+        on_wait: Callable[[bool], None] = lambda waits: None,
     ) -> None:
         self.layout = layout
-        self.mesh = mesh
+        self.group = group
+        self._on_wait = on_wait
+        self._forest = forest
+        self._contribution = Contribution(tuple(map(tuple, nodes)), total)
+        plan = f"{forest_to_json(forest)} {self._contribution} {layout}"
+        self._digest = hashlib.sha256(plan.encode()).digest()
+        pieces = len(nodes[group.rank])
+        own = [torch.empty(layout.size, dtype=torch.uint8) for _ in range(pieces)]
+        total_ = torch.empty(layout.size, dtype=torch.uint8)
         self._staged = device.type != "cpu"
-        plan = fold([node for row in nodes for node in row], total)
-        assert len(plan.rest) == 1, "the workers' blocks do not tile the tree"
-        self._adds = plan.adds
-        pieces = len(nodes[mesh.rank])
-        self._memory = SharedMemory((pieces + 1) * layout.size, name="manyhands-exchange")
-        memories = mesh.share(self._memory)
-        regions = [_regions(m, len(row) + 1, layout.size) for m, row in zip(memories, nodes, strict=True)]
-        for memory in memories:
-            memory.close()
-        self._operands = [layout.flats(region) for row in regions for region in row[:-1]]
-        self._results = [layout.flats(row[-1]) for row in regions]
-        own = regions[mesh.rank][:-1]
-        staging = [torch.empty(layout.size, dtype=torch.uint8, device=device) for _ in own] if self._staged else own
-        self._staging = [layout.flats(region) for region in staging]
-        self._own = [layout.flats(region) for region in own]
-        self.outputs = [layout.views(region) for region in staging]
+        staging = [torch.empty_like(t, device=device) for t in (*own, total_)] if self._staged else [*own, total_]
+        self._copies = list(zip(map(layout.flats, staging), map(layout.flats, (*own, total_)), strict=True))
+        self.outputs = [layout.views(region) for region in staging[:-1]]
         """`outputs[piece][item]`: write the finished subtrees here."""
-        self._total = torch.empty(layout.size, dtype=torch.uint8, device=device)
-        self._total_flats = layout.flats(self._total)
-        self.totals = layout.views(self._total)
+        self.totals = layout.views(staging[-1])
         """`totals[item]`: the sums, private to this worker, valid after `finish`."""
-        self._step = 0
+        self._programs = [self._program(bucket) for bucket in range(len(layout.buckets))]
         self._announced: set[int] = set()
-        self._reduced: set[int] = set()
+        self._issued: list[Future[Any]] = []
 
     def announce(self, bucket: int) -> None:
-        """Say that this worker's subtrees of the bucket are written, and get on with what the others have said."""
+        """Say that this worker's subtrees of the bucket are written."""
         if self._staged:
-            for staged, shared in zip(self._staging, self._own, strict=True):
-                shared[bucket].copy_(staged[bucket])
+            for staged, sent in self._copies[:-1]:
+                sent[bucket].copy_(staged[bucket])
         self._announced.add(bucket)
-        self.mesh.note(READY, bucket, self._step)
-        self.mesh.progress()
-        for ready in sorted(self._announced - self._reduced):
-            if self.mesh.noted(READY, ready, self._step):
-                self._reduce(ready)
+        while len(self._issued) in self._announced:
+            self._issue(len(self._issued))
 
     def finish(self, facts: bytes) -> list[bytes]:
         """Complete the step: all sums are in `totals`. Also gathers everyone's small `facts`, in rank order.
@@ -81,47 +82,47 @@ class Exchange:
         Raises:
             PeerLostError: a worker died before it had given all it had to give.
         """
-        buckets = range(len(self.layout.buckets))
-        gathered = self.mesh.all_gather(facts, "exchanging gradients")
-        for bucket in buckets:
-            if bucket not in self._reduced:
-                self.mesh.wait_noted(READY, bucket, self._step, "exchanging gradients")
-                self._reduce(bucket)
-        for bucket in buckets:
-            self.mesh.wait_noted(REDUCED, bucket, self._step, "collecting gradients")
-            self._collect(bucket)
-            self.mesh.forget(READY, bucket, self._step)
-            self.mesh.forget(REDUCED, bucket, self._step)
-        self._step += 1
+        issued, self._issued = self._issued, []
         self._announced.clear()
-        self._reduced.clear()
+        gathered = self.group.all_gather_bytes(facts, self._wait)
+        for bucket, future in enumerate(issued):
+            self._wait(future)
+            if self._staged:
+                staged, received = self._copies[-1]
+                staged[bucket].copy_(received[bucket])
         return gathered
 
     def close(self) -> None:
-        self.mesh.close()
+        self.group.close()
 
-    def _reduce(self, bucket: int) -> None:
-        """Add up this worker's share, in tree order. Intermediate sums overwrite their left operand."""
-        share = self.layout.buckets[bucket].share(self.mesh.rank, self.mesh.world)
-        result = self._results[self.mesh.rank][bucket][share]
-        stack: list[Tensor] = []
-        last = len(self._adds) - 1
-        for position, (operand, adds) in enumerate(zip(self._operands, self._adds, strict=True)):
-            stack.append(operand[bucket][share])
-            for remaining in range(adds, 0, -1):
-                right, left = stack.pop(), stack.pop()
-                target = result if position == last and remaining == 1 else left
-                stack.append(torch.add(left, right, out=target))
-        self._reduced.add(bucket)
-        self.mesh.note(REDUCED, bucket, self._step)
+    def _wait(self, future: Future[None]) -> None:
+        """Wait; what takes longer than an exchange may is waiting for others."""
+        try:
+            future.result(_EXCHANGE_SECONDS)
+            return
+        except TimeoutError:
+            if future.done():  # the group's own deadline
+                raise
+        self._on_wait(True)
+        try:
+            future.result()
+        finally:
+            self._on_wait(False)
 
-    def _collect(self, bucket: int) -> None:
-        total = self._total_flats[bucket]
-        for rank, result in enumerate(self._results):
-            share = self.layout.buckets[bucket].share(rank, self.mesh.world)
-            total[share].copy_(result[bucket][share])
+    def _program(self, bucket: int) -> Any:
+        place = self.layout.buckets[bucket]
+        program = compile_forest(
+            self._forest,
+            self.group.rank,
+            place.numel,
+            chunks=count_chunks(self._forest, place.size),
+            association="aligned",
+            contribution=self._contribution,
+            in_place=False,
+        )
+        return self.group.encode(program, place.dtype.itemsize)
 
-
-def _regions(memory: SharedMemory, count: int, size: int) -> list[Tensor]:
-    flat = torch.frombuffer(memory.view, dtype=torch.uint8, count=count * size)
-    return [flat[i * size : (i + 1) * size] for i in range(count)]
+    def _issue(self, bucket: int) -> None:
+        buffers = [sent[bucket] for _, sent in self._copies]
+        text, dtype = f"exchange of bucket {bucket}", self.layout.buckets[bucket].dtype
+        self._issued.append(self.group.run(text, self._programs[bucket], buffers, dtype, self._digest))

@@ -32,12 +32,6 @@ class Bucket:
     def numel(self) -> int:
         return self.size // self.dtype.itemsize
 
-    def share(self, rank: int, world: int) -> slice:
-        """The elements that `rank` adds up: equal shares, cut at cache lines."""
-        line = _ALIGNMENT // self.dtype.itemsize
-        lines = -(-self.numel // line)
-        return slice(lines * rank // world * line, min(lines * (rank + 1) // world * line, self.numel))
-
 
 @dataclass(frozen=True)
 class Layout:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from manyhands.collective import Fold, Node, assign_blocks, fold, leaves
 from manyhands.errors import UserError
 from manyhands.job import Job
-from manyhands.sync import Exchange, LocalSum, lay_out
+from manyhands.sync import Exchange, LocalSum, choose_forest, lay_out
 from manyhands.train.buffers import BufferChanges
-from manyhands.transport import Mesh
+from manyhands.transport import Group
 
 
 class Finished(NamedTuple):
@@ -39,11 +39,23 @@ class Gradients:
     Args:
         model: its parameters that require gradients take part.
         job: micro-batches and whether the order of sums is the job's.
-        rank, world: this worker's place.
-        mesh: links to the others; None for a single worker.
+        group: the gang; None for a single worker.
+        collective: how gradients travel.
+        on_wait: called with True when `finish` has to wait for others, and with False when that is over.
+
+    Attributes:
+        exchanged: how gradients travel and why, in words.
     """
 
-    def __init__(self, model: nn.Module, job: Job, rank: int, world: int, mesh: Mesh | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        job: Job,
+        group: Group | None,
+        collective: str = "auto",
+        on_wait: Callable[[bool], None] = lambda waits: None,
+    ) -> None:
+        rank, world = (group.rank, group.world) if group else (0, 1)
         self.block = assign_blocks(job.micro_batches, world)[rank]
         self._names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
         self._params = [p for p in reversed(list(model.parameters())) if p.requires_grad]
@@ -54,10 +66,12 @@ class Gradients:
         self._exchange: Exchange | None = None
         self._hooks: list[Callable[[], None]] = []
         self._buckets: list[list[int]] = []
-        if mesh is not None:
+        self.exchanged = ""
+        if group is not None:
             tensors = [*self._params, *self._buffers.floats]
             layout = lay_out(tensors, boundary=len(self._params))
-            self._exchange = Exchange(layout, nodes, total, mesh, self._params[0].device)
+            forest, self.exchanged = choose_forest(collective, world)
+            self._exchange = Exchange(layout, nodes, total, group, self._params[0].device, forest, on_wait)
             self._buckets = [list(bucket.items) for bucket in layout.buckets]
             for bucket, items in enumerate(self._buckets):
                 for item in items:

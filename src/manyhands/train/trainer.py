@@ -30,7 +30,7 @@ from manyhands.train.batch import call, fetch
 from manyhands.train.cursor import sample_indices
 from manyhands.train.gradients import Gradients
 from manyhands.train.seeds import seed_everything, stream_seed
-from manyhands.transport import Mesh
+from manyhands.transport import Group
 
 
 class Step(NamedTuple):
@@ -85,7 +85,7 @@ class Trainer:
         self.device = torch.device(device or ("cuda" if self.plan.uses_cuda(torch.cuda.device_count()) else "cpu"))
         self.recorder = recorder or Recorder()
         self.step = 0
-        self.mesh: Mesh | None = None
+        self.group: Group | None = None
         self.rank = 0
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device.index or 0)
@@ -116,12 +116,20 @@ class Trainer:
         while self.step < self.total_steps:
             yield self.train_step()
 
-    def join(self, rank: int, mesh: Mesh | None) -> None:
-        """Take this place in a gang, leaving the one before; None is a gang of one."""
+    def join(self, group: Group | None, on_wait: Callable[[bool], None] = lambda waits: None) -> str:
+        """Take this place in a gang, leaving the one before; None is a gang of one.
+
+        Args:
+            on_wait: called with True when the worker has to wait for others, and with False when that is over.
+
+        Returns:
+            How gradients travel and why, in words.
+        """
         self.leave()
-        self.mesh = mesh
-        self.rank = rank
-        self._gradients = Gradients(self.model, self.job, rank, mesh.world if mesh else 1, mesh)
+        self.group = group
+        self.rank = group.rank if group else 0
+        self._gradients = Gradients(self.model, self.job, group, self.plan.collective, on_wait)
+        return self._gradients.exchanged
 
     def leave(self) -> None:
         """Leave the gang, keeping the state at the last step boundary."""
@@ -192,7 +200,7 @@ class Trainer:
         samples = _count_samples(self._evaluation_data, "evaluate.data")
         size = evaluation.batch_size or self.job.micro_batch_size
         batches = -(-samples // size)
-        world = self.mesh.world if self.mesh else 1
+        world = self.group.world if self.group else 1
         measure = {"loss": self.job.loss, **evaluation.metrics}
         rows = []
         with _evaluating(self.model), torch.no_grad():
@@ -204,8 +212,8 @@ class Trainer:
                 with self._autocast():
                     output = call(self._call, inputs)
                     rows.append([len(indices), *(float(metric(output, targets)) for metric in measure.values())])
-        if self.mesh is not None:
-            gathered = self.mesh.all_gather(json.dumps(rows).encode(), "exchanging metrics")
+        if self.group is not None:
+            gathered = self.group.all_gather_bytes(json.dumps(rows).encode())
             rows = [row for part in gathered for row in json.loads(part)]
         return {
             name: math.fsum(row[0] * row[column] for row in rows) / samples for column, name in enumerate(measure, 1)
@@ -229,7 +237,7 @@ class Trainer:
 
     def _ready(self) -> Gradients:
         if self._gradients is None:
-            self.join(0, None)
+            self.join(None)
         assert self._gradients is not None
         return self._gradients
 
@@ -237,8 +245,8 @@ class Trainer:
         """Forward and backward of one micro-batch; its loss, detached."""
         job, enter = self.job, self.recorder.enter
         enter("data", index)
-        if self.mesh is not None:
-            self.mesh.check()
+        if self.group is not None:
+            self.group.check()
         seed_everything(stream_seed(job.seed, self.step, index), self.device)
         start = self.step * job.batch_size + index * job.micro_batch_size
         inputs, targets = fetch(

@@ -32,11 +32,12 @@ from manyhands.engine import Channel, Message
 from manyhands.errors import UserError
 from manyhands.job import Job
 from manyhands.plan import Plan
+from manyhands.shm import Board, Slots
 from manyhands.state import Budget, Image, bit_sum, read_image, state_bytes
 from manyhands.timeline import Recorder
 from manyhands.train.jobfile import load_job, where
 from manyhands.train.trainer import NotFiniteError, Step, Trainer
-from manyhands.transport import Board, Mesh, PeerLostError, Slots
+from manyhands.transport import Group, PeerLostError, links_over
 
 _REPORT_SECONDS = 0.05
 """Steps are reported in batches this far apart: a report costs the supervisor about 0.2 ms of a core."""
@@ -167,8 +168,10 @@ class _Worker:
             self.recorder.enter("snapshot")
             self._load(order["load"])
             doing = "joining the gang"
-            mesh = Mesh(order["rank"], links, on_wait=self._waiting) if len(links) > 1 else None
-            trainer.join(order["rank"], mesh)
+            group = Group(order["rank"], links_over(order["rank"], links), name="the gang") if len(links) > 1 else None
+            exchanged = trainer.join(group, self._waiting)
+            if self.keeper and group is not None:
+                self.channel.send({"say": "joined", "exchange": exchanged})
             doing = "training"
             self._train()
         except PeerLostError as error:

@@ -1,24 +1,14 @@
-"""Bytes between the processes of a host: shared memory for tensors and state, sockets for notes about them."""
+"""Bytes between workers: groups of ranks over shared memory and TCP."""
 
-from manyhands.transport.board import Board, Whereabouts
 from manyhands.transport.errors import GroupError, MismatchError, PeerLostError, WaitedTooLongError
 from manyhands.transport.group import Group
-from manyhands.transport.memory import SharedMemory
-from manyhands.transport.mesh import READY, REDUCED, Mesh
-from manyhands.transport.slots import Held, Slots
+from manyhands.transport.rendezvous import links_over
 
 __all__ = [
-    "READY",
-    "REDUCED",
-    "Board",
     "Group",
     "GroupError",
-    "Held",
-    "Mesh",
     "MismatchError",
     "PeerLostError",
-    "SharedMemory",
-    "Slots",
     "WaitedTooLongError",
-    "Whereabouts",
+    "links_over",
 ]

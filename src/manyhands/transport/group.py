@@ -209,15 +209,16 @@ class Group:
         """Carry out a program that sums; all ranks must run theirs. `digest` tells programs that match from others."""
         return self._issue(text, lambda: self._carry_out(text, program, buffers, dtype, "sum", digest))
 
-    def all_gather_bytes(self, data: bytes, text: str = "gathering facts") -> list[bytes]:
-        """Every rank's few bytes, in rank order. Waits."""
+    def all_gather_bytes(self, data: bytes, wait: Callable[[Future[None]], None] = Future.result) -> list[bytes]:
+        """Every rank's few bytes, in rank order. Waits, with `wait`."""
         sizes = torch.empty(self.world, dtype=torch.int64)
-        self.all_gather(sizes, torch.tensor([len(data)])).result()
+        wait(self.all_gather(sizes, torch.tensor([len(data)])))
         largest = int(sizes.max())
         padded = torch.zeros(largest, dtype=torch.uint8)
-        padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else padded[:0]
+        if data:
+            padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         rows = torch.empty(self.world * largest, dtype=torch.uint8)
-        self.all_gather(rows, padded).result()
+        wait(self.all_gather(rows, padded))
         raw = rows.numpy().tobytes()
         return [raw[i * largest : i * largest + int(size)] for i, size in enumerate(sizes)]
 

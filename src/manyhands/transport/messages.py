@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ MAX_MESSAGE = 1 << 40
 
 class _Wanted(NamedTuple):
     tensor: Tensor
+    raw: Tensor
+    """Its bytes."""
     peer: int | None
     tag: int
     future: Future[int]
@@ -53,6 +55,8 @@ class _Peer:
     filled: int = 0
     wanted: _Wanted | None = None
     """Who asked for the message that is coming in."""
+    skipped: bool = False
+    """Whoever asked for it could not take it."""
     lost: str = ""
 
 
@@ -73,13 +77,14 @@ class Messages:
 
     def send(self, tensor: Tensor, peer: int, tag: int) -> Future[None]:
         """Send a contiguous CPU tensor. Done when the kernel has all of it."""
-        future: Future[None] = Future()
+        future: Future[None] = _future()
         body = memoryview(_raw(tensor).numpy())  # type: ignore[arg-type]
         head = _HEAD.pack(_MAGIC, DTYPES.index(tensor.dtype), tag, len(body))
         with self._lock:
             entry = self._peers[peer]
             if entry.lost:
-                future.set_exception(PeerLostError(peer, f"sending it a message (tag {tag})", entry.lost))
+                doing = f"rank {self.rank} was sending it a message (tag {tag})"
+                future.set_exception(PeerLostError(peer, doing, entry.lost))
                 return future
             entry.unsent.append((memoryview(head), None if len(body) else future))
             if len(body):
@@ -89,18 +94,18 @@ class Messages:
 
     def receive(self, tensor: Tensor, peer: int | None, tag: int) -> Future[int]:
         """Receive into a contiguous CPU tensor, from a rank or from any (None). The result is the sender's rank."""
-        wanted = _Wanted(tensor, peer, tag, Future())
+        wanted = _Wanted(tensor, _raw(tensor), peer, tag, _future())
         with self._lock:
             for arrived in self._arrived:
                 if arrived.tag == tag and peer in (None, arrived.peer):
-                    self._arrived.remove(arrived)
+                    self._drop(arrived)
                     _deliver(wanted, arrived)
                     return wanted.future
-            gone = [e.lost for p, e in self._peers.items() if peer in (None, p)]
-            if gone and all(gone):
-                wanted.future.set_exception(
-                    PeerLostError(peer if peer is not None else -1, self._waiting(tag), gone[0])
-                )
+            gone = [(p, e.lost) for p, e in self._peers.items() if peer in (None, p)]
+            if not gone:
+                raise ValueError(f"rank {self.rank} has no other rank to receive a message from")
+            if all(why for _, why in gone):
+                wanted.future.set_exception(PeerLostError(gone[0][0], self._waiting(tag), gone[0][1]))
                 return wanted.future
             self._wanted.append(wanted)
         self._awake()
@@ -118,25 +123,28 @@ class Messages:
                 entry.wanted = None
                 entry.lost = entry.lost or "is out of reach"
         for future in waiting:
-            if not future.done():
-                future.set_exception(error)
+            future.set_exception(error)
 
     def close(self) -> None:
         self._closing = True
-        if self._thread is not None:
+        if self._thread is not None and threading.current_thread() is not self._thread:
             os.eventfd_write(self._wake, 1)
             self._thread.join(5.0)
         self.fail(GroupError("the group was closed"))
         for entry in self._peers.values():
             entry.sock.close()
-        os.close(self._wake)
+        with self._lock:
+            os.close(self._wake)
+            self._wake = -1
 
     def _awake(self) -> None:
         with self._lock:
+            if self._wake < 0:
+                return  # closed; what was asked for has failed
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, daemon=True, name="manyhands-messages")
                 self._thread.start()
-        os.eventfd_write(self._wake, 1)
+            os.eventfd_write(self._wake, 1)
 
     def _serve(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -176,7 +184,7 @@ class Messages:
                 return
             with self._lock:
                 if not entry.unsent:
-                    return
+                    return  # it has failed
                 if moved < len(data):
                     entry.unsent[0] = (data[moved:], future)
                     continue
@@ -216,43 +224,56 @@ class Messages:
             self._lose(rank, "sent something that is no message")
             return
         with self._lock:
-            for wanted in self._wanted:
-                if wanted.tag == tag and wanted.peer in (None, rank):
-                    self._wanted.remove(wanted)
-                    if _mismatch(wanted, rank, DTYPES[code], size) is None:
-                        entry.wanted = wanted
-                    else:
-                        wanted.future.set_exception(_mismatch(wanted, rank, DTYPES[code], size))
-                    break
-        if entry.wanted is not None:
-            entry.body = _raw(entry.wanted.tensor)
-        else:
-            entry.body = torch.empty(size, dtype=torch.uint8)
+            wanted = self._asked_for(rank, tag)
+            error = None if wanted is None else _mismatch(wanted, rank, DTYPES[code], size)
+            if wanted is not None and error is None:
+                entry.wanted, entry.body = wanted, wanted.raw
+        if wanted is not None and error is not None:
+            wanted.future.set_exception(error)
+        if entry.body is None:
+            try:
+                entry.body = torch.empty(size, dtype=torch.uint8)
+            except RuntimeError:
+                self._lose(rank, f"sent {size} bytes that nobody asked for, for which there is no memory")
+                return
+            entry.skipped = wanted is not None
         entry.filled = 0
 
     def _finish(self, rank: int) -> None:
         entry = self._peers[rank]
         _, code, tag, _ = _HEAD.unpack(entry.head)
         assert entry.body is not None
-        body, wanted = entry.body, entry.wanted
-        entry.head, entry.body, entry.wanted = bytearray(), None, None
+        with self._lock:
+            wanted, skipped = entry.wanted, entry.skipped or bool(entry.lost)
+            arrived = _Arrived(rank, tag, DTYPES[code], entry.body)
+            entry.head, entry.body, entry.wanted, entry.skipped = bytearray(), None, None, False
+            # One that was not asked for when it began may have been meanwhile.
+            other = self._asked_for(rank, tag) if wanted is None and not skipped else None
+            if wanted is None and not skipped and other is None:
+                self._arrived.append(arrived)
         if wanted is not None:
             wanted.future.set_result(rank)
-            return
-        arrived = _Arrived(rank, tag, DTYPES[code], body)
-        with self._lock:
-            for other in self._wanted:  # it may have been asked for meanwhile
-                if other.tag == tag and other.peer in (None, rank):
-                    self._wanted.remove(other)
-                    _deliver(other, arrived)
-                    return
-            self._arrived.append(arrived)
+        elif other is not None:
+            _deliver(other, arrived)
+
+    def _asked_for(self, rank: int, tag: int) -> _Wanted | None:
+        """Who waits for a message of this tag from this rank, first come first served; no longer waiting then."""
+        for index, wanted in enumerate(self._wanted):
+            if wanted.tag == tag and wanted.peer in (None, rank):
+                del self._wanted[index]
+                return wanted
+        return None
+
+    def _drop(self, arrived: _Arrived) -> None:
+        index = next(index for index, other in enumerate(self._arrived) if other is arrived)
+        del self._arrived[index]
 
     def _lose(self, rank: int, why: str) -> None:
         entry = self._peers[rank]
         with self._lock:
             entry.lost = why
-            failed: list[tuple[Future, str]] = [(f, "sending it a message") for _, f in entry.unsent if f is not None]
+            sending = f"rank {self.rank} was sending it a message"
+            failed: list[tuple[Future, str]] = [(f, sending) for _, f in entry.unsent if f is not None]
             entry.unsent.clear()
             if entry.wanted is not None:
                 failed.append((entry.wanted.future, self._waiting(entry.wanted.tag)))
@@ -268,8 +289,24 @@ class Messages:
         return f"rank {self.rank} waited for a message (tag {tag})"
 
 
+def _future() -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()  # what a peer takes part in cannot be cancelled
+    return future
+
+
 def _raw(tensor: Tensor) -> Tensor:
-    return tensor.detach().reshape(-1).view(torch.uint8) if tensor.numel() else torch.empty(0, dtype=torch.uint8)
+    """Its bytes, in place.
+
+    Raises:
+        ValueError: it is not contiguous, or of a dtype that cannot travel.
+    """
+    if tensor.dtype not in DTYPES or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        raise ValueError(
+            f"messages are contiguous tensors on the CPU of a number's dtype; got one of {tensor.dtype} on "
+            f"{tensor.device} with strides {tensor.stride()}. Pass a contiguous copy, or view it as another dtype."
+        )
+    return tensor.detach().view(-1).view(torch.uint8) if tensor.numel() else torch.empty(0, dtype=torch.uint8)
 
 
 def _mismatch(wanted: _Wanted, rank: int, dtype: torch.dtype, size: int) -> MismatchError | None:
@@ -287,5 +324,5 @@ def _deliver(wanted: _Wanted, arrived: _Arrived) -> None:
     if error is not None:
         wanted.future.set_exception(error)
         return
-    _raw(wanted.tensor).copy_(arrived.data)
+    wanted.raw.copy_(arrived.data)
     wanted.future.set_result(arrived.peer)
