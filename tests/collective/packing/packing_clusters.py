@@ -39,7 +39,12 @@ def a100_boxes(boxes):
     return Cluster(name=f"{boxes} boxes", nodes=tuple(nodes), links=tuple(links))
 
 
-BANDWIDTHS = [st.integers(1, 6), st.sampled_from([100, 250, 1000]), st.integers(10**8, 10**10)]
+# Small ones with many ties, round ones, and measured ones: large, without common divisor, some six digits apart.
+BANDWIDTHS = [
+    st.integers(1, 6),
+    st.sampled_from([100, 250, 1000]),
+    st.integers(10**4, 10**6).map(lambda x: 9973 * x + x % 7),
+]
 
 
 @st.composite
