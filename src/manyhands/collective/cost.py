@@ -17,10 +17,12 @@ Source: Hockney, Parallel Computing 20 (1994), for latency and bandwidth; the bo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+
+import numpy as np
 
 from manyhands.cluster import Cluster
 from manyhands.collective.blocks import Block
@@ -54,28 +56,6 @@ class Cost:
     idle: int
     """Links that carry nothing."""
     links: int
-
-
-@dataclass
-class _Hop:
-    """An edge, or a part of one between two nodes that receive and send."""
-
-    wires: list[tuple[Wire, float]]
-    """The physical links and the part of the hop's data that each carries."""
-    bandwidth: float
-    latency: float
-    copies: int
-    """How many partial sums travel side by side."""
-
-
-@dataclass
-class _Ways:
-    """A tree's hops, each with what comes before and after it."""
-
-    share: float
-    hops: list[_Hop] = field(default_factory=list)
-    before: list[list[int]] = field(default_factory=list)
-    """The hops that must be through before this one begins."""
 
 
 def rate(forest: Forest, cluster: Cluster, *, contributions: Sequence[Block] | None = None) -> Fraction:
@@ -122,7 +102,7 @@ def predict(
         overhead: seconds per message besides its bytes.
     """
     model = _Model(forest, cluster, contributions, overhead)
-    largest = max(ways.share for ways in model.trees) * size
+    largest = model.largest * size
     if chunk_bytes is not None:
         counts = [max(1, math.ceil(largest / chunk_bytes))]
     else:
@@ -136,103 +116,131 @@ def predict(
         latency_seconds=max(0.0, seconds - carrying),
         bottleneck=busiest,
         chunks=chunks,
-        idle=len(cluster.links) - len(model.load),
+        idle=int(np.count_nonzero(model.load == 0)),
         links=len(cluster.links),
     )
 
 
 class _Model:
-    """A forest laid over the links of a cluster."""
+    """A forest laid over the links of a cluster, as arrays over all hops of all trees.
+
+    A hop is an edge, or the part of one between two nodes that receive and send: switches only pass on.
+    """
 
     def __init__(
         self, forest: Forest, cluster: Cluster, contributions: Sequence[Block] | None, overhead: float
     ) -> None:
         self.overhead = overhead
-        self.wires = _wires(cluster)
-        self.width: dict[Wire, int] = {(link.source, link.target, link.rail): link.bandwidth for link in cluster.links}
-        self.latency: dict[Wire, float] = {
-            (link.source, link.target, link.rail): link.latency for link in cluster.links
-        }
-        self.forwards = {node.name for node in cluster.nodes if node.kind == "switch"}
-        self.trees = [self._ways(forest, tree, contributions) for tree in forest.trees]
-        self.load: dict[Wire, float] = {}
-        for ways in self.trees:
-            for hop in ways.hops:
-                for wire, part in hop.wires:
-                    self.load[wire] = self.load.get(wire, 0.0) + ways.share * part * hop.copies
+        self.names: list[Wire] = [(link.source, link.target, link.rail) for link in cluster.links]
+        self.width = np.array([float(link.bandwidth) for link in cluster.links])
+        hops = _Hops(cluster)
+        for tree in forest.trees:
+            hops.add(tree, partials_of(forest, tree, contributions) if contributions is not None else {})
+        self.largest = max(float(tree.share) for tree in forest.trees)
+        self.trees = len(forest.trees)
+        self.share, self.bandwidth, self.latency, self.copies = np.array(hops.facts).reshape(-1, 4).T
+        self.tree = np.array(hops.tree, dtype=np.intp)
+        self.uses, self.used, part = _columns(hops.uses, 3)
+        self.uses, self.used = self.uses.astype(np.intp), self.used.astype(np.intp)
+        self.load = np.bincount(self.used, (self.share * self.copies)[self.uses] * part, len(self.names))
+        first, then = _columns(hops.order, 2)
+        self.order = _by_level(first.astype(np.intp), then.astype(np.intp), hops.level)
 
     def busiest(self, size: int) -> tuple[str, float]:
         """The link that takes longest, in words, and its time."""
-        if not self.load:
+        if not len(self.share):
             return "nothing travels", 0.0
-        wire = max(self.load, key=lambda wire: self.load[wire] / self.width[wire])
-        source, target, rail = wire
+        at = int(np.argmax(self.load / self.width))
+        source, target, rail = self.names[at]
         name = f"{source} -> {target}" + (f" ({rail})" if rail else "")
-        words = f"{name}: {self.load[wire]:.3g} times the data at {format_rate(self.width[wire])}"
-        return words, self.load[wire] * size / self.width[wire]
+        words = f"{name}: {self.load[at]:.3g} times the data at {format_rate(self.width[at])}"
+        return words, float(self.load[at] * size / self.width[at])
 
     def seconds(self, size: int, chunks: int) -> float:
         """The greater of the two bounds, every tree cut into so many chunks."""
-        earliest: dict[Wire, float] = {}
-        shortest: dict[Wire, float] = {}
-        messages: dict[Wire, int] = {}
-        longest = 0.0
-        for ways in self.trees:
-            chunk = ways.share * size / chunks
-            steps = [hop.copies * (self.overhead + chunk / hop.bandwidth) for hop in ways.hops]
-            start, rest = _ends(ways, [step + hop.latency for step, hop in zip(steps, ways.hops, strict=True)])
-            if steps:
-                whole = max(a + b for a, b in zip(start, rest, strict=True))
-                longest = max(longest, whole + (chunks - 1) * max(steps))
-            for at, hop in enumerate(ways.hops):
-                onwards = rest[at] - steps[at]
-                for wire, _ in hop.wires:
-                    earliest[wire] = min(earliest.get(wire, math.inf), start[at])
-                    shortest[wire] = min(shortest.get(wire, math.inf), onwards)
-                    messages[wire] = messages.get(wire, 0) + chunks * hop.copies
-        busy = (
-            earliest[wire] + load * size / self.width[wire] + messages[wire] * self.overhead + shortest[wire]
-            for wire, load in self.load.items()
-        )
-        return max([longest, *busy])
+        if not len(self.share):
+            return 0.0
+        steps = self.copies * (self.overhead + self.share * size / chunks / self.bandwidth)
+        times = steps + self.latency
+        start, rest = np.zeros_like(times), times.copy()
+        for first, then in self.order:
+            np.maximum.at(start, then, start[first] + times[first])
+        for first, then in reversed(self.order):
+            np.maximum.at(rest, first, times[first] + rest[then])
+        whole, slowest = np.zeros(self.trees), np.zeros(self.trees)
+        np.maximum.at(whole, self.tree, start + rest)
+        np.maximum.at(slowest, self.tree, steps)
+        earliest, shortest = np.full((2, len(self.names)), np.inf)
+        np.minimum.at(earliest, self.used, start[self.uses])
+        np.minimum.at(shortest, self.used, (rest - steps)[self.uses])
+        messages = np.bincount(self.used, self.copies[self.uses] * chunks, len(self.names))
+        busy = earliest + self.load * size / self.width + messages * self.overhead + shortest
+        return float(max(np.max(whole + (chunks - 1) * slowest), np.max(busy[np.isfinite(busy)])))
 
-    def _ways(self, forest: Forest, tree: Tree, contributions: Sequence[Block] | None) -> _Ways:
-        copies = partials_of(forest, tree, contributions) if contributions is not None else {}
-        ways = _Ways(float(tree.share))
+
+class _Hops:
+    """Collects the hops of trees."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.links = cluster.links
+        self.number = {(link.source, link.target, link.rail): i for i, link in enumerate(cluster.links)}
+        self.wires = _wires(cluster)
+        self.forwards = {node.name for node in cluster.nodes if node.kind == "switch"}
+        self.facts: list[tuple[float, float, float, float]] = []
+        """Share of the data, bandwidth, latency, and how many partial sums travel side by side."""
+        self.tree: list[int] = []
+        self.level: list[int] = []
+        self.uses: list[tuple[int, int, float]] = []
+        """Hop, link, and the part of the hop's data that it carries."""
+        self.order: list[tuple[int, int]] = []
+        """A hop, and one that waits for it."""
+        self.count = 0
+
+    def add(self, tree: Tree, copies: Mapping[str, int]) -> None:
+        share = float(tree.share)
         into: dict[str, list[int]] = {}
         for edge in tree.reduce:
-            last = self._append(ways, edge, copies.get(edge.source, 1), into.get(edge.source, []))
+            last = self._edge(share, edge, copies.get(edge.source, 1), into.get(edge.source, []))
             into.setdefault(edge.target, []).append(last)
-        result = {tree.root: into.get(tree.root, [])}
+        # What is handed out waits for all that is added up: through one hop that takes no time, not each for each.
+        done = into.get(tree.root, [])
+        result = {tree.root: [self._append((0.0, math.inf, 0.0, 0.0), done)] if done else []}
         for edge in tree.broadcast:
-            result[edge.target] = [self._append(ways, edge, 1, result[edge.source])]
-        return ways
+            result[edge.target] = [self._edge(share, edge, 1, result[edge.source])]
+        self.count += 1
 
-    def _append(self, ways: _Ways, edge: Edge, copies: int, before: list[int]) -> int:
+    def _edge(self, share: float, edge: Edge, copies: int, before: list[int]) -> int:
         """Add an edge's hops, one after the other; the index of the last."""
-        stops, hop = (edge.source, *edge.via, edge.target), _Hop([], math.inf, 0.0, copies)
-        for index, (source, target) in enumerate(pairwise(stops)):
-            lanes = _lanes(edge, index, source, target, self.wires)
-            width = sum(self.width[wire] for wire in lanes)
-            hop.wires += [(wire, self.width[wire] / width) for wire in lanes]
-            hop.bandwidth = min(hop.bandwidth, width)
-            hop.latency += max(self.latency[wire] for wire in lanes)
-            if target not in self.forwards or index == len(stops) - 2:
-                ways.hops.append(hop)
-                ways.before.append(before)
-                before, hop = [len(ways.hops) - 1], _Hop([], math.inf, 0.0, copies)
+        stops, width, latency, index = (edge.source, *edge.via, edge.target), math.inf, 0.0, len(self.facts)
+        for at, (source, target) in enumerate(pairwise(stops)):
+            lanes = [self.number[wire] for wire in _lanes(edge, at, source, target, self.wires)]
+            together = sum(self.links[lane].bandwidth for lane in lanes)
+            self.uses += [(index, lane, self.links[lane].bandwidth / together) for lane in lanes]
+            width, latency = min(width, together), latency + max(self.links[lane].latency for lane in lanes)
+            if target not in self.forwards or at == len(stops) - 2:
+                before = [self._append((share, width, latency, copies), before)]
+                width, latency, index = math.inf, 0.0, index + 1
         return before[0]
 
+    def _append(self, facts: tuple[float, float, float, float], before: list[int]) -> int:
+        index = len(self.facts)
+        self.facts.append(facts)
+        self.tree.append(self.count)
+        self.level.append(1 + max((self.level[first] for first in before), default=-1))
+        self.order += [(first, index) for first in before]
+        return index
 
-def _ends(ways: _Ways, times: list[float]) -> tuple[list[float], list[float]]:
-    """When each hop can begin with its first chunk, and how long it takes from there to the end."""
-    start, rest = [0.0] * len(times), list(times)
-    for at, before in enumerate(ways.before):
-        start[at] = max((start[b] + times[b] for b in before), default=0.0)
-    for at in range(len(times) - 1, -1, -1):
-        for b in ways.before[at]:
-            rest[b] = max(rest[b], times[b] + rest[at])
-    return start, rest
+
+def _columns(rows: Sequence[tuple[float, ...]], count: int) -> np.ndarray:
+    return np.array(rows, dtype=float).reshape(-1, count).T
+
+
+def _by_level(first: np.ndarray, then: np.ndarray, level: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Who waits for whom, in rounds such that what a round builds on is done before it."""
+    levels = np.array(level, dtype=np.intp)[then]
+    sorting = np.argsort(levels, kind="stable")
+    cuts = np.flatnonzero(np.diff(levels[sorting])) + 1
+    return list(zip(np.split(first[sorting], cuts), np.split(then[sorting], cuts), strict=True))
 
 
 def _wires(cluster: Cluster) -> Neighbours:
