@@ -12,6 +12,8 @@ from packing_clusters import a100_boxes, both, clusters, dgx1v, undirected
 from scipy.optimize import linprog
 
 from manyhands.cluster import Cluster, Node
+from manyhands.collective.blocks import Block
+from manyhands.collective.cost import rate as cost_rate
 from manyhands.collective.packing import packed
 from manyhands.errors import UserError
 
@@ -187,3 +189,15 @@ def test_one_tree_is_the_least():
         packed(dgx1v(), "all_gather", max_trees=7)
     with pytest.raises(UserError, match="at least 1"):
         packed(dgx1v(), max_trees=0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(cluster=clusters(most_ranks=6, most_switches=2))
+def test_each_edge_of_a_canonical_tree_carries_one_sum(cluster):
+    """The cost model of exchanges in the job's order, with one leaf a rank, finds the rate that is promised."""
+    try:
+        result = packed(cluster, canonical=True)
+    except UserError:
+        return
+    leaves = [Block(rank, rank + 1) for rank in range(len(cluster.ranks))]
+    assert cost_rate(result.forest, cluster, contributions=leaves) >= result.certificate.rate

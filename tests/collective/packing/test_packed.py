@@ -11,7 +11,9 @@ from packing_checker import check
 from packing_clusters import a100_boxes, both, clusters, dgx1v, undirected
 
 from manyhands.cluster import Cluster, Link, Node
+from manyhands.collective.cost import rate as cost_rate
 from manyhands.collective.packing import packed
+from manyhands.collective.verify import verify
 from manyhands.errors import UserError
 
 OPERATIONS = ["all_reduce", "reduce_scatter", "all_gather", "broadcast", "reduce"]
@@ -135,3 +137,11 @@ def test_what_cannot_be_packed_says_why():
         packed(dgx1v(), root="0")
     with pytest.raises(UserError, match="cannot add"):
         packed(replace(dgx1v([0, 1]), nodes=(Node(name="0", kind="host", adds=False), Node(name="1", kind="host"))))
+
+
+@settings(max_examples=40, deadline=None)
+@given(cluster=clusters(), operation=st.sampled_from(OPERATIONS))
+def test_the_verifier_and_the_cost_model_agree(cluster, operation):
+    result = plan(cluster, operation)
+    verify(result.forest, cluster)
+    assert cost_rate(result.forest, cluster) >= result.certificate.rate
