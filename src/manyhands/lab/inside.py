@@ -1,7 +1,7 @@
 """The processes that hold a lab up and enter its hosts. Run as a script of its own, with the standard library alone.
 
     python -I -S inside.py hold OWNER     keeps the namespaces
-    python -I -S inside.py enter PID FD COMMAND...     runs a command in those that process PID holds
+    python -I -S inside.py enter OWNER PID FD COMMAND...     runs a command in those that process PID holds
     python -I -S inside.py remote HOST WORDS...        from inside, has the owner run a shell command on another host
 
 `hold` reads a list of places as JSON, makes namespaces for each (network, mounts, IPC, host name, processes) and
@@ -231,13 +231,12 @@ def main() -> int:
     if sys.argv[1] == "hold":
         hold(int(sys.argv[2]))
         return 0
-    starter = os.getppid()
     try:
         if sys.argv[1] == "remote":
             return remote(sys.argv[2], sys.argv[3:])
-        return enter(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+        return enter(int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
     except OSError as error:
-        if sys.argv[1] == "remote" or os.getppid() == starter:  # else the lab ended with its owner
+        if sys.argv[1] == "remote" or os.getppid() == int(sys.argv[2]):  # else the lab ended with its owner
             os.write(2, f"cannot enter the host: {error}\n".encode())
         return CANNOT_ENTER
     except KeyboardInterrupt:

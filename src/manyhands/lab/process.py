@@ -30,7 +30,7 @@ class Process(subprocess.Popen):
         self._command_pid = 0
         try:
             options["pass_fds"] = (*options.get("pass_fds", ()), tell)
-            super().__init__(script("enter", holder, tell, *command), **options)
+            super().__init__(script("enter", os.getpid(), holder, tell, *command), **options)
         except BaseException:
             os.close(self._told)
             raise
