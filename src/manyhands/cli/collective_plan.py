@@ -13,11 +13,13 @@ from manyhands.cli.collective_options import Planned, Where, make_plan, write_te
 
 if TYPE_CHECKING:
     from manyhands.cluster import Cluster
-    from manyhands.collective.forest import Edge
+    from manyhands.collective.forest import Edge, Forest
 
 SIZES = tuple(4096 * 16**power for power in range(5))
 """Bytes that times are predicted for: 4 KiB to 256 MiB."""
 _MOST_ROWS = 24
+_MOST_RING = 256
+"""Ranks up to which a ring is predicted beside the plan: it has a tree for each, with edges between all."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,15 @@ def describe(cluster: Cluster, planned: Planned, *, canonical: bool) -> dict[str
     forest, certificate = planned.forest, planned.certificate
     blocks = one_leaf_each(len(cluster.ranks)) if canonical else None
     travels = any(tree.reduce or tree.broadcast for tree in forest.trees)
-    around = ring(cluster, forest.operation, root=forest.trees[0].root if _rooted(forest.operation) else None)
+    rooted = forest.operation in ("broadcast", "reduce")
+    others: list[Forest] = []
+    if len(cluster.ranks) <= _MOST_RING:
+        others = [ring(cluster, forest.operation, root=forest.trees[0].root if rooted else None)]
     predicted = []
     for size in SIZES:
-        cost, other = (predict(item, cluster, size, contributions=blocks) for item in (forest, around))
-        predicted.append({"bytes": size, "seconds": cost.seconds, "chunks": cost.chunks, "ring_seconds": other.seconds})
+        cost, *beside = (predict(item, cluster, size, contributions=blocks) for item in (forest, *others))
+        row = {"bytes": size, "seconds": cost.seconds, "chunks": cost.chunks}
+        predicted.append(row | {"ring_seconds": beside[0].seconds if beside else None})
     cost = predict(forest, cluster, SIZES[-1], contributions=blocks)
     return {
         "cluster": cluster.name,
@@ -110,10 +116,6 @@ def describe(cluster: Cluster, planned: Planned, *, canonical: bool) -> dict[str
         ],
         "predicted": predicted,
     }
-
-
-def _rooted(operation: str) -> bool:
-    return operation in ("broadcast", "reduce")
 
 
 def _print(cluster: Cluster, planned: Planned, facts: dict[str, Any]) -> None:
@@ -163,7 +165,7 @@ def _edges(edges: tuple[Edge, ...]) -> str:
     return ", ".join(words) or "-"
 
 
-def _seconds(value: float) -> str:
+def _seconds(value: float | None) -> str:
     from manyhands.report.chart import duration
 
-    return duration(value)
+    return "-" if value is None else duration(value)
