@@ -4,9 +4,28 @@ import threading
 import time
 from contextlib import contextmanager
 
-from children import together
-
 from manyhands.transport import Group, rendezvous
+
+DEADLINE = 30.0
+
+
+def together(*functions, deadline=DEADLINE):
+    """Run the functions in threads; their results, or the exceptions they raised, within the deadline."""
+    results = [None] * len(functions)
+
+    def run(index, function):
+        try:
+            results[index] = function()
+        except Exception as error:
+            results[index] = error
+
+    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in enumerate(functions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(deadline)
+        assert not thread.is_alive(), f"still running after {deadline} s"
+    return results
 
 
 class Store:

@@ -81,7 +81,8 @@ typedef struct {
     struct pollfd *polls;
     char *scratch;
     char error_header[HEADER];
-    int queued; /* entries over all queues */
+    int queued;     /* entries over all queues */
+    uint64_t moved; /* bytes out of them so far */
 } machine_t;
 
 static int64_t now_ns(void) {
@@ -220,6 +221,7 @@ static int push(machine_t *m, int index) {
             moved = n;
         }
         c->sent += moved;
+        m->moved += moved;
         p->data += moved;
         p->size -= moved;
         if (p->size == 0) {
@@ -274,8 +276,10 @@ static int ready(machine_t *m, int from, uint64_t need) {
 
 /* Waits until `need` bytes (off a socket: any) may have come from `from`, or queued bytes may go on; pushes those. */
 static int wait_for(machine_t *m, int from, uint64_t need, int64_t deadline) {
+    uint64_t before = m->moved;
     int code = push_all(m);
     if (code) return code;
+    if (from < 0 && (m->moved != before || !m->queued)) return DONE; /* perhaps just what the caller waits for */
     for (int i = 0; i < m->spin; i++) {
         if (ready(m, from, need)) return push_all(m);
         PAUSE;
