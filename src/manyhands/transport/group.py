@@ -25,10 +25,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from manyhands.cluster import Cluster
 from manyhands.collective import Forest, Instruction, Op, Operation, Place, Program, compile_forest, count_chunks
 from manyhands.collective.forest import forest_from_json, forest_to_json
 from manyhands.transport.control import Control
 from manyhands.transport.errors import GroupError, MismatchError, PeerLostError, WaitedTooLongError
+from manyhands.transport.interfaces import subnet_order
 from manyhands.transport.interpreter import (
     DTYPES,
     HEADER_SIZE,
@@ -41,7 +43,8 @@ from manyhands.transport.interpreter import (
     library,
 )
 from manyhands.transport.messages import Messages
-from manyhands.transport.planner import Planner, direct, names, size_class
+from manyhands.transport.planner import Planner, describe, direct, names, planned, size_class, ways
+from manyhands.transport.probe import probed
 from manyhands.transport.rendezvous import MEMORY, Link, Store, connect
 from manyhands.transport.rings import Rings
 
@@ -74,7 +77,7 @@ class Group:
         links: to all ranks; None at this one's place.
         name: of the group, for messages.
         timeout: seconds that an operation may wait for a peer that lives.
-        planner: chooses forests; None: all reach each other equally well.
+        cluster: the links, by which forests are chosen; None: all reach each other equally well.
         portable: interpret programs in Python even where there is a compiler.
     """
 
@@ -85,14 +88,14 @@ class Group:
         *,
         name: str = "group",
         timeout: float = 300.0,
-        planner: Planner | None = None,
+        cluster: Cluster | None = None,
         portable: bool = False,
     ) -> None:
         self.rank, self.world, self.name, self.timeout = rank, len(links), name, timeout
         self._links = {link.peer: link for link in links if link is not None}
-        self._planner = planner or direct(names(self.world))
-        self._shared_plans = planner is not None
-        self.description = ""
+        self.cluster = cluster
+        self._planner: Planner = planned(cluster) if cluster else direct(names(self.world))
+        self._shared_plans = cluster is not None and self.world > 1
         self._forests: dict[tuple[Operation, int, int], Forest] = {}
         self._programs: OrderedDict[tuple[Any, ...], tuple[Encoded, bytes]] = OrderedDict()
         self._lock = threading.Condition()
@@ -130,23 +133,24 @@ class Group:
         *,
         name: str = "group",
         timeout: float = 300.0,
-        planner: Planner | None = None,
+        cluster: Cluster | None = None,
         portable: bool = False,
     ) -> Group:
         """Find the other ranks through a store and connect to them.
+
+        Args:
+            cluster: the links; its i-th data-holding node is rank i. None: they are measured, unless all ranks are
+                on one host.
 
         Raises:
             WaitedTooLongError: a rank did not come in time.
             GroupError: two ranks cannot reach each other.
         """
         links = connect(store, rank, world, name, timeout)
-        try:
-            return cls(rank, links, name=name, timeout=timeout, planner=planner, portable=portable)
-        except BaseException:
-            for link in links:
-                if link is not None:
-                    link.close()
-            raise
+        known = {link.peer: link for link in links if link is not None}
+        if cluster is None and not all(link.local for link in known.values()):
+            cluster = probed(store, rank, known, name)
+        return cls(rank, links, name=name, timeout=timeout, cluster=cluster, portable=portable)
 
     # Operations
 
@@ -237,10 +241,22 @@ class Group:
         """Prepare a program of one's own for `run`."""
         return encode(program, itemsize, self._channel)
 
+    @property
+    def description(self) -> str:
+        """In one line, what was chosen and what it is predicted to reach."""
+        if self.cluster is not None:
+            return f"{self.world} ranks on {describe(self.cluster)}"
+        how = "in C over shared memory" if isinstance(self._machine, NativeMachine) else "in Python over sockets"
+        return f"{self.world} ranks on one host, {how}: each adds up its share and hands it out"
+
     def _channel(self, peer: int, rail: str) -> int:
-        """The channel to a peer on a rail; where there is no such, on the only or first one."""
-        if (peer, rail) not in self._channels:
-            rail = next(r for p, r in self._channels if p == peer)
+        """The channel to a peer for a plan's rail or switch, which the cluster may call otherwise: then by their order,
+        if there are as many; else the first."""
+        rails = sorted(self._links[peer].data, key=subnet_order)
+        if rail not in rails:
+            members = self.cluster.ranks if self.cluster else ()
+            named = ways(self.cluster, members[self.rank], members[peer]) if self.cluster else []
+            rail = rails[named.index(rail)] if rail in named and len(named) == len(rails) else rails[0]
         return self._channels[peer, rail]
 
     def traffic(self) -> list[Traffic]:

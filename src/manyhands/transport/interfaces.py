@@ -41,6 +41,15 @@ def interfaces() -> list[Interface]:
     return sorted(found, key=lambda i: (ipaddress.ip_network(i.network), i.name))
 
 
+def subnet_order(rail: str) -> tuple[int, ...]:
+    """Sorts rails, which are called by their subnets, by number; others come first."""
+    try:
+        network = ipaddress.ip_network(rail)
+    except ValueError:
+        return ()
+    return (int(network.network_address), network.prefixlen)
+
+
 def rails(own: list[Interface], peers: list[Interface]) -> list[tuple[Interface, Interface]]:
     """Pairs of interfaces in the same subnet. One with the same address at both ends leads nowhere (a bridge for
     containers, say), and a single address is no subnet."""

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 
+from manyhands.cluster import Cluster
 from manyhands.collective import Edge, Forest, Operation, Tree
 
 SMALL = 32 << 10
 """Bytes: below, few messages matter more than sharing the work."""
+_LARGE = 16 << 20
 
 Planner = Callable[[Operation, int, int], Forest]
 """(operation, bytes of data, root) -> forest. Members are named by `names`."""
@@ -43,6 +45,34 @@ def direct(members: tuple[str, ...]) -> Planner:
         return _forest("direct", operation, members, trees)
 
     return plan
+
+
+def planned(cluster: Cluster) -> Planner:
+    """For members joined by the links of a cluster: what the cost model finds fastest."""
+
+    def plan(operation: Operation, size: int, root: int) -> Forest:
+        from manyhands.collective.choose import choose  # and with it SciPy's solvers
+
+        rooted = operation in ("broadcast", "reduce")
+        return choose(cluster, size, operation, root=cluster.ranks[root] if rooted else None).forest
+
+    return plan
+
+
+def describe(cluster: Cluster) -> str:
+    """What is chosen for large data, and its predicted rate, in one line."""
+    from manyhands.collective.choose import choose
+
+    choice = choose(cluster, _LARGE)
+    return f"{cluster.name}: {choice.reason}; predicted {_LARGE / choice.cost.seconds / 1e6:.0f} MB/s"
+
+
+def ways(cluster: Cluster, own: str, peer: str) -> list[str]:
+    """What tells the ways to a neighbour apart in plans: the rails of direct links, then switches between, in order."""
+    rails = [link.rail for link in cluster.links if (link.source, link.target) == (own, peer)]
+    onward = {link.source for link in cluster.links if link.target == peer}
+    between = [link.target for link in cluster.links if link.source == own and link.target in onward]
+    return list(dict.fromkeys([*rails, *(b for b in between if cluster.by_name[b].kind == "switch")]))
 
 
 def _forest(algorithm: str, operation: Operation, members: tuple[str, ...], trees: list[Tree]) -> Forest:

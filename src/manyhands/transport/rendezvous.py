@@ -106,10 +106,10 @@ def connect(store: Store, rank: int, world: int, name: str, timeout: float) -> l
             own = interfaces()
             card = {"port": tcp.getsockname()[1], "unix": unix_name, "interfaces": [list(i) for i in own]}
             store.set(f"{name}/{rank}", json.dumps(card))
-            secret = bytes.fromhex(_text(store.get(f"{name}/secret")))
+            secret = bytes.fromhex(as_text(store.get(f"{name}/secret")))
             door = stack.enter_context(Door([tcp, unix], rank, secret, deadline))
             for peer in range(rank):
-                card = json.loads(_text(store.get(f"{name}/{peer}")))
+                card = json.loads(as_text(store.get(f"{name}/{peer}")))
                 links[peer] = _Caller(rank, peer, card, own, secret, deadline).call()
             for peer, part in door.receive(range(rank + 1, world)).items():
                 links[peer] = _link(peer, part, own)
@@ -122,7 +122,7 @@ def connect(store: Store, rank: int, world: int, name: str, timeout: float) -> l
     return links
 
 
-def _text(value: bytes | str) -> str:
+def as_text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 

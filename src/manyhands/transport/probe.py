@@ -1,0 +1,346 @@
+"""Measures the links between live ranks and makes a `Cluster` of what it finds.
+
+Two passes. Alone: in rounds of disjoint pairs, each pair exchanges pings and then sends both ways at full speed, over
+one rail after another. Together: all pairs over all rails at once, so that what they share shows. A rail on which
+everyone's pairs together are as fast as alone is a mesh of links of their own; otherwise its ranks hang on a switch
+by links as fast as the most that they sent, or received, at once. A rail between two ranks is a link.
+
+The first part of every transfer is not counted: shapers let a burst through, and TCP starts slowly. Ranks on the same
+host are not measured: they are joined by `memory` links of an assumed speed, far above any network's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from manyhands.cluster import Cluster, Link, Node
+from manyhands.transport.errors import PeerLostError, WaitedTooLongError
+from manyhands.transport.planner import names
+from manyhands.transport.rendezvous import MEMORY, Store, as_text
+from manyhands.transport.rendezvous import Link as Connection
+
+MEMORY_RATE = 8 * 10**9
+MEMORY_LATENCY = 5e-6
+"""Assumed between ranks of a host."""
+_ALONE = 0.08
+_TOGETHER = 0.2
+"""Seconds of sending in each direction; the first half is not counted."""
+_PINGS = 5
+_BLOCK = 1 << 16
+_ALIKE = 0.9
+_SHARED = 0.8
+"""Less than this of the speed alone, for all pairs together, and they share something."""
+_WAIT = 20.0
+_KEPT = 24 * 3600.0
+"""Seconds for which a measurement between the same interfaces is believed."""
+
+Rates = dict[str, dict[str, float]]
+"""By peer (as text, for JSON) and rail."""
+
+
+@dataclass
+class Measured:
+    """What one rank saw: bytes/s that it received, and seconds one way, by sender and rail."""
+
+    alone: Rates = field(default_factory=dict)
+    together: Rates = field(default_factory=dict)
+    latency: Rates = field(default_factory=dict)
+    local: list[int] = field(default_factory=list)
+
+
+def measure(rank: int, links: Mapping[int, Connection]) -> Measured:
+    """Take part in the measurement; all ranks must at the same time.
+
+    Raises:
+        PeerLostError, WaitedTooLongError: a rank is gone or does not take part.
+    """
+    world = len(links) + 1
+    seen = Measured(local=[p for p, link in links.items() if link.local])
+    streams = [(peer, rail, sock) for peer, link in links.items() for rail, sock in link.data.items() if rail != MEMORY]
+    for sock in (s for _, _, s in streams):
+        sock.setblocking(False)
+    for peer in _rounds(rank, world):
+        for _, rail, sock in sorted((s for s in streams if s[0] == peer), key=lambda s: s[1]):
+            seen.latency.setdefault(str(peer), {})[rail] = _ping(sock, first=rank < peer, peer=peer)
+            seen.alone.setdefault(str(peer), {})[rail] = _flood([(peer, rail, sock)], _ALONE)[peer, rail]
+    for peer in _rounds(rank, world):  # all begin at about the same time
+        for _, _, sock in [s for s in streams if s[0] == peer][:1]:
+            _ping(sock, first=rank < peer, peer=peer)
+    for (peer, rail), rate in _flood(streams, _TOGETHER).items():
+        seen.together.setdefault(str(peer), {})[rail] = rate
+    return seen
+
+
+def cluster_of(rows: Sequence[Measured], name: str = "probed") -> Cluster:
+    """What all ranks' measurements say about the links."""
+    members = names(len(rows))
+    hosts = _hosts(rows)
+    nodes = {m: Node(name=m, kind="host", host=f"host{hosts[r]}") for r, m in enumerate(members)}
+    links = [
+        Link(source=members[p], target=members[r], bandwidth=MEMORY_RATE, latency=MEMORY_LATENCY, kind=MEMORY)
+        for r, row in enumerate(rows)
+        for p in row.local
+    ]
+    switches: dict[str, Node] = {}
+    for rail in sorted({rail for row in rows for rates in row.alone.values() for rail in rates}):
+        alone, together, latency = (_table(rows, attribute, rail) for attribute in ("alone", "together", "latency"))
+        pairs = len({h for pair in alone for h in (hosts[pair[0]], hosts[pair[1]])})
+        if (pairs == 2 and len({r for pair in alone for r in pair}) == 2) or _of_their_own(alone, together):
+            links += [
+                _link(members[a], members[b], rate, latency[a, b], rail) for (a, b), rate in sorted(alone.items())
+            ]
+            continue
+        hub = rail or "network"
+        switches[hub] = Node(name=hub, kind="switch")
+        links += _star(hub, rail, members, hosts, alone, together, latency, switches)
+    return Cluster(name=name, nodes=(*nodes.values(), *switches.values()), links=_evened(links))
+
+
+def probed(store: Store, rank: int, links: Mapping[int, Connection], name: str, fresh: bool = False) -> Cluster:
+    """The cluster of these ranks: measured now, or lately between the same interfaces (`fresh`: now)."""
+    world = len(links) + 1
+    cards = [as_text(store.get(f"{name}/{r}")) for r in range(world)]
+    places = [json.loads(card)["interfaces"] for card in cards]
+    local = sorted(p for p, link in links.items() if link.local)
+    kept = _cache() / f"probe-{hashlib.sha256(json.dumps([places, local]).encode()).hexdigest()[:16]}.json"
+    if rank == 0:
+        store.set(f"{name}/probe", "measure" if fresh or not _is_recent(kept) else kept.read_text())
+    known = as_text(store.get(f"{name}/probe"))
+    if known == "measure":
+        store.set(f"{name}/probe/{rank}", json.dumps(asdict(measure(rank, links))))
+        rows = [as_text(store.get(f"{name}/probe/{r}")) for r in range(world)]
+        known = json.dumps([json.loads(row) for row in rows])
+        if rank == 0:
+            _keep(kept, known)
+    return cluster_of([Measured(**row) for row in json.loads(known)])
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "manyhands"
+
+
+def _is_recent(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime < _KEPT
+    except OSError:
+        return False
+
+
+def _keep(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = path.with_suffix(f".{os.getpid()}")
+        made.write_text(text)
+        made.replace(path)
+    except OSError:
+        return  # measured again next time
+
+
+Pairs = dict[tuple[int, int], float]
+
+
+def _table(rows: Sequence[Measured], attribute: str, rail: str) -> Pairs:
+    """By (sender, receiver)."""
+    table: Pairs = {}
+    for receiver, row in enumerate(rows):
+        for sender, rates in getattr(row, attribute).items():
+            if rail in rates:
+                table[int(sender), receiver] = rates[rail]
+    return table
+
+
+def _hosts(rows: Sequence[Measured]) -> list[int]:
+    """The lowest rank of each rank's host."""
+    return [min([r, *row.local]) for r, row in enumerate(rows)]
+
+
+def _of_their_own(alone: Pairs, together: Pairs) -> bool:
+    return all(together.get(pair, 0.0) >= _SHARED * rate for pair, rate in alone.items())
+
+
+def _star(
+    hub: str,
+    rail: str,
+    members: Sequence[str],
+    hosts: Sequence[int],
+    alone: Pairs,
+    together: Pairs,
+    latency: Pairs,
+    switches: dict[str, Node],
+) -> list[Link]:
+    """Everyone on one switch. Ranks of a host share its interface: a node that passes on."""
+    links = []
+    for host in sorted({hosts[r] for pair in alone for r in pair}):
+        ranks = [r for r in range(len(members)) if hosts[r] == host]
+        out = max(
+            max((v for (a, _), v in alone.items() if a in ranks), default=1.0),
+            sum(v for (a, _), v in together.items() if a in ranks),
+        )
+        into = max(
+            max((v for (_, b), v in alone.items() if b in ranks), default=1.0),
+            sum(v for (_, b), v in together.items() if b in ranks),
+        )
+        half = min((v for pair, v in latency.items() if pair[0] in ranks), default=0.0) / 2
+        end = members[ranks[0]]
+        if len(ranks) > 1:
+            end = f"host{host} {rail}".strip()
+            switches[end] = Node(name=end, kind="switch", host=f"host{host}")
+            for r in ranks:
+                links += [
+                    _link(members[r], end, MEMORY_RATE, 0.0, rail),
+                    _link(end, members[r], MEMORY_RATE, 0.0, rail),
+                ]
+        links += [_link(end, hub, out, half, rail), _link(hub, end, into, half, rail)]
+    return links
+
+
+def _link(source: str, target: str, rate: float, latency: float, rail: str) -> Link:
+    return Link(
+        source=source,
+        target=target,
+        bandwidth=max(1, round(rate)),
+        latency=max(0.0, latency),
+        kind="ethernet",
+        rail=rail,
+    )
+
+
+def _evened(links: Sequence[Link]) -> tuple[Link, ...]:
+    """Speeds that differ by less than measurements do become one, so that plans are simple: the highest of a run in
+    which each is within a tenth of the next, since what disturbs a measurement makes it slower."""
+    speeds: dict[int, int] = {}
+    previous = top = 0
+    for speed in sorted({link.bandwidth for link in links}, reverse=True):
+        if speed < _ALIKE * previous or not top:
+            top = speed
+        speeds[speed], previous = top, speed
+    return tuple(replace(link, bandwidth=speeds[link.bandwidth]) for link in links)
+
+
+def _rounds(rank: int, world: int) -> list[int]:
+    """The peers of a rank in each round of a tournament in which everyone meets everyone (the circle method)."""
+    size = world + world % 2
+    opponents = []
+    for turn in range(size - 1):
+        if rank == size - 1:
+            # The fixed seat meets whoever is paired with itself otherwise.
+            peer = next(r for r in range(size - 1) if (2 * r - turn) % (size - 1) == 0)
+        else:
+            peer = (turn - rank) % (size - 1)
+            if peer == rank:
+                peer = size - 1
+        if peer < world:
+            opponents.append(peer)
+    return opponents
+
+
+def _ping(sock: socket.socket, first: bool, peer: int) -> float:
+    """Half the shortest round trip, in seconds."""
+    best = float("inf")
+    for _ in range(_PINGS + 1):
+        began = time.monotonic()
+        if first:
+            sock.send(b"p")
+            _receive(sock, 1, peer)
+        else:
+            _receive(sock, 1, peer)
+            sock.send(b"p")
+        best = min(best, time.monotonic() - began) if first else 0.0
+    if first:
+        sock.send(struct.pack("<d", best / 2))
+        return best / 2
+    return struct.unpack("<d", _receive(sock, 8, peer))[0]
+
+
+def _receive(sock: socket.socket, size: int, peer: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        if not select.select([sock], [], [], _WAIT)[0]:
+            raise WaitedTooLongError(f"rank {peer} does not answer while links are measured")
+        try:
+            more = sock.recv(size - len(data))
+        except OSError:
+            more = b""
+        if not more:
+            raise PeerLostError(peer, "measuring links")
+        data += more
+    return data
+
+
+class _Flow:
+    """One connection at full speed in both directions. The last byte of a block says whether it is the last one."""
+
+    def __init__(self, peer: int, sock: socket.socket) -> None:
+        self.peer, self.sock = peer, sock
+        self.unsent = memoryview(b"")
+        self.last_queued = self.sent_all = self.received_all = False
+        self.marks: list[tuple[float, int]] = []
+        self.received = 0
+        self.tail = b""
+
+    def write(self, over: bool) -> None:
+        try:
+            while True:
+                if not len(self.unsent):
+                    if self.last_queued:
+                        self.sent_all = True
+                        return
+                    self.last_queued = over
+                    self.unsent = memoryview(bytes(_BLOCK - 1) + (b"\1" if over else b"\0"))
+                self.unsent = self.unsent[self.sock.send(self.unsent) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            raise PeerLostError(self.peer, "measuring links") from None
+
+    def read(self) -> None:
+        try:
+            while not self.received_all:
+                # Never beyond the end of a block: what follows the last one is not ours.
+                data = self.sock.recv(_BLOCK - self.received % _BLOCK)
+                if not data:
+                    raise PeerLostError(self.peer, "measuring links")
+                self.received += len(data)
+                self.marks.append((time.monotonic(), self.received))
+                if self.received % _BLOCK == 0 and data[-1] == 1:
+                    self.received_all = True
+        except BlockingIOError:
+            return
+        except OSError:
+            raise PeerLostError(self.peer, "measuring links") from None
+
+    def rate(self) -> float:
+        """Over the second half of the bytes."""
+        half = self.received / 2
+        start = next(i for i, (_, count) in enumerate(self.marks) if count >= half)
+        (begin, before), (end, after) = self.marks[start], self.marks[-1]
+        return (after - before) / (end - begin) if end > begin else self.received / 1e-3
+
+
+def _flood(streams: Sequence[tuple[int, str, socket.socket]], seconds: float) -> dict[tuple[int, str], float]:
+    """Send and receive at full speed over all of these at once; the rates at which this rank received."""
+    flows = {(peer, rail): _Flow(peer, sock) for peer, rail, sock in streams}
+    end = time.monotonic() + seconds
+    while pending := [f for f in flows.values() if not (f.sent_all and f.received_all)]:
+        now = time.monotonic()
+        if now > end + _WAIT:
+            raise WaitedTooLongError(f"rank {pending[0].peer} does not take part in measuring links")
+        reads: list[Any] = [f.sock for f in pending if not f.received_all]
+        writes: list[Any] = [f.sock for f in pending if not f.sent_all]
+        readable, writable, _ = select.select(reads, writes, [], _WAIT)
+        for flow in pending:
+            if flow.sock in writable:
+                flow.write(over=now >= end)
+            if flow.sock in readable:
+                flow.read()
+    return {key: flow.rate() for key, flow in flows.items()}
