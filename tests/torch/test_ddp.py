@@ -98,6 +98,32 @@ def check_hooks():
     assert_alike(trained(None, prepare=halves), trained(gloo(), prepare=halves), 1e-2)
 
 
+def check_sparse_gradients():
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(50, 6, sparse=True)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x, _):
+            return self.head(self.embedding((x.abs() * 10).long().clamp(max=49)).mean(1))
+
+    def train(group):
+        torch.manual_seed(0)
+        model = DistributedDataParallel(Words(), process_group=group)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for x, y in batches(4, dist.get_rank()):
+            (model(x, True) - y).square().mean().backward()
+            assert model.module.embedding.weight.grad.is_sparse
+            optimizer.step()
+            optimizer.zero_grad()
+        return model.module.state_dict()
+
+    ours = train(None)
+    assert_ranks_agree(ours)
+    assert_alike(ours, train(gloo()))
+
+
 def check_power_sgd():
     """Its callbacks wait for collectives of their own."""
 
@@ -170,6 +196,7 @@ CHECKS = [
     check_no_sync,
     check_unused_parameters,
     check_hooks,
+    check_sparse_gradients,
     check_power_sgd,
     check_synchronised_batch_norm,
     check_join,

@@ -135,6 +135,25 @@ def check_explicit_coalescing():
         assert_same(two, torch.full((3, 3), float(world)), True, "coalesced")
 
 
+def check_sparse(dtype):
+    """Ranks with different elements, with the same ones, with none; sparse and hybrid."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    for shape, dims in itertools.product([(7, 3), (5,)], [1, 2]):
+        inputs = everyones(dtype, shape)
+        for peer, dense in enumerate(inputs):
+            dense[torch.arange(shape[0]) % (peer + 1) != 0] = 0
+        inputs[-1] = inputs[-1] if world == 1 else torch.zeros_like(inputs[-1])
+        for op in (SUM, AVG) if dtype.is_floating_point else (SUM,):
+            tensor = inputs[rank].to_sparse(min(dims, len(shape)))
+            dist.all_reduce(tensor, op)
+            assert tensor.is_sparse
+            assert_same(tensor.to_dense(), expected(op, inputs), False, f"sparse {op} of {dtype} {shape} {dims}")
+            if op == SUM and world > 1:
+                other = inputs[rank].to_sparse(min(dims, len(shape)))
+                dist.all_reduce(other, group=gloo())
+                assert_same(tensor.to_dense(), other.to_dense(), False, "gloo's")
+
+
 def check_refusals():
     """What cannot be reduced is refused in words, before anything is sent."""
     integers, floats = torch.ones(3, dtype=torch.int64), torch.ones(3)
@@ -146,7 +165,8 @@ def check_refusals():
         (integers.to(torch.uint16), MAX, r"Cast to torch.int64"),
         (floats.to(torch.float8_e5m2), SUM, r"Cast to torch.bfloat16"),
         (floats.bool(), AVG, "Cast to float"),
-        (floats.to_sparse(), SUM, "dense tensors"),
+        (floats.to_sparse(), MAX, "of sparse tensors only SUM and AVG"),
+        (torch.ones(2, 2).to_sparse_csr(), SUM, "dense tensors"),
     ]
     for tensor, op, words in cases:
         with pytest.raises(RuntimeError, match=words):
@@ -179,6 +199,11 @@ def test_reductions_of_every_dtype(gang, dtype):
 
 def test_reduce_scatter_in_place(gang):
     gang.run(check_reduce_scatter_in_place)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64], ids=str)
+def test_sparse_tensors(gang, dtype):
+    gang.run(check_sparse, dtype)
 
 
 def test_coalescing_with_a_device(gang):

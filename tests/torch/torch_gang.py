@@ -193,6 +193,7 @@ def serve():
     import torch.nn.parallel
     import torch.profiler  # noqa: F401
 
+    import manyhands.torch  # noqa: F401
     from manyhands.engine.process import die_with_parent
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -9,63 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.distributed as dist
-
-from manyhands.torch.errors import ArgumentError
-
-REDUCE_OPS: dict[dist.ReduceOp.RedOpType, str] = {
-    dist.ReduceOp.SUM: "sum",
-    dist.ReduceOp.AVG: "avg",
-    dist.ReduceOp.MIN: "min",
-    dist.ReduceOp.MAX: "max",
-    dist.ReduceOp.PRODUCT: "prod",
-}
-
-OF_BOOLEANS = {"sum": "max", "max": "max", "prod": "min", "min": "min"}
-"""A sum of booleans is a logical or, a product a logical and: as bytes, the larger and the smaller one."""
 
 SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
-
-
-def check_dense(title: str, tensors: Sequence[torch.Tensor]) -> None:
-    for tensor in tensors:
-        if tensor.layout != torch.strided or tensor.is_quantized:
-            raise ArgumentError(f"{title}: takes dense tensors, not {tensor.layout} {tensor.dtype}. Call to_dense().")
-
-
-def check_same_dtype(title: str, tensors: Sequence[torch.Tensor]) -> None:
-    dtypes = {tensor.dtype for tensor in tensors}
-    if len(dtypes) > 1:
-        names = " and ".join(sorted(map(str, dtypes)))
-        raise ArgumentError(f"{title}: takes tensors of one dtype, was given {names}.")
-
-
-def reduce_op(title: str, op: object, tensor: torch.Tensor) -> str:
-    """The transport's name of a reduction, given itself or in PyTorch's options, over tensors like this one.
-
-    Raises:
-        ArgumentError: there is no such reduction, or not for this dtype.
-    """
-    op = getattr(op, "reduceOp", op)
-    known = [name for torch_op, name in REDUCE_OPS.items() if op == torch_op]
-    op = getattr(op, "op", op)  # has a name to print
-    if not known:
-        raise ArgumentError(f"{title}: {op} is not supported. Use SUM, AVG, MIN, MAX or PRODUCT.")
-    name, dtype = known[0], tensor.dtype
-    refused = ""
-    if dtype == torch.bool:
-        refused, name = ("" if name in OF_BOOLEANS else "Cast to float."), OF_BOOLEANS.get(name, name)
-    elif dtype.is_complex:
-        refused = "" if name in ("sum", "avg") else "Only SUM and AVG of complex numbers are defined."
-    elif dtype in SIGNED:
-        refused = "" if name in ("sum", "prod") else f"Cast to {torch.int64}."
-    elif dtype.is_floating_point:
-        refused = f"Cast to {torch.bfloat16}." if dtype.itemsize == 1 else ""
-    elif name == "avg":
-        refused = "The mean of integers is not an integer: use SUM and divide, or cast to float."
-    if refused:
-        raise ArgumentError(f"{title}: {op} of {dtype} tensors is not supported. {refused}")
-    return name
 
 
 def flat(tensor: torch.Tensor) -> torch.Tensor:
@@ -119,7 +64,9 @@ class Results:
         stream = next((torch.cuda.current_stream(home.device) for home, _ in copies if home.is_cuda), None)
 
         def bring_home() -> None:
-            with torch.cuda.stream(stream):  # the caller's stream, so that what it runs next sees the result
+            # On the caller's stream, so that what it runs next sees the result; in inference mode, because it may be
+            # that the caller's tensors are inference tensors, and others do not mind.
+            with torch.cuda.stream(stream), torch.inference_mode():
                 for home, copy in copies:
                     home.copy_(copy)
 

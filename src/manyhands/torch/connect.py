@@ -46,7 +46,7 @@ def create(options: _DistributedBackendOptions, group_options: object) -> Proces
     )
     if not ranks and rank == 0:
         log.info("%s", group.description)
-    return ProcessGroup(rank, world, group, ranks or list(range(world)))
+    return ProcessGroup(rank, world, group)
 
 
 def name(store: dist.Store, group_id: str, world: int) -> str:

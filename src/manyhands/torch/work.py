@@ -23,8 +23,8 @@ class Work(dist.Work):
     Args:
         title: names the operation in errors.
         outcomes: all have to succeed; the first failure is the operation's.
-        tensors: what the operation's future gives, in the caller's form.
         finish: called once when all have succeeded, to bring results home from temporary buffers.
+        tensors: what the operation's future gives, in the caller's form.
         callbacks: where callbacks of the future run. Not on the transport's thread: they may wait for other operations.
     """
 
@@ -32,8 +32,8 @@ class Work(dist.Work):
         self,
         title: str,
         outcomes: Sequence[Outcome],
-        tensors: Sequence[torch.Tensor],
         finish: Callable[[], None] | None,
+        tensors: Sequence[torch.Tensor],
         callbacks: concurrent.futures.Executor,
     ) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Work(dist.Work):
 
 
 def raise_failure(title: str, done: Outcome) -> None:
-    """Say which operation failed, whatever the transport was at when it noticed."""
+    """Wait; if it failed, say which operation it was, whatever the transport was at when it noticed."""
     error = done.exception()
     if isinstance(error, GroupError):  # the same for all that fail with it; where it was raised says nothing
         error.with_traceback(None)
@@ -154,8 +154,7 @@ def join(outcomes: Sequence[Outcome], finish: Callable[[], None] | None) -> Outc
 def settle(joined: Outcome, failure: BaseException | None, finish: Callable[[], None] | None) -> None:
     try:
         if failure is None and finish is not None:
-            with torch.inference_mode():  # allows results to be inference tensors; leaves others as they are
-                finish()
+            finish()
     except BaseException as error:
         failure = error
     if failure is None:
