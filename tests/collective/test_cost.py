@@ -217,6 +217,22 @@ def test_choice_depends_on_size():
     assert large.cost.bandwidth_seconds == pytest.approx(2 * 15 / 16 * 10)
 
 
+def test_canonical_choice_also_weighs_trees_that_do_not_fit_the_order():
+    from manyhands.collective.choose import choose
+
+    nodes = tuple(Node(name=f"h{i}", kind="host") for i in range(3))
+    links = tuple(
+        Link(source=a, target=b, bandwidth=BANDWIDTH)
+        for a, b in (("h0", "h2"), ("h2", "h0"), ("h1", "h2"), ("h2", "h1"))
+    )
+    line = Cluster(name="line", nodes=nodes, links=links)  # h2 is between h0 and h1, which are to be added first
+    choice = choose(line, SIZE, canonical=True, candidates=["packed", "ring"])
+    assert set(choice.considered) <= {"packed", "packed without order", "ring"}
+    assert "packed without order" in choice.considered
+    best = predict(choice.forest, line, SIZE, contributions=one_leaf_each(3))
+    assert best.seconds == choice.cost.seconds == min(cost.seconds for cost in choice.considered.values())
+
+
 def test_choice_without_candidates():
     from manyhands.collective.choose import choose
 

@@ -120,9 +120,17 @@ def test_links_must_exist():
     cut = replace(mesh, links=tuple(link for link in mesh.links if (link.source, link.target) != ("h1", "h2")))
     with pytest.raises(InvalidForest, match="no link h1 -> h2"):
         verify(forest, cut)
-    railed = replace(mesh, links=tuple(replace(link, rail="eth7") for link in mesh.links))
-    with pytest.raises(InvalidForest, match="no rail '', but 'eth7'"):
-        verify(forest, railed)
+    named = tuple(replace(link, rail="eth7") for link in mesh.links)
+    verify(forest, replace(mesh, links=named))  # where there is one only, it need not be named
+    wrong = tuple(edge._replace(rail="eth9") for edge in forest.trees[0].reduce)
+    with pytest.raises(InvalidForest, match="no rail 'eth9', but 'eth7'"):
+        verify(
+            replace(forest, trees=(replace(forest.trees[0], reduce=wrong), *forest.trees[1:])),
+            replace(mesh, links=named),
+        )
+    both = tuple(replace(link, rail=rail) for link in mesh.links for rail in ("eth7", "eth8"))
+    with pytest.raises(InvalidForest, match="no rail '', but 'eth7', 'eth8'"):
+        verify(forest, replace(mesh, links=both))
 
 
 def test_switches_and_unable_helpers_may_not_add_or_copy():

@@ -21,6 +21,7 @@ from manyhands.collective.partials import one_leaf_each
 from manyhands.errors import UserError
 
 PACKED = "packed"
+_UNORDERED = "packed without order"
 CLOSE = 1.02
 """A prediction is no better than this factor; among candidates that close, the one with fewer trees is taken."""
 
@@ -95,9 +96,13 @@ def choose(
     forests: dict[str, Forest] = {}
     costs: dict[str, Cost] = {}
     refusals: list[str] = []
-    for name in candidates or _sensible(cluster):
+    names = list(candidates or _sensible(cluster))
+    if canonical and PACKED in names:  # carrying partial sums may still be faster than trees that fit the order
+        names.append(_UNORDERED)
+    for name in names:
         try:
-            forest = build(name, cluster, operation, root=root, canonical=canonical)
+            ordered = canonical and name != _UNORDERED
+            forest = build(PACKED if name == _UNORDERED else name, cluster, operation, root=root, canonical=ordered)
         except UserError as error:
             refusals.append(str(error))
             continue

@@ -150,8 +150,9 @@ def _check_links(edge: Edge, cluster: Cluster, rails: Rails, at: str) -> None:
     for first, (source, target) in enumerate(pairwise(stops)):
         if (source, target) not in rails:
             raise InvalidForest(f"{at}: cluster {cluster.name} has no link {source} -> {target}")
-        if first == 0 and edge.rail not in rails[source, target]:
-            known = ", ".join(repr(rail) for rail in rails[source, target])
+        there = rails[source, target]
+        if first == 0 and edge.rail not in there and (edge.rail or len(there) > 1):
+            known = ", ".join(repr(rail) for rail in there)
             raise InvalidForest(f"{at}: the link {source} -> {target} has no rail {edge.rail!r}, but {known}")
 
 

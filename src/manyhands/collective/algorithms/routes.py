@@ -46,16 +46,15 @@ class Routes:
         self._from: dict[str, dict[str, Route]] = {}
 
     @cached_property
-    def _out(self) -> dict[str, list[Link]]:
-        """The widest link to each neighbour, by source."""
-        widest: dict[tuple[str, str], Link] = {}
+    def _out(self) -> dict[str, list[tuple[Link, str]]]:
+        """The widest link to each neighbour, by source, and its rail where there are others beside it."""
+        between: dict[tuple[str, str], list[Link]] = {}
         for link in self.cluster.links:
-            known = widest.get((link.source, link.target))
-            if known is None or link.bandwidth > known.bandwidth:
-                widest[link.source, link.target] = link
-        out: dict[str, list[Link]] = {node.name: [] for node in self.cluster.nodes}
-        for link in widest.values():
-            out[link.source].append(link)
+            between.setdefault((link.source, link.target), []).append(link)
+        out: dict[str, list[tuple[Link, str]]] = {node.name: [] for node in self.cluster.nodes}
+        for (source, _), links in between.items():
+            widest = max(links, key=lambda link: link.bandwidth)
+            out[source].append((widest, widest.rail if len(links) > 1 else ""))
         return out
 
     def between(self, source: str, target: str) -> Route:
@@ -94,10 +93,10 @@ class Routes:
                 found[at] = Route(Edge(source, at, via, rail), relays, -width, latency)
                 relays += self.cluster.by_name[at].kind != "switch"
                 via = (*via, at)
-            for link in self._out[at]:
+            for link, own_rail in self._out[at]:
                 if link.target not in done:
                     count += 1
-                    narrow, first = max(width, -link.bandwidth), rail if hops else link.rail
+                    narrow, first = max(width, -link.bandwidth), rail if hops else own_rail
                     label = (relays, narrow, hops + 1, count, link.target, via, first, latency + link.latency)
                     heapq.heappush(queue, label)
         return found
