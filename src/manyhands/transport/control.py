@@ -8,8 +8,8 @@ that are busy elsewhere and do not read, so there the kernel is asked what it he
 rail whose interface goes down is reported by the kernel as it happens (netlink).
 
 Said: `failed` (with the reason; ends the group everywhere), `waiting` (for whom, in which operation: how calls
-that do not match are found though nobody sends anything), `what` (came that does not match), `plan` (from rank 0),
-`bye` (after which operation), and nothing (the heartbeat).
+that do not match are found though nobody sends anything), `here` (its answer, if they do match), `what` (came that does
+not match), `plan` (from rank 0), `bye` (after which operation), and nothing (the heartbeat).
 
 Whoever speaks never waits: what the kernel does not take is sent by the listening thread.
 """

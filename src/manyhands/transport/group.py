@@ -109,6 +109,8 @@ class Group:
         self._history: OrderedDict[int, str] = OrderedDict()
         self._heard: dict[tuple[int, int], str] = {}
         self._told: set[tuple[int, int]] = set()
+        self._here: set[tuple[int, int]] = set()
+        """Peers that are in the same operation, and its number."""
         self._closed = False
         self._rings: Rings | None = None
         self._channels: dict[tuple[int, str], int] = {}
@@ -446,6 +448,7 @@ class Group:
             if len(self._history) > _REMEMBERED:
                 self._history.popitem(last=False)
             self._told.clear()
+            self._here.clear()
             heard = [(peer, sequence) for peer, sequence in self._heard if sequence <= self._sequence]
             calls = [(*key, self._heard.pop(key)) for key in heard]
         for peer, sequence, theirs in calls:
@@ -491,6 +494,8 @@ class Group:
             case Outcome.MISMATCH:
                 return self._mismatch(peer, error.header)
             case Outcome.TIMED_OUT:
+                if (peer, self._sequence) in self._here:
+                    self._learn_why(1.0)  # it is not the one that never came; it knows who is
                 where = f"in operation {self._sequence}, {text}"
                 waited = f"rank {self.rank} waited {self.timeout:.0f} s for rank {peer} {where}"
                 return self._fail(WaitedTooLongError(waited))
@@ -525,6 +530,8 @@ class Group:
                 self._fail(error or _KINDS.get(frame["kind"], GroupError)(frame["text"]), tell=False)
             case "waiting" | "what":
                 self._compare(peer, frame["sequence"], frame["text"], surely=frame["say"] == "what")
+            case "here":
+                self._here.add((peer, frame["sequence"]))
             case "plan":
                 with self._lock:
                     self._plans[str(frame["key"])] = frame["forest"]
@@ -541,6 +548,7 @@ class Group:
                 self._heard[peer, sequence] = text
                 return
             own = self._history.get(sequence, text)
+            here = self._doing and sequence == self._sequence
         if own != text:
             self._fail(
                 MismatchError(
@@ -555,6 +563,8 @@ class Group:
                     "not what the other is to receive. Give matching sizes on both ranks, and the same cluster."
                 )
             )
+        elif here and self._control is not None:
+            self._control.say(peer, {"say": "here", "sequence": sequence})
 
     def _lost(self, peer: int, why: str) -> None:
         if peer not in self._left:
