@@ -167,6 +167,7 @@ def be_member(order, rank):
     folder = Path(order["address"]).parent
     MEMBER.update(rank=rank, world=order["world"], folder=str(folder))
     stacks = (folder / f"stacks{rank}").open("w")
+    faulthandler.enable(stacks)  # a crash leaves its stack there, too
     faulthandler.register(signal.SIGUSR1, stacks)
     link = Client(order["address"], authkey=order["key"] and bytes.fromhex(order["key"]))
     link.send({"rank": rank, "pid": os.getpid()})

@@ -265,9 +265,8 @@ class ProcessGroup(Identity):
         self, title: str, outcomes: Sequence[Outcome], finish: Callable[[], None] | None, tensors: Sequence[Tensor]
     ) -> Work:
         work = Work(title, outcomes, finish, tensors, self._callbacks)
-        if torch.autograd._profiler_enabled():
-            with torch.profiler.record_function(f"manyhands:{title.split(' ')[0]}") as span:
-                span._call_end_callbacks_on_future(work.get_future())
+        with work.span():
+            pass  # in a profile, the moment of the call
         if self._coalesced is not None:
             self._coalesced.append(work)
         return work

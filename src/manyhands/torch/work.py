@@ -5,7 +5,9 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -50,7 +52,8 @@ class Work(dist.Work):
         """
         seconds = timeout.total_seconds() if timeout else 0.0
         try:
-            self._done.exception(seconds if seconds > 0 else None)
+            with self.span(" wait"):
+                self._done.exception(seconds if seconds > 0 else None)
         except concurrent.futures.TimeoutError:
             raise WaitTimeoutError(
                 f"Timed out: {self._title} was not over after {seconds:g} s. A rank may be late or may not "
@@ -58,6 +61,12 @@ class Work(dist.Work):
             ) from None
         raise_failure(self._title, self._done)
         return True
+
+    def span(self, suffix: str = "") -> AbstractContextManager[Any]:
+        """What a profile shows. Never across threads: a profile that ended before the operation would be written to."""
+        if not torch.autograd._profiler_enabled():
+            return nullcontext()
+        return torch.profiler.record_function(f"manyhands:{self._title.split(' (')[0]}{suffix}")
 
     @property
     def outcome(self) -> Outcome:
