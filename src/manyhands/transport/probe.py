@@ -69,6 +69,7 @@ def measure(rank: int, links: Mapping[int, Connection]) -> Measured:
     streams = [(peer, rail, sock) for peer, link in links.items() for rail, sock in link.data.items() if rail != MEMORY]
     for sock in (s for _, _, s in streams):
         sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _BLOCK)  # no long queue to wait for at the end
     for peer in _rounds(rank, world):
         for _, rail, sock in sorted((s for s in streams if s[0] == peer), key=lambda s: s[1]):
             seen.latency.setdefault(str(peer), {})[rail] = _ping(sock, first=rank < peer, peer=peer)
@@ -78,6 +79,8 @@ def measure(rank: int, links: Mapping[int, Connection]) -> Measured:
             _ping(sock, first=rank < peer, peer=peer)
     for (peer, rail), rate in _flood(streams, _TOGETHER).items():
         seen.together.setdefault(str(peer), {})[rail] = rate
+    for sock in (s for _, _, s in streams):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, -1)
     return seen
 
 
@@ -92,7 +95,7 @@ def cluster_of(rows: Sequence[Measured], name: str = "probed") -> Cluster:
         for p in row.local
     ]
     switches: dict[str, Node] = {}
-    for rail in sorted({rail for row in rows for rates in row.alone.values() for rail in rates}):
+    for rail in _rails(rows):
         alone, together, latency = (_table(rows, attribute, rail) for attribute in ("alone", "together", "latency"))
         pairs = len({h for pair in alone for h in (hosts[pair[0]], hosts[pair[1]])})
         if (pairs == 2 and len({r for pair in alone for r in pair}) == 2) or _of_their_own(alone, together):
@@ -147,6 +150,19 @@ def _keep(path: Path, text: str) -> None:
 
 
 Pairs = dict[tuple[int, int], float]
+
+
+def _rails(rows: Sequence[Measured]) -> list[str]:
+    """The rails that are links. Pairs without a common subnet were measured as the routing tables lead, over links of
+    others: that counts only if there is no other way to some rank."""
+    rails = sorted({rail for row in rows for rates in row.alone.values() for rail in rates})
+    reached, todo = {0}, [0]
+    while todo:
+        row, at = rows[todo[-1]], todo.pop()
+        near = {int(peer) for peer, rates in row.alone.items() if set(rates) - {""}} | set(row.local)
+        todo += near - reached - {at}
+        reached |= near
+    return [rail for rail in rails if rail or len(reached) < len(rows)]
 
 
 def _table(rows: Sequence[Measured], attribute: str, rail: str) -> Pairs:
@@ -320,10 +336,9 @@ class _Flow:
             raise PeerLostError(self.peer, "measuring links") from None
 
     def rate(self) -> float:
-        """Over the second half of the bytes."""
-        half = self.received / 2
-        start = next(i for i, (_, count) in enumerate(self.marks) if count >= half)
-        (begin, before), (end, after) = self.marks[start], self.marks[-1]
+        """Over the second half of the time."""
+        (first, _), (end, after) = self.marks[0], self.marks[-1]
+        begin, before = next(mark for mark in self.marks if mark[0] >= (first + end) / 2)
         return (after - before) / (end - begin) if end > begin else self.received / 1e-3
 
 
