@@ -92,7 +92,7 @@ class Gang:
         while waiting:
             ready = wait(list(waiting), max(0.0, end - time.monotonic()))
             if not ready:
-                self.fail(f"{what}: ranks {sorted(waiting.values())} hung for {deadline} s", answers)
+                self.fail(f"{what}: ranks {sorted(waiting.values())} did not come back", answers)
             for link in ready:
                 rank = waiting.pop(link)
                 try:
