@@ -18,7 +18,8 @@ from manyhands.collective.algorithms import (
     star,
 )
 from manyhands.collective.blocks import Block, assign_blocks
-from manyhands.collective.cost import loads, predict, rate
+from manyhands.collective.cost import predict
+from manyhands.collective.loads import fill, loads, rate
 from manyhands.collective.partials import largest_nodes, one_leaf_each, partials
 from manyhands.collective.tree import Node as TreeNode
 from manyhands.errors import UserError
@@ -141,6 +142,22 @@ def test_parallel_rails_share_a_hop_behind_a_switch():
     cluster = Cluster(name="c", nodes=nodes, links=tuple(links))
     carried = loads(star(cluster, "broadcast", root="a"), cluster)
     assert carried[("s", "b", "x")] == Fraction(1, 4) and carried[("s", "b", "y")] == Fraction(3, 4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), min_size=1, max_size=4),
+    st.integers(0, 20),
+)
+def test_water_is_level(links, amount):
+    """All is spread, nothing is taken away, and whatever got some is at the level of the fullest of those."""
+    carried = [(Fraction(load), width) for load, width in links]
+    parts = fill(carried, Fraction(amount))
+    assert sum(parts) == amount and min(parts) >= 0
+    levels = [(load + part) / width for (load, width), part in zip(carried, parts, strict=True)]
+    wet = {level for level, part in zip(levels, parts, strict=True) if part}
+    assert len(wet) <= 1
+    assert all(level >= max(wet) for level in levels if wet)
 
 
 @settings(max_examples=60, deadline=None)

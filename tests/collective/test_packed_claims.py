@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from manyhands.collective.algorithms import ALGORITHMS
 from manyhands.collective.compile import compile_forest
-from manyhands.collective.cost import rate
+from manyhands.collective.loads import rate
 from manyhands.collective.packing import packed
 from manyhands.collective.partials import one_leaf_each, partials_of
 from manyhands.collective.program import Op
@@ -29,7 +29,8 @@ def test_packings_are_valid_and_as_fast_as_certified(operation, cluster, canonic
         return
     verify(plan.forest, cluster)
     blocks = one_leaf_each(len(cluster.ranks)) if canonical else None
-    assert rate(plan.forest, cluster, contributions=blocks) == plan.certificate.rate <= plan.certificate.bound
+    carried = rate(plan.forest, cluster, contributions=blocks)
+    assert plan.certificate.rate <= carried <= plan.certificate.bound
     if canonical:
         assert all(set(partials_of(plan.forest, tree).values()) <= {1} for tree in plan.forest.trees)
     if limit is not None:

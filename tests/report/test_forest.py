@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from manyhands.cluster import preset
 from manyhands.collective.algorithms import ring, star
-from manyhands.collective.cost import loads, rate
+from manyhands.collective.loads import loads, rate
 from manyhands.collective.packing import packed
 from manyhands.report.forest import forest_page, forest_svg
 from manyhands.report.topology import SIDE, place_nodes, strands

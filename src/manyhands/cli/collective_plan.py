@@ -74,7 +74,8 @@ class Plan:
 def describe(cluster: Cluster, planned: Planned, *, canonical: bool) -> dict[str, Any]:
     """All there is to say, as plain data."""
     from manyhands.collective.algorithms import ring
-    from manyhands.collective.cost import predict, rate
+    from manyhands.collective.cost import predict
+    from manyhands.collective.loads import rate
     from manyhands.collective.partials import one_leaf_each
 
     forest, certificate = planned.forest, planned.certificate

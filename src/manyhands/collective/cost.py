@@ -27,17 +27,15 @@ import numpy as np
 from manyhands.cluster import Cluster
 from manyhands.collective.blocks import Block
 from manyhands.collective.forest import Edge, Forest, Tree
+from manyhands.collective.loads import Wire, fill, lane_of, lanes, loads, rate
 from manyhands.collective.partials import partials_of
+
+__all__ = ["Cost", "format_rate", "loads", "predict", "rate"]
 
 OVERHEAD = 20e-6
 """Seconds that a message costs besides its bytes: system calls and a wake-up, about this much from Python."""
 SMALLEST = 4096
 """Bytes of a chunk below which nothing is gained any more."""
-
-Wire = tuple[str, str, str]
-"""A physical link: source, target, rail."""
-Neighbours = dict[tuple[str, str], dict[str, tuple[Wire, int]]]
-"""Between two nodes, the links by rail and their bandwidth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,33 +54,6 @@ class Cost:
     idle: int
     """Links that carry nothing."""
     links: int
-
-
-def rate(forest: Forest, cluster: Cluster, *, contributions: Sequence[Block] | None = None) -> Fraction:
-    """Bytes/s of data for large amounts of it, exactly: 1 / the greatest load / bandwidth of a link.
-
-    Args:
-        contributions: if given, sums are in the order of the aligned tree, and each rank's block of its leaves is
-            this; reduce edges then carry as many partial sums as `partials` says.
-    """
-    carried = loads(forest, cluster, contributions=contributions)
-    width = {(link.source, link.target, link.rail): link.bandwidth for link in cluster.links}
-    if not carried:
-        raise ValueError("a forest without edges has no rate")
-    return 1 / max(load / width[wire] for wire, load in carried.items())
-
-
-def loads(forest: Forest, cluster: Cluster, *, contributions: Sequence[Block] | None = None) -> dict[Wire, Fraction]:
-    """How many times the data each physical link carries; links without load are left out."""
-    wires = _wires(cluster)
-    total: dict[Wire, Fraction] = {}
-    for tree in forest.trees:
-        copies = partials_of(forest, tree, contributions) if contributions is not None else {}
-        for edge in tree.reduce:
-            _carry(total, edge, tree.share * copies.get(edge.source, 1), wires)
-        for edge in tree.broadcast:
-            _carry(total, edge, tree.share, wires)
-    return total
 
 
 def predict(
@@ -136,6 +107,7 @@ class _Model:
         hops = _Hops(cluster)
         for tree in forest.trees:
             hops.add(tree, partials_of(forest, tree, contributions) if contributions is not None else {})
+        hops.settle()
         self.largest = max(float(tree.share) for tree in forest.trees)
         self.trees = len(forest.trees)
         self.share, self.bandwidth, self.latency, self.copies = np.array(hops.facts).reshape(-1, 4).T
@@ -184,7 +156,7 @@ class _Hops:
     def __init__(self, cluster: Cluster) -> None:
         self.links = cluster.links
         self.number = {(link.source, link.target, link.rail): i for i, link in enumerate(cluster.links)}
-        self.wires = _wires(cluster)
+        self.lanes = lanes(cluster)
         self.forwards = {node.name for node in cluster.nodes if node.kind == "switch"}
         self.facts: list[tuple[float, float, float, float]] = []
         """Share of the data, bandwidth, latency, and how many partial sums travel side by side."""
@@ -194,6 +166,8 @@ class _Hops:
         """Hop, link, and the part of the hop's data that it carries."""
         self.order: list[tuple[int, int]] = []
         """A hop, and one that waits for it."""
+        self.open: dict[tuple[str, str], list[int]] = {}
+        """Between nodes with several links, the hops that leave open which of them they take."""
         self.count = 0
 
     def add(self, tree: Tree, copies: Mapping[str, int]) -> None:
@@ -212,15 +186,32 @@ class _Hops:
     def _edge(self, share: float, edge: Edge, copies: int, before: list[int]) -> int:
         """Add an edge's hops, one after the other; the index of the last."""
         stops, width, latency, index = (edge.source, *edge.via, edge.target), math.inf, 0.0, len(self.facts)
-        for at, (source, target) in enumerate(pairwise(stops)):
-            lanes = [self.number[wire] for wire in _lanes(edge, at, source, target, self.wires)]
-            together = sum(self.links[lane].bandwidth for lane in lanes)
-            self.uses += [(index, lane, self.links[lane].bandwidth / together) for lane in lanes]
-            width, latency = min(width, together), latency + max(self.links[lane].latency for lane in lanes)
+        for at, pair in enumerate(pairwise(stops)):
+            taken, target = lane_of(edge, at, self.lanes[pair]), pair[1]
+            if taken is None:
+                self.open.setdefault(pair, []).append(index)
+                numbers = [self.number[link.source, link.target, link.rail] for link in self.lanes[pair].values()]
+            else:
+                numbers = [self.number[taken]]
+                self.uses.append((index, numbers[0], 1.0))
+            width = min(width, sum(self.links[lane].bandwidth for lane in numbers))
+            latency += max(self.links[lane].latency for lane in numbers)
             if target not in self.forwards or at == len(stops) - 2:
                 before = [self._append((share, width, latency, copies), before)]
                 width, latency, index = math.inf, 0.0, index + 1
         return before[0]
+
+    def settle(self) -> None:
+        """Spread what was left open over the links, as `loads` does."""
+        carried = dict.fromkeys(self.number.values(), 0.0)
+        for hop, lane, part in self.uses:
+            carried[lane] += self.facts[hop][0] * self.facts[hop][3] * part
+        for pair, hops in self.open.items():
+            numbers = [self.number[link.source, link.target, link.rail] for link in self.lanes[pair].values()]
+            amount = sum(self.facts[hop][0] * self.facts[hop][3] for hop in hops)
+            parts = fill([(carried[lane], self.links[lane].bandwidth) for lane in numbers], amount)
+            shares = [(lane, part / amount) for lane, part in zip(numbers, parts, strict=True) if part > 0]
+            self.uses += [(hop, lane, share) for hop in hops for lane, share in shares]
 
     def _append(self, facts: tuple[float, float, float, float], before: list[int]) -> int:
         index = len(self.facts)
@@ -241,32 +232,6 @@ def _by_level(first: np.ndarray, then: np.ndarray, level: Sequence[int]) -> list
     sorting = np.argsort(levels, kind="stable")
     cuts = np.flatnonzero(np.diff(levels[sorting])) + 1
     return list(zip(np.split(first[sorting], cuts), np.split(then[sorting], cuts), strict=True))
-
-
-def _wires(cluster: Cluster) -> Neighbours:
-    """Between neighbours, the links by rail."""
-    wires: Neighbours = {}
-    for link in cluster.links:
-        wire = (link.source, link.target, link.rail)
-        wires.setdefault((link.source, link.target), {})[link.rail] = (wire, link.bandwidth)
-    return wires
-
-
-def _lanes(edge: Edge, index: int, source: str, target: str, wires: Neighbours) -> list[Wire]:
-    """The links that carry one step of an edge: the rail it names, and all there are where it names none."""
-    rails = wires[source, target]
-    if index == 0 and edge.rail in rails:
-        return [rails[edge.rail][0]]
-    return [wire for wire, _ in rails.values()]
-
-
-def _carry(total: dict[Wire, Fraction], edge: Edge, amount: Fraction, wires: Neighbours) -> None:
-    for index, (source, target) in enumerate(pairwise((edge.source, *edge.via, edge.target))):
-        lanes = _lanes(edge, index, source, target, wires)
-        width = sum(wires[source, target][wire[2]][1] for wire in lanes)
-        for wire in lanes:
-            part = amount * Fraction(wires[source, target][wire[2]][1], width)
-            total[wire] = total.get(wire, Fraction(0)) + part
 
 
 def format_rate(value: float | Fraction) -> str:

@@ -14,8 +14,9 @@ from fractions import Fraction
 from manyhands.cluster import Cluster
 from manyhands.collective.algorithms.ring_order import ring_order
 from manyhands.collective.algorithms.routes import Routes
-from manyhands.collective.cost import Cost, format_rate, predict, rate
+from manyhands.collective.cost import Cost, format_rate, predict
 from manyhands.collective.forest import Forest
+from manyhands.collective.loads import rate
 from manyhands.report.chart import duration
 from manyhands.report.page import page, section, table
 from manyhands.report.topology import COLOURS, SIDE, Point, draw, draw_tree, place_nodes, strands

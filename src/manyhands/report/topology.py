@@ -11,14 +11,15 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
 
 from manyhands.cluster import Cluster, Link
-from manyhands.collective.cost import Wire, format_rate, loads
+from manyhands.collective.cost import format_rate
 from manyhands.collective.forest import Forest, Tree
+from manyhands.collective.loads import Wire, shares_of
 
 SIDE = 480
 """Of the square drawing, in its own units."""
@@ -87,12 +88,12 @@ def _part(places: dict[str, Point], names: Sequence[str]) -> None:
 def strands(forest: Forest, cluster: Cluster, flow: Fraction) -> dict[Wire, list[Strand]]:
     """What every link carries when the data flows at `flow` bytes/s."""
     width = {(link.source, link.target, link.rail): link.bandwidth for link in cluster.links}
-    found: dict[Wire, list[Strand]] = {}
-    for index, tree in enumerate(forest.trees):
-        for half in (replace(tree, broadcast=()), replace(tree, reduce=())):
-            for wire, load in loads(replace(forest, trees=(half,)), cluster).items():
-                found.setdefault(wire, []).append(Strand(index, bool(half.reduce), float(load * flow / width[wire])))
-    return found
+    together: dict[Wire, dict[tuple[int, bool], float]] = {}
+    for share in shares_of(forest, cluster):
+        parts = together.setdefault(share.wire, {})
+        key = (share.tree, share.adds)
+        parts[key] = parts.get(key, 0.0) + float(share.amount * flow / width[share.wire])
+    return {wire: [Strand(*key, part) for key, part in parts.items()] for wire, parts in together.items()}
 
 
 def draw(cluster: Cluster, places: Mapping[str, Point], carried: Mapping[Wire, Sequence[Strand]], label: str) -> str:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from manyhands.collective.algorithms import helper_hosts, star
 from manyhands.collective.algorithms.weights import Load, shares
-from manyhands.collective.cost import rate
+from manyhands.collective.loads import rate
 from manyhands.errors import UserError
 
 
