@@ -1,4 +1,4 @@
-"""`manyhands cluster`: what a cluster looks like."""
+"""`manyhands cluster`: what a cluster looks like, as described or as measured."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from manyhands.cli.cluster_probe import Probe
 from manyhands.cluster import (
     PRESET_HELP,
     PRESETS,
@@ -43,7 +44,7 @@ class Show:
         elif self.toml:
             print(format_toml(cluster), end="")
         else:
-            _print_tables(cluster)
+            print_cluster(cluster)
         return 0
 
 
@@ -58,8 +59,11 @@ class Presets:
         return 0
 
 
-Command = Annotated[Show, tyro.conf.subcommand("show")] | Annotated[Presets, tyro.conf.subcommand("presets")]
-"""A command that measures, say, joins the union."""
+Command = (
+    Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Presets, tyro.conf.subcommand("presets")]
+    | Annotated[Probe, tyro.conf.subcommand("probe")]
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def cluster_of_user(text: str) -> Cluster:
         raise UsageError(str(error)) from None
 
 
-def _print_tables(cluster: Cluster) -> None:
+def print_cluster(cluster: Cluster) -> None:
+    """Its nodes and links as tables."""
     from rich.console import Console
     from rich.table import Table
 
