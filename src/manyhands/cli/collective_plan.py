@@ -13,7 +13,7 @@ from manyhands.cli.collective_options import Planned, Where, make_plan, write_te
 
 if TYPE_CHECKING:
     from manyhands.cluster import Cluster
-    from manyhands.collective.forest import Edge, Forest
+    from manyhands.collective.forest import Edge, Forest, Tree
 
 SIZES = tuple(4096 * 16**power for power in range(5))
 """Bytes that times are predicted for: 4 KiB to 256 MiB."""
@@ -106,17 +106,14 @@ def describe(cluster: Cluster, planned: Planned, *, canonical: bool) -> dict[str
         "idle_links": cost.idle,
         "links": cost.links,
         "reason": planned.reason or None,
-        "trees": [
-            {
-                "share": float(tree.share),
-                "root": tree.root,
-                "reduce": [edge._asdict() for edge in tree.reduce],
-                "broadcast": [edge._asdict() for edge in tree.broadcast],
-            }
-            for tree in forest.trees
-        ],
+        "trees": [_plain(tree) for tree in forest.trees],
         "predicted": predicted,
     }
+
+
+def _plain(tree: Tree) -> dict[str, Any]:
+    edges = {part: [edge._asdict() for edge in getattr(tree, part)] for part in ("reduce", "broadcast")}
+    return {"share": float(tree.share), "root": tree.root, **edges}
 
 
 def _print(cluster: Cluster, planned: Planned, facts: dict[str, Any]) -> None:
