@@ -2,7 +2,7 @@
 
 On all 181 NVLink-connected subsets of 3 to 8 GPUs of a DGX-1V: the rate of the packing beside the best rings, beside
 optimal reduce-scatter followed by optimal all-gather, with at most 8 trees, and with sums in the job's order. Then the
-time to plan, by cluster and size, which it also draws as `docs/packing.svg`.
+processor time to plan, by cluster and size, which it also draws as `docs/packing.svg`.
 
 Rings: every ring over NVLinks is a column of a linear program that packs them as well as can be, in any fractions;
 a hop between GPUs that are not neighbours passes through others where a subset has no ring of neighbours. `whole`
@@ -88,9 +88,9 @@ def nvlink_subsets(most: int) -> Iterator[Cluster]:
 
 
 def subset(cluster: Cluster) -> dict[str, float]:
-    start = time.perf_counter()
+    start = time.process_time()
     best = packed(cluster)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert best.certificate.exact
     apart = [packed(cluster, "reduce_scatter").certificate.rate, packed(cluster, "all_gather").certificate.rate]
     try:
@@ -161,7 +161,7 @@ def geometric_mean(values: list[float]) -> float:
 
 
 def growth(quick: bool) -> dict[str, list[list[float]]]:
-    """Seconds to plan an all-reduce, by number of ranks."""
+    """Processor seconds (of one thread) to plan an all-reduce, by number of ranks."""
     most = 2 if quick else 8
     boxes = [2**i for i in range(most)]
     families: dict[str, list[tuple[int, Callable[[], object]]]] = {
@@ -175,9 +175,9 @@ def growth(quick: bool) -> dict[str, list[list[float]]]:
     result: dict[str, list[list[float]]] = {}
     for name, tasks in families.items():
         for ranks, task in tasks:
-            start = time.perf_counter()
+            start = time.process_time()
             task()
-            result.setdefault(name, []).append([ranks, time.perf_counter() - start])
+            result.setdefault(name, []).append([ranks, time.process_time() - start])
             console.print(f"{name}: {ranks} ranks in {result[name][-1][1]:.3f} s")
     return result
 

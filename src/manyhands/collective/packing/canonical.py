@@ -58,6 +58,17 @@ class CanonicalTrees:
         return {root: way for root, way in ways.items() if way is not None}
 
 
+def halving_tree(trees: CanonicalTrees, root: int, block: Block | None = None) -> list[Arc]:
+    """The binomial tree of recursive halving into a root: each half is summed at the rank of the same position."""
+    block = block or trees.whole
+    if block not in trees.halves:
+        return []
+    left, right = trees.halves[block]
+    own, other = (left, right) if root < left[1] else (right, left)
+    partner = min(other[0] + root - own[0], other[1] - 1)
+    return [*halving_tree(trees, root, own), *halving_tree(trees, partner, other), (partner, root)]
+
+
 class _Search:
     """One pass over the tables; None where no path leads."""
 

@@ -6,10 +6,11 @@ the numbers. Gaussian elimination on sparse rows; O(rows * columns**2) at worst,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
+from scipy.sparse import coo_array
 
 Row = tuple[dict[int, Fraction], Fraction]
 
@@ -61,3 +62,15 @@ def _substituted(pivots: dict[int, Row], approximately: np.ndarray, free: set[in
             (value * values[column] for column, value in row.items() if column != pivot), Fraction(0)
         )
     return values
+
+
+def fraction(value: float) -> Fraction:
+    """A weight of a proof, which holds whatever it is rounded to."""
+    return Fraction(float(value)).limit_denominator(20_000) if abs(value) > 1e-7 else Fraction(0)
+
+
+def matrix(rows: Sequence[Mapping[int, float]], columns: int) -> coo_array:
+    """Rows of few columns as SciPy wants them."""
+    entries = [(index, column, value) for index, row in enumerate(rows) for column, value in row.items()]
+    where = ([index for index, _, _ in entries], [column for _, column, _ in entries])
+    return coo_array(([value for _, _, value in entries], where), shape=(len(rows), columns))

@@ -4,17 +4,19 @@ Problem: an optimal packing may use as many trees as there are links; each costs
 fewest trees for a rate are hard to find; good ones are not.
 
 Idea: give up the lightest tree of the optimum until K are left, then improve: the prices of the best weights of
-these K name the tree that is missed most; take it in, and put out whichever of the K + 1 costs least. Stop when no
-exchange helps. Every step is one small linear program over explicit trees.
+these K name the tree that is missed most; take it in, and put out whichever of the K + 1 costs least. The prices are
+varied a little each time, and an exchange that is just as good is made too, so the search does not get stuck early.
 
-Cost: K + 2 programs of K columns for an exchange; some ten exchanges. On all NVLink-connected subsets of a DGX-1V eight
+Cost: some 40 exchanges of K programs of K columns, 1 to 5 ms each. On all NVLink-connected subsets of a DGX-1V eight
 trees keep at least 0.95 of the optimum (docs/packing.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
+from random import Random
 
 from manyhands.collective.packing.columns import Columns, Mix, exact_weights
 from manyhands.collective.packing.entries import Entry, Weights, centred
@@ -22,8 +24,14 @@ from manyhands.collective.packing.network import Network
 from manyhands.collective.packing.pricing import Pricing, cheapest_mirrored
 from manyhands.errors import UserError
 
-_EXCHANGES = 40
+_PROGRAMS = 320
+"""How many linear programs may be spent, at 1 to 5 ms each."""
 _ENOUGH = 0.999
+_SEARCHED = 64
+"""Ranks up to which exchanges are tried; beyond, the cheapest tree takes seconds to find."""
+_GONE = -1
+_SHAKE = 0.3
+"""By how much of their average the prices are varied."""
 
 Propose = Callable[[Mix], list[Entry]]
 
@@ -40,9 +48,8 @@ def proposals(network: Network, pricing: Pricing | None) -> Propose:
 
     def directed(mix: Mix) -> list[Entry]:
         offers = pricing.offers(mix.prices)
-        return [offer.entry for offer in sorted(offers, key=lambda o: o.price - mix.premiums.get(o.entry.root, 0.0))][
-            :3
-        ]
+        missed = sorted(offers, key=lambda offer: offer.price - mix.premiums.get(offer.entry.root, 0.0))
+        return [offer.entry for offer in missed[:3]]
 
     return directed
 
@@ -67,42 +74,55 @@ def few_trees(
     for entry in weights:
         columns.add(entry)
     target = float(sum(weights.values())) * _ENOUGH
-    chosen, mix = _shortened(columns, list(range(len(columns.entries))), most)
-    for _ in range(_EXCHANGES):
-        if mix.rate >= target:
-            break
-        better = _exchanged(columns, chosen, mix, propose)
-        if better is None:
-            break
-        chosen, mix = better
+    chosen, mix = best = _shortened(columns, list(range(len(columns.entries))), most)
+    chance = Random(0)  # the same plan every time
+    turn, spent = 0, 0
+    while network.ranks <= _SEARCHED and spent < _PROGRAMS and best[1].rate < target:
+        offers = propose(_shaken(mix, chance) if turn else mix)
+        found = _exchanged(columns, chosen, offers)
+        turn, spent = turn + 1, spent + 1 + len(offers) * len(chosen)
+        if found is not None and found[1].rate >= mix.rate * (1 - 1e-9):  # as good: another place to go on from
+            chosen, mix = found
+        if mix.rate > best[1].rate:
+            best = chosen, mix
+    chosen, mix = best
     return exact_weights(network, [columns.entries[index] for index in chosen], mix.weights, shares)
+
+
+def _shaken(mix: Mix, chance: Random) -> Mix:
+    """With prices a little different: where the best trees are many, others of them."""
+    average = sum(mix.prices.values()) / len(mix.prices)
+    prices = {arc: price + _SHAKE * average * chance.random() for arc, price in mix.prices.items()}
+    return replace(mix, prices=prices)
 
 
 def _shortened(columns: Columns, chosen: list[int], most: int) -> tuple[list[int], Mix]:
     mix = columns.mix(chosen)
     while len(chosen) > most:
         spare = [place for place in range(len(chosen)) if _can_go(columns, chosen, place)]
-        lightest = min(spare, key=lambda place: mix.weights[place])
-        del chosen[lightest]
+        spare.sort(key=lambda place: mix.weights[place])
+        for place in spare[: max(1, (len(chosen) - most) // 2)]:
+            if _can_go(columns, chosen, place):
+                chosen[place] = _GONE
+        chosen = [index for index in chosen if index != _GONE]
         mix = columns.mix(chosen)
     return chosen, mix
 
 
-def _exchanged(columns: Columns, chosen: list[int], mix: Mix, propose: Propose) -> tuple[list[int], Mix] | None:
-    """A better choice of as many trees, by taking one in; None if there is none."""
-    for entry in propose(mix):
-        if not columns.add(entry) and columns.entries.index(entry) in chosen:
+def _exchanged(columns: Columns, chosen: list[int], offers: Sequence[Entry]) -> tuple[list[int], Mix] | None:
+    """The best choice of as many trees with one of the offers among them; None if all are chosen already."""
+    tries = []
+    for entry in offers:
+        columns.add(entry)
+        index = columns.entries.index(entry)
+        if index in chosen:
             continue
-        more = [*chosen, columns.entries.index(entry)]
-        tries = []
+        more = [*chosen, index]
         for place in range(len(chosen)):
             if _can_go(columns, more, place):
                 rest = [*more[:place], *more[place + 1 :]]
-                tries.append((columns.mix(rest), rest))
-        found, rest = max(tries, key=lambda item: item[0].rate)
-        if found.rate > mix.rate * (1 + 1e-9):
-            return rest, found
-    return None
+                tries.append((rest, columns.mix(rest)))
+    return max(tries, key=lambda item: item[1].rate, default=None)
 
 
 def _can_go(columns: Columns, chosen: Sequence[int], place: int) -> bool:
@@ -110,4 +130,4 @@ def _can_go(columns: Columns, chosen: Sequence[int], place: int) -> bool:
     if columns.shares is None:
         return True
     root = columns.entries[chosen[place]].root
-    return sum(columns.entries[index].root == root for index in chosen) > 1
+    return sum(index != _GONE and columns.entries[index].root == root for index in chosen) > 1

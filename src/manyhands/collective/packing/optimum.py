@@ -27,9 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linprog
-from scipy.sparse import coo_array
 
-from manyhands.collective.packing.exact import Row, solve_tight
+from manyhands.collective.packing.exact import Row, fraction, matrix, solve_tight
 from manyhands.collective.packing.flow import Flows
 from manyhands.collective.packing.network import Arc, Network
 
@@ -187,9 +186,9 @@ class _Program:
         equalities = [{column: float(sign) for column, sign in row.items()} for _, _, row in self.balances]
         result = linprog(
             objective,
-            A_ub=_matrix(rows, self.columns),
+            A_ub=matrix(rows, self.columns),
             b_ub=limits,
-            A_eq=_matrix(equalities, self.columns) if equalities else None,
+            A_eq=matrix(equalities, self.columns) if equalities else None,
             b_eq=np.zeros(len(equalities)) if equalities else None,
             method="highs-ds",
         )
@@ -285,7 +284,7 @@ class _Program:
         Weights y on sets and potentials p on forwarders price a column at y(sets it enters) + p(target) - p(source);
         a link costs its dearest column, and what is rooted at v earns y(sets without v).
         """
-        weights = [(cut, _fraction(value)) for cut, value in zip(self.cuts, self.cut_weight, strict=True)]
+        weights = [(cut, fraction(value)) for cut, value in zip(self.cuts, self.cut_weight, strict=True)]
         weights = [(cut, weight) for cut, weight in weights if weight > 0]
         price: dict[int, Fraction] = {}
         for cut, weight in weights:
@@ -293,7 +292,7 @@ class _Program:
                 price[column] = price.get(column, Fraction(0)) + weight * factor
         for (_, _, row), value in zip(self.balances, self.potential, strict=True):
             for column, sign in row.items():
-                price[column] = price.get(column, Fraction(0)) - _fraction(value) * sign
+                price[column] = price.get(column, Fraction(0)) - fraction(value) * sign
         least = min((-price.get(column, Fraction(0)) for column in range(self.rooted)), default=Fraction(0))
         if least <= 0:
             return Fraction(sum(self.network.capacity.values())), ()
@@ -301,13 +300,3 @@ class _Program:
         for capacity, columns in self.links:
             cost += capacity * max(Fraction(0), *(price.get(column, Fraction(0)) for column in columns))
         return cost / least, tuple((cut, weight / least) for cut, weight in weights)
-
-
-def _fraction(value: float) -> Fraction:
-    return Fraction(float(value)).limit_denominator(20_000) if abs(value) > _TOLERANCE else Fraction(0)
-
-
-def _matrix(rows: Sequence[Mapping[int, float]], columns: int) -> coo_array:
-    entries = [(index, column, value) for index, row in enumerate(rows) for column, value in row.items()]
-    where = ([index for index, _, _ in entries], [column for _, column, _ in entries])
-    return coo_array(([value for _, _, value in entries], where), shape=(len(rows), columns))

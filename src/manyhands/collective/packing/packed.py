@@ -67,7 +67,7 @@ def _canonical(cluster: Cluster, network: Network, operation: Operation, root: i
     if operation not in ("all_reduce", "reduce", "reduce_scatter"):
         return best  # nothing is added up
     pricing = pricing_of(network, operation, root, canonical=True)
-    packing = pack_explicit(network, operation, root, pricing, ())
+    packing = pack_explicit(network, operation, root, pricing, ceiling=best)
     if packing is None:
         raise UserError(
             f"cluster {cluster.name}: no reduce tree can add in the order of the ranks, as ranks do not forward. "
