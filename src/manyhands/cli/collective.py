@@ -1,4 +1,4 @@
-"""`manyhands collective`: plan, draw and check how data travels."""
+"""`manyhands collective`: plan, draw, check and time how data travels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from manyhands.cli.collective_bench import Bench
 from manyhands.cli.collective_draw import Draw
 from manyhands.cli.collective_plan import Plan
 from manyhands.cli.collective_verify import Verify
@@ -15,12 +16,13 @@ Command = (
     Annotated[Plan, tyro.conf.subcommand("plan")]
     | Annotated[Draw, tyro.conf.subcommand("draw")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
 )
 
 
 @dataclass(frozen=True)
 class CollectiveCommand:
-    """Plan, draw and check collectives: how tensors travel between machines."""
+    """Plan, draw, check and time collectives: how tensors travel between machines."""
 
     command: tyro.conf.OmitSubcommandPrefixes[Annotated[Command, tyro.conf.arg(name="")]]
 
