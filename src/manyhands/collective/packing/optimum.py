@@ -10,8 +10,7 @@ out) and r (to add up, the same on the reversed network) with b + r <= c, whose 
 they are needed, by minimum cuts. Where every link is as fast backwards as forwards, r may mirror b: half the program,
 and each reduce tree is a broadcast tree backwards. Its dual is the proof of optimality: weights on a few sets D.
 
-Cost: rounds of one LP of O(links) variables and n max-flows; 2 to 20 rounds in practice. Everything is checked,
-and both sides are stated, in exact fractions.
+Cost: 2 to 20 rounds of one LP of O(links) variables and n max-flows. Both sides are stated in exact fractions.
 
 Source: Edmonds 1973; Bang-Jensen, Frank, Jackson 1995 (SIAM J. Disc. Math. 8); the split of the links as
 variables: ForestColl (arXiv 2402.06787) fixes it; for links without direction this is Nash-Williams, Tutte 1961.
