@@ -8,7 +8,8 @@ from groups import join, joined, no_unix, outcomes, together
 
 from manyhands.transport import GroupError, MismatchError, PeerLostError, WaitedTooLongError
 
-SOON = 2.0
+SOON = 8.0
+"""Seconds, on a machine that is overloaded; far below the groups' timeout of 20."""
 BIG = 1 << 21
 
 
@@ -55,6 +56,14 @@ def test_different_calls_are_named_on_every_rank(what, network, monkeypatch):
                 assert "rank 1" in str(error) and "number 2" in str(error)
 
 
+def test_two_that_disagree_learn_it_though_both_wait_for_a_third():
+    with joined(3) as groups:
+        begun = time.monotonic()
+        for error in outcomes([groups[0].broadcast(zeros(), 2), groups[1].broadcast(zeros(5), 2)]):
+            assert isinstance(error, MismatchError) and "rank 0 called" in str(error) and "rank 1 called" in str(error)
+        assert time.monotonic() - begun < SOON
+
+
 def test_another_order_is_named():
     with joined(2) as groups:
         futures = [groups[0].all_reduce(zeros(5)), groups[0].broadcast(zeros(BIG), 0)]
@@ -86,8 +95,6 @@ def test_a_rank_that_never_comes_is_named(portable):
     with joined(3, timeout=0.5, portable=portable) as groups:
         errors = outcomes([groups[r].all_reduce(zeros()) for r in (0, 2)])
         assert all(isinstance(error, WaitedTooLongError) and "for rank 1" in str(error) for error in errors), errors
-        with pytest.raises(WaitedTooLongError):
-            groups[1].check()
         (error,) = outcomes([groups[1].all_reduce(zeros())])
         assert isinstance(error, WaitedTooLongError)
 

@@ -1,0 +1,130 @@
+"""Ranks that are killed: those that are left learn it, whatever they were doing, within two seconds.
+
+Ranks are processes, forked from one that has no threads and torch loaded (a forkserver of our own).
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import statistics
+import time
+
+import pytest
+import torch
+from groups import no_unix
+
+from manyhands.transport import Group, PeerLostError
+
+SOON = 2.0
+"""Seconds in which survivors know, as a rule; on a machine that is overloaded some may take longer."""
+LATE = 10.0
+DEADLINE = 30.0
+
+
+class FileStore:
+    """A store as torch's, in a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def set(self, key, value):
+        path = self.folder / key.replace("/", "-")
+        path.with_suffix(".part").write_text(value)
+        path.with_suffix(".part").rename(path)
+
+    def get(self, key):
+        end = time.monotonic() + DEADLINE
+        while not (path := self.folder / key.replace("/", "-")).exists():
+            assert time.monotonic() < end
+            time.sleep(0.002)
+        return path.read_text()
+
+
+class Patch:
+    """What `no_unix` needs of pytest's, in a process of its own."""
+
+    def setattr(self, target, name, value):
+        setattr(target, name, value)
+
+
+def rank(folder, number, world, network, sizes, seed):
+    """Reduce, broadcast and send for ever; write down how it ended and when."""
+    if network == "TCP":
+        no_unix(Patch())
+    chance = random.Random(seed)
+    group = Group.connect(FileStore(folder), number, world, timeout=DEADLINE, portable=network == "Python")
+    (folder / f"ready{number}").touch()
+    try:
+        while True:
+            tensor = torch.ones(chance.choice(sizes))
+            match chance.randrange(4):
+                case 0:
+                    group.broadcast(tensor, chance.randrange(world)).result()
+                case 1 if world > 1:
+                    source, target = chance.sample(range(world), 2)
+                    if number == source:
+                        group.send(tensor, target).result()
+                    if number == target:
+                        group.receive(tensor, source).result()
+                case _:
+                    group.all_reduce(tensor).result()
+                    assert (tensor == world).all()
+    except Exception as error:
+        end = {"at": time.monotonic(), "kind": type(error).__name__, "text": str(error)}
+        if isinstance(error, PeerLostError):
+            end["rank"] = error.rank
+        (folder / f"end{number}.part").write_text(json.dumps(end))
+        (folder / f"end{number}.part").rename(folder / f"end{number}")
+        group.close()
+
+
+def forked(target, *arguments):
+    process = multiprocessing.get_context("fork").Process(target=target, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def until(condition, what):
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.002)
+
+
+def kill_one(folder, world, network, sizes, chance):
+    """How long each survivor took to learn who was killed."""
+    folder.mkdir()
+    seed, victim = chance.randrange(1 << 30), chance.randrange(world)
+    processes = [forked(rank, folder, r, world, network, sizes, seed) for r in range(world)]
+    try:
+        until(lambda: all((folder / f"ready{r}").exists() for r in range(world)), "ranks to join")
+        time.sleep(chance.uniform(0, 0.1))
+        os.kill(processes[victim].pid, signal.SIGKILL)
+        killed = time.monotonic()
+        left = [r for r in range(world) if r != victim]
+        until(lambda: all((folder / f"end{r}").exists() for r in left), f"ranks to learn that {victim} was killed")
+        delays = []
+        for r in left:
+            end = json.loads((folder / f"end{r}").read_text())
+            assert end["kind"] == "PeerLostError" and end["rank"] == victim, end
+            assert f"rank {victim}" in end["text"] and f"rank {r} was " in end["text"], end
+            delays.append(end["at"] - killed)
+        for r in left:
+            processes[r].join(DEADLINE)
+            assert processes[r].exitcode == 0, "it ends without help"
+        return delays
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+@pytest.mark.parametrize("network", ["memory", "TCP", "Python"])
+def test_survivors_are_told_who_was_killed_whenever_it_was(tmp_path, network):
+    chance, delays = random.Random(network), []
+    for i in range(7):
+        sizes = [1, 5000, 300_000] if i % 2 else [2_000_000]
+        delays += kill_one(tmp_path / str(i), chance.choice([2, 3, 4]), network, sizes, chance)
+    assert statistics.median(delays) < SOON and max(delays) < LATE, delays

@@ -1,0 +1,151 @@
+"""Frames and handshakes, and what strangers may try."""
+
+import json
+import socket
+import struct
+import threading
+import time
+
+import pytest
+from groups import together
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manyhands.transport.wire import MAGIC, MAX_FRAME, FrameError, Frames, StrangerError, admit, introduce, pack
+
+SECRET = b"s" * 32
+PURPOSE = {"rank": 3, "to": 1, "kind": "data", "rail": "", "ways": []}
+values = st.dictionaries(st.text(), st.integers() | st.text() | st.lists(st.text(), max_size=3), max_size=4)
+
+
+@given(st.lists(values, max_size=6), st.data())
+def test_frames_come_out_whole_however_the_stream_is_cut(messages, data):
+    stream = b"".join(map(pack, messages))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
+    frames, out = Frames(), []
+    for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        out += frames.feed(stream[start:stop])
+    assert out == messages
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        struct.pack("<I", MAX_FRAME + 1),
+        struct.pack("<I", 4) + b"\xff\xfe\x00!",
+        struct.pack("<I", 5) + b"[1,2]",
+        struct.pack("<I", 0),
+        struct.pack("<I", 200_000) + b"[" * 200_000,
+    ],
+    ids=["oversized", "no text", "no object", "empty", "nested"],
+)
+def test_what_is_no_frame_is_refused_after_the_frames_before_it(stream):
+    frames = Frames()
+    assert frames.feed(pack({"say": "x"})) == [{"say": "x"}]
+    with pytest.raises(FrameError):
+        frames.feed(stream)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_frames_or_an_error(data):
+    try:
+        assert all(isinstance(frame, dict) for frame in Frames().feed(data))
+    except FrameError:
+        pass
+
+
+def handshake(client, secret=SECRET, rank=1, seconds=5.0):
+    """What the server made of a client: the purpose or the exception. The client gets a socket."""
+    ours, theirs = socket.socketpair()
+
+    def server():
+        with ours:
+            return admit(ours, secret, rank, time.monotonic() + seconds)
+
+    with theirs:
+        return together(server, lambda: client(theirs))
+
+
+def introduced(secret=SECRET, purpose=PURPOSE):
+    return lambda sock: introduce(sock, secret, purpose, time.monotonic() + 5)
+
+
+def test_a_peer_is_let_in():
+    assert handshake(introduced()) == [PURPOSE, None]
+
+
+def test_whoever_does_not_know_the_secret_is_not_and_does_not_let_itself_be_fooled():
+    server, client = handshake(introduced(secret=b"t" * 32), seconds=1)
+    assert isinstance(server, (StrangerError, OSError)) and isinstance(client, StrangerError)
+
+
+def test_whoever_means_another_rank_is_not():
+    server, client = handshake(introduced(), rank=2)
+    assert isinstance(server, StrangerError) and "rank 1, this is rank 2" in str(server)
+
+
+def test_a_recorded_handshake_is_worth_nothing():
+    tape = bytearray()
+
+    class Recorder(socket.socket):
+        def sendall(self, data):
+            tape.extend(data)
+            super().sendall(data)
+
+    def recorded(sock):
+        with Recorder(fileno=sock.detach()) as recorder:
+            introduced()(recorder)
+
+    assert handshake(recorded)[0] == PURPOSE
+
+    def replay(sock):
+        sock.sendall(tape)
+        return sock.recv(100)
+
+    server, _ = handshake(replay)
+    assert isinstance(server, StrangerError) and "secret" in str(server)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"GET / HTTP/1.1\r\n\r\n" + b"x" * 100, MAGIC, MAGIC + b"n" * 16 + struct.pack("<H", 60_000) + b"x" * 60_000, b""],
+    ids=["HTTP", "cut short", "oversized", "nothing"],
+)
+def test_what_is_no_handshake_is_refused(said):
+    def client(sock):
+        sock.sendall(said)
+        sock.shutdown(socket.SHUT_WR)
+
+    server, _ = handshake(client)
+    assert isinstance(server, (StrangerError, OSError))
+
+
+def test_one_byte_at_a_time_does_not_buy_more_time():
+    stop = threading.Event()
+
+    def client(sock):
+        for byte in MAGIC * 100:
+            try:
+                sock.send(bytes([byte]))
+            except OSError:
+                return
+            if stop.wait(0.05):
+                return
+
+    begun = time.monotonic()
+
+    def server(sock):
+        try:
+            admit(sock, SECRET, 1, time.monotonic() + 0.3)
+        finally:
+            stop.set()
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        error, _ = together(lambda: server(ours), lambda: client(theirs))
+    assert isinstance(error, (OSError, StrangerError)) and time.monotonic() - begun < 5
+
+
+def test_purposes_travel_as_they_are():
+    purpose = PURPOSE | {"ways": [f"10.0.{i}.0/24" for i in range(20)]}
+    assert handshake(introduced(purpose=purpose))[0] == json.loads(json.dumps(purpose))
