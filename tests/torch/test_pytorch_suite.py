@@ -1,7 +1,7 @@
 """PyTorch's own tests of its process groups, run over this backend.
 
-They come with torch (`torch.testing._internal`) and want the package `expecttest`; each runs in a gang of its own. They
-are told that the backend is gloo, so that they test all that gloo can do.
+They come with torch (`torch.testing._internal`) and want the package `expecttest`; a gang runs them one after another.
+They are told that the backend is gloo, so that they test all that gloo can do.
 """
 
 import os
@@ -60,7 +60,7 @@ def run_one(name, backend):
     """How it went: passed, or why it was skipped."""
     import manyhands.torch  # noqa: F401
 
-    store = dist.FileStore(f"{MEMBER['folder']}/store", MEMBER["world"])
+    store = dist.FileStore(f"{MEMBER['folder']}/store.{name}", MEMBER["world"])
     test = suite()(name)
     dist.init_process_group(
         backend, store=store, rank=MEMBER["rank"], world_size=MEMBER["world"], timeout=timedelta(seconds=20)
@@ -69,12 +69,14 @@ def run_one(name, backend):
     try:
         getattr(test, name)()
     except unittest.SkipTest as reason:
-        return f"skipped: {reason}"
+        outcome = f"skipped: {reason}"
     except SystemExit as end:
-        return f"skipped: {end.code}"
+        outcome = f"skipped: {end.code}"
+    else:
+        outcome = "passed"
     dist.barrier()
     dist.destroy_process_group()
-    return "passed"
+    return outcome
 
 
 def outcomes(server, backend, chosen=None):
@@ -83,13 +85,15 @@ def outcomes(server, backend, chosen=None):
     (found,) = lister.run(names)
     lister.close()
     results = {}
+    gang = None
     for name in chosen or sorted(set(found) - set(NOT_OURS)):
-        gang = Gang(server, WORLD, {"BACKEND": "gloo"}, init=False)
+        if gang is None or gang.broken:
+            gang = Gang(server, WORLD, {"BACKEND": "gloo"}, init=False)
         try:
             results[name] = gang.run(run_one, name, backend, deadline=30.0)[0]
         except CheckFailed as error:
             results[name] = f"failed: {error}"
-        gang.close()
+    gang.close()
     return results
 
 

@@ -115,6 +115,25 @@ def test_a_cluster_that_does_not_fit(tmp_path):
         assert "cluster mesh-3 has 3 devices and hosts, but there are 2 ranks" in err
 
 
+def test_a_cluster_that_is_given(tmp_path):
+    """Planned for the links of the file; a subgroup for those among its members."""
+    write_toml(preset("mesh-3"), tmp_path / "three.toml")
+    results = script(
+        """
+        for op in (dist.ReduceOp.SUM, dist.ReduceOp.MAX):
+            dist.all_reduce(x, op)
+        pair = dist.new_group([0, 2])
+        if rank != 1:
+            dist.all_reduce(x, group=pair)
+        assert x[-1] == (3 if rank == 1 else 6)
+        dist.destroy_process_group()
+        """,
+        world=3,
+        MANYHANDS_CLUSTER=str(tmp_path / "three.toml"),
+    )
+    assert_clean(results)
+
+
 def torchrun(*arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", f"--master-port={free_port()}"]
     done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=120)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
@@ -34,15 +34,13 @@ def create(options: _DistributedBackendOptions, group_options: object) -> Proces
         raise ArgumentError(f"The backend manyhands takes no pg_options, was given {group_options!r}. Leave them out.")
     store, rank, world = options.store, options.group_rank, options.group_size
     ranks = list(options.global_ranks_in_group)  # empty: this is the default group, of all ranks
-    cluster = cluster_of(ranks or list(range(world)), dist.get_world_size() if ranks else world)
-    given: dict[str, Any] = {} if cluster is None else {"cluster": cluster}
     group = Group.connect(
         store,
         rank,
         world,
         name=name(store, options.group_id, world),
         timeout=options.timeout.total_seconds(),
-        **given,
+        cluster=cluster_of(ranks or list(range(world)), dist.get_world_size() if ranks else world),
     )
     if not ranks and rank == 0:
         log.info("%s", group.description)
