@@ -1,9 +1,9 @@
 """A group of ranks and their collective operations.
 
 Operations run one after another, in the order they are issued, on the group's own thread; each returns a future. An
-operation is a forest (transport/planner.py), compiled into this rank's program (collective/compile.py) and carried
-out by the interpreter. All ranks must issue the same operations in the same order; every channel begins each operation
-with a header that says which it is, so ranks that disagree get an error that names both sides.
+operation is a forest (planner.py), compiled into this rank's program (schedules.py) and carried out by the interpreter
+(channels.py). All ranks must issue the same operations in the same order; every channel begins each operation with a
+header that says which it is, so ranks that disagree get an error that names both sides (agreement.py).
 
 A group that lost a rank is broken: what runs and all that follows fails, on every rank, naming who was lost.
 """
@@ -11,13 +11,10 @@ A group that lost a rank is broken: what runs and all that follows fails, on eve
 from __future__ import annotations
 
 import atexit
-import hashlib
 import os
-import struct
 import threading
-import time
 import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
@@ -26,41 +23,18 @@ import torch
 from torch import Tensor
 
 from manyhands.cluster import Cluster
-from manyhands.collective import Forest, Instruction, Op, Operation, Place, Program, compile_forest, count_chunks
-from manyhands.collective.forest import forest_from_json, forest_to_json
+from manyhands.collective import Instruction, Op, Operation, Place, Program
+from manyhands.transport.agreement import Agreement
+from manyhands.transport.channels import Channels, Traffic
 from manyhands.transport.control import Control
-from manyhands.transport.errors import GroupError, MismatchError, PeerLostError, WaitedTooLongError
-from manyhands.transport.interfaces import subnet_order
-from manyhands.transport.interpreter import (
-    DTYPES,
-    HEADER_SIZE,
-    Encoded,
-    MachineError,
-    NativeMachine,
-    Outcome,
-    PortableMachine,
-    encode,
-    library,
-)
+from manyhands.transport.errors import GroupError
+from manyhands.transport.interpreter import DTYPES, Encoded
 from manyhands.transport.messages import Messages
-from manyhands.transport.planner import Planner, describe, direct, names, planned, size_class, ways
+from manyhands.transport.planner import describe
 from manyhands.transport.probe import probed
-from manyhands.transport.rendezvous import MEMORY, Link, Store, connect
-from manyhands.transport.rings import Rings
-
-_HEADER = struct.Struct("<4sIQ48s")
-_REMEMBERED = 256
-"""Programs kept, and operations remembered for telling who called what."""
-_SPIN = 200
-
-
-class Traffic(NamedTuple):
-    """Bytes to and from a peer over a rail."""
-
-    peer: int
-    rail: str
-    sent: int
-    received: int
+from manyhands.transport.rendezvous import Link, Store, connect
+from manyhands.transport.schedules import Schedules
+from manyhands.transport.staging import Staging
 
 
 class _Task(NamedTuple):
@@ -92,39 +66,20 @@ class Group:
         portable: bool = False,
     ) -> None:
         self.rank, self.world, self.name, self.timeout = rank, len(links), name, timeout
-        self._links = {link.peer: link for link in links if link is not None}
         self.cluster = cluster
-        self._planner: Planner = planned(cluster) if cluster else direct(names(self.world))
-        self._shared_plans = cluster is not None and self.world > 1
-        self._forests: dict[tuple[Operation, int, int], Forest] = {}
-        self._programs: OrderedDict[tuple[Any, ...], tuple[Encoded, bytes]] = OrderedDict()
+        self._links = {link.peer: link for link in links if link is not None}
         self._lock = threading.Condition()
         self._tasks: deque[_Task] = deque()
         self._thread: threading.Thread | None = None
-        self._broken: GroupError | None = None
-        self._left: dict[int, int] = {}
-        self._plans: dict[str, Any] = {}
-        self._sequence = 0
-        self._doing = ""
-        self._history: OrderedDict[int, str] = OrderedDict()
-        self._heard: dict[tuple[int, int], str] = {}
-        self._told: set[tuple[int, int]] = set()
-        self._here: set[tuple[int, int]] = set()
-        """Peers that are in the same operation, and its number."""
         self._closed = False
-        self._rings: Rings | None = None
-        self._channels: dict[tuple[int, str], int] = {}
-        self._peers: list[int] = []
-        self._machine = self._build(portable)
-        self._messages = Messages(rank, {p: link.messages for p, link in self._links.items()})
-        rails = {interface: p for p, link in self._links.items() for interface in link.interfaces.values() if interface}
-        streams = [(p, sock) for p, link in self._links.items() for sock in link.streams]
-        controls = {p: link.control for p, link in self._links.items()}
+        self._stagings: dict[torch.device, Staging] = {}
         self._control: Control | None = None  # its thread may call before it is returned
+        self._channels = Channels(rank, self._links, cluster, portable)
+        self._messages = Messages(rank, {p: link.messages for p, link in self._links.items()})
+        self._agreement = Agreement(rank, self._say, self._on_broken)
+        self._schedules = Schedules(rank, self.world, cluster, self._agreement, self._say, self.encode)
         _groups.add(self)
-        self._control = (
-            Control(controls, streams, rails, self._heard_frame, self._lost, self._tick) if controls else None
-        )
+        self._control = self._listen()
 
     @classmethod
     def connect(
@@ -213,7 +168,7 @@ class Group:
         self, text: str, program: Encoded, buffers: Sequence[Tensor], dtype: torch.dtype, digest: bytes
     ) -> Future[None]:
         """Carry out a program that sums; all ranks must run theirs. `digest` tells programs that match from others."""
-        return self._issue(text, lambda: self._carry_out(text, program, buffers, dtype, "sum", digest))
+        return self._issue(text, lambda: self._carry_out(program, buffers, dtype, "sum", digest))
 
     def all_gather_bytes(self, data: bytes, wait: Callable[[Future[None]], None] = Future.result) -> list[bytes]:
         """Every rank's few bytes, in rank order. Waits, with `wait`."""
@@ -236,37 +191,30 @@ class Group:
         Raises:
             GroupError: why.
         """
-        if self._broken is not None:
-            raise self._broken.with_traceback(None)  # or it would grow with every call
+        self._agreement.check()
 
     def encode(self, program: Program, itemsize: int) -> Encoded:
         """Prepare a program of one's own for `run`."""
-        return encode(program, itemsize, self._channel)
+        return self._channels.encode(program, itemsize)
 
     @property
     def description(self) -> str:
         """In one line, what was chosen and what it is predicted to reach."""
         if self.cluster is not None:
             return f"{self.world} ranks on {describe(self.cluster)}"
-        how = "in C over shared memory" if isinstance(self._machine, NativeMachine) else "in Python over sockets"
+        how = "in C over shared memory" if self._channels.native else "in Python over sockets"
         return f"{self.world} ranks on one host, {how}: each adds up its share and hands it out"
-
-    def _channel(self, peer: int, rail: str) -> int:
-        """The channel to a peer for a plan's rail or switch, which the cluster may call otherwise: then by their order,
-        if there are as many; else the first."""
-        rails = sorted(self._links[peer].data, key=subnet_order)
-        if rail not in rails:
-            members = self.cluster.ranks if self.cluster else ()
-            named = ways(self.cluster, members[self.rank], members[peer]) if self.cluster else []
-            rail = rails[named.index(rail)] if rail in named and len(named) == len(rails) else rails[0]
-        return self._channels[peer, rail]
 
     def traffic(self) -> list[Traffic]:
         """Bytes moved by collectives so far, by peer and rail."""
-        return [Traffic(p, rail, *self._machine.traffic(i)) for (p, rail), i in self._channels.items()]
+        return self._channels.traffic()
 
-    def close(self) -> None:
-        """Finish what was issued, say goodbye, disconnect. May be called twice."""
+    def close(self, patience: float | None = None) -> None:
+        """Finish what was issued, say goodbye, disconnect. May be called twice.
+
+        Args:
+            patience: seconds to wait for what was issued. Default: the group's timeout.
+        """
         if self._closed:
             return
         self._closed = True
@@ -274,109 +222,99 @@ class Group:
         with self._lock:
             self._lock.notify_all()
         if self._thread is not None and threading.current_thread() is not self._thread:
-            self._thread.join(5.0 if self._broken else self.timeout)
+            self._thread.join(5.0 if self._agreement.broken else self.timeout if patience is None else patience)
             if self._thread.is_alive():
-                self._fail(GroupError(f"{self._context()} when the group was closed"))
+                self._agreement.fail(GroupError(f"{self._agreement.context()} when the group was closed"))
                 self._thread.join(5.0)
-        self._say_goodbye()
+        self.say_goodbye()
         if self._control is not None:
             self._control.close()
         self._messages.close()
         if self._thread is None or not self._thread.is_alive():  # else what it still works with must stay
-            self._machine.close()
-            if self._rings is not None:
-                self._rings.close()
+            self._channels.close()
         for link in self._links.values():
             link.close()
 
-    def _say_goodbye(self) -> None:
-        """Tell the others after which operation this rank left."""
-        if self._control is not None:
-            self._control.tell_all({"say": "bye", "sequence": self._sequence - bool(self._doing)})
+    def say_goodbye(self) -> None:
+        """Tell the others that this rank leaves, so that they do not take it for a crash."""
+        self._agreement.leave()
 
-    # Connecting
+    # What others say, and what to tell them
 
-    def _build(self, portable: bool) -> NativeMachine | PortableMachine:
-        """Exchange rings with the ranks of this host and number the channels."""
-        self._rings = Rings(self.rank, self.world)
-        local = {p: link.data[MEMORY] for p, link in self._links.items() if link.local}
-        native = library() is not None and not portable
-        ends = self._rings.share(local, native)
-        channels: list[Any] = []
-        for peer in sorted(self._links):
-            for rail, sock in sorted(self._links[peer].data.items()):
-                sock.setblocking(False)
-                self._channels[peer, rail] = len(channels)
-                self._peers.append(peer)
-                channels.append(ends.get(peer, sock) if rail == MEMORY else sock)
-        if native:
-            return NativeMachine(channels, self._rings.bell, self._rings.sleeping, _SPIN)
-        return PortableMachine(channels, self._rings.bell)
+    def _listen(self) -> Control | None:
+        controls = {p: link.control for p, link in self._links.items()}
+        rails = {interface: p for p, link in self._links.items() for interface in link.interfaces.values() if interface}
+        streams = [(p, sock) for p, link in self._links.items() for sock in link.streams]
+        if not controls:
+            return None
+        return Control(controls, streams, rails, self._hear, self._agreement.lost, self._tick)
 
-    def _check_peer(self, peer: int) -> None:
-        if peer not in self._links:
-            raise ValueError(f"rank {self.rank} cannot exchange messages with rank {peer} of {self.world}")
+    def _say(self, peer: int | None, message: dict[str, Any]) -> None:
+        if self._control is None:
+            return
+        if peer is None:
+            self._control.tell_all(message)
+        else:
+            self._control.say(peer, message)
 
-    # Planning
+    def _hear(self, peer: int, frame: dict[str, Any]) -> None:
+        if frame.get("say") == "plan":
+            self._schedules.hear(frame)
+        else:
+            self._agreement.hear(peer, frame)
 
-    def _forest(self, operation: Operation, size: int, root: int) -> Forest:
-        key = (operation, size_class(size), root)
-        if key not in self._forests:
-            if not self._shared_plans:
-                self._forests[key] = self._planner(operation, 1 << key[1], root)
-            elif self.rank == 0:
-                forest = self._forests[key] = self._planner(operation, 1 << key[1], root)
-                assert self._control is not None
-                self._control.tell_all({"say": "plan", "key": list(key), "forest": forest_to_json(forest)})
-            else:
-                self._forests[key] = forest_from_json(self._plan_of_rank_0(key))
-        return self._forests[key]
+    def _tick(self) -> None:
+        self._agreement.take_long(list(self._links))
 
-    def _plan_of_rank_0(self, key: tuple[Any, ...]) -> Any:
-        deadline = time.monotonic() + self.timeout
-        with self._lock:
-            while str(list(key)) not in self._plans:
-                self.check()
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise WaitedTooLongError(f"rank {self.rank} waited for rank 0's plan for {self._doing}")
-                self._lock.wait(min(left, 0.25))
-            return self._plans[str(list(key))]
-
-    def _program(self, operation: Operation, numel: int, itemsize: int, root: int) -> tuple[Encoded, bytes]:
-        """This rank's program and what identifies the plan."""
-        key = (operation, numel, itemsize, root)
-        if key in self._programs:
-            self._programs.move_to_end(key)
-            return self._programs[key]
-        forest = self._forest(operation, numel * itemsize, root)
-        chunks = count_chunks(forest, numel * itemsize)
-        in_place = operation in ("all_reduce", "broadcast")
-        program = compile_forest(forest, self.rank, numel, chunks=chunks, in_place=in_place)
-        digest = hashlib.sha256(f"{forest_to_json(forest)} {chunks}".encode()).digest()
-        self._programs[key] = (self.encode(program, itemsize), digest)
-        if len(self._programs) > _REMEMBERED:
-            self._programs.popitem(last=False)
-        return self._programs[key]
+    def _on_broken(self, error: GroupError) -> None:
+        self._channels.abort()
+        self._messages.fail(error)
 
     # Running
 
     def _collective(
         self, operation: Operation, tensors: list[Tensor], *, op: str = "sum", root: int = 0, text: str = ""
     ) -> Future[None]:
+        """Issue an operation on one tensor, in place, or on an input and an output."""
         _check_dense(operation, tensors)
         tensor = max(tensors, key=Tensor.numel)
-        dtype, numel = tensor.dtype, tensor.numel()
+        dtype = tensor.dtype
         if not text:
             where = f" root {root}" if operation in ("broadcast", "reduce") else ""
             reduction = f" {op}" if operation in ("all_reduce", "reduce_scatter", "reduce") else ""
-            text = f"{operation}{reduction}{where} of {numel} x {str(dtype).removeprefix('torch.')}"
+            text = f"{operation}{reduction}{where} of {tensor.numel()} x {str(dtype).removeprefix('torch.')}"
 
-        def run() -> None:
-            program, digest = self._program(operation, numel, tensor.element_size(), root)
-            self._carry_out(text, program, tensors, dtype, "sum" if op == "avg" else op, digest)
+        def carry_out(tensors: Sequence[Tensor]) -> None:
+            numel = max(map(Tensor.numel, tensors))
+            scheduled = self._schedules.program(operation, numel, dtype.itemsize, root, self.timeout)
+            self._carry_out(scheduled.program, tensors, dtype, "sum" if op == "avg" else op, scheduled.digest)
             if op == "avg":
                 _divide(tensors[-1], self.world)
+
+        if self._on_device(tensor):
+            return self._staged(text, tensors, carry_out, in_pieces=operation not in ("reduce_scatter", "all_gather"))
+        return self._issue(text, lambda: carry_out(tensors))
+
+    def _on_device(self, tensor: Tensor) -> bool:
+        return tensor.device.type != "cpu"
+
+    def _staged(
+        self, text: str, tensors: list[Tensor], carry_out: Callable[[Sequence[Tensor]], None], in_pieces: bool
+    ) -> Future[None]:
+        """The same for tensors on a device. What every element is part of alone can go in pieces."""
+        source, target = tensors[0], tensors[-1]
+        staging = self._stagings.setdefault(source.device, Staging(source.device))
+        ready = staging.ready()
+
+        def run() -> None:
+            ready()
+            if in_pieces:
+                for host in staging.in_pieces(source, target):
+                    carry_out([host] if len(tensors) == 1 else [host, host.clone()])
+                return
+            hosts = [source.cpu(), torch.empty(target.shape, dtype=target.dtype)]
+            carry_out(hosts)
+            target.copy_(hosts[-1])
 
         return self._issue(text, run)
 
@@ -401,9 +339,14 @@ class Group:
         def run() -> None:
             for source, target in zip(own_sent, own_received, strict=True):
                 target.copy_(source)
-            self._carry_out(text, program, buffers, torch.uint8, "sum", b"")
+            self._carry_out(program, buffers, torch.uint8, "sum", b"")
 
         return self._issue(text, run)
+
+    def _carry_out(
+        self, program: Encoded, buffers: Sequence[Tensor], dtype: torch.dtype, reduction: str, digest: bytes
+    ) -> None:
+        self._channels.run(program, buffers, dtype, reduction, digest, self._agreement, self.timeout)
 
     def _issue(self, text: str, run: Callable[[], Any]) -> Future[Any]:
         future: Future[Any] = Future()
@@ -421,17 +364,17 @@ class Group:
     def _work(self) -> None:
         while True:
             with self._lock:
-                while not self._tasks:
-                    if self._closed:
-                        return
-                    self._lock.wait()
+                self._lock.wait_for(lambda: self._tasks or self._closed)
+                if not self._tasks:
+                    return
                 task = self._tasks.popleft()
             try:
-                self._begin(task.text)
+                self._agreement.begin(task.text)
+                self._busy(True)
                 result = task.run()
             except BaseException as error:
                 if not isinstance(error, GroupError):
-                    self._fail(GroupError(f"rank {self.rank} failed in {task.text}: {error}"))
+                    self._agreement.fail(GroupError(f"rank {self.rank} failed in {task.text}: {error}"))
                 self._end()
                 task.future.set_exception(error)
             else:
@@ -439,160 +382,17 @@ class Group:
                 task.future.set_result(result)
             del task
 
-    def _begin(self, text: str) -> None:
-        self.check()
-        with self._lock:  # so that the control thread compares what it hears either before or after
-            self._sequence += 1
-            self._doing = text
-            self._history[self._sequence] = text
-            if len(self._history) > _REMEMBERED:
-                self._history.popitem(last=False)
-            self._told.clear()
-            self._here.clear()
-            heard = [(peer, sequence) for peer, sequence in self._heard if sequence <= self._sequence]
-            calls = [(*key, self._heard.pop(key)) for key in heard]
-        for peer, sequence, theirs in calls:
-            self._compare(peer, sequence, theirs)
-            self.check()
-        if self._control is not None:
-            self._control.busy(True)
-
     def _end(self) -> None:
-        self._doing = ""
+        self._agreement.end()
+        self._busy(False)
+
+    def _busy(self, value: bool) -> None:
         if self._control is not None:
-            self._control.busy(False)
+            self._control.busy(value)
 
-    def _carry_out(
-        self, text: str, program: Encoded, buffers: Sequence[Tensor], dtype: torch.dtype, op: str, digest: bytes
-    ) -> None:
-        for channel in program.channels:
-            peer = self._peers[channel]
-            if self._left.get(peer, self._sequence) < self._sequence:
-                raise self._fail(PeerLostError(peer, self._context(), "had left the group"))
-        identity = hashlib.sha256(f"{text} {dtype} {op}".encode() + digest).digest()
-        header = _HEADER.pack(b"MHOP", self.rank, self._sequence, identity)
-        assert len(header) == HEADER_SIZE
-        try:
-            self._machine.run(program, buffers, dtype, op, header, time.monotonic() + self.timeout)
-        except MachineError as error:
-            raise self._explained(error, text) from None
-
-    def _context(self) -> str:
-        if not self._doing:
-            return f"rank {self.rank} was idle after operation {self._sequence}"
-        return f"rank {self.rank} was in operation {self._sequence}, {self._doing}"
-
-    def _explained(self, error: MachineError, text: str) -> GroupError:
-        """Say what went wrong, to everyone."""
-        if self._broken is not None:
-            return self._broken
-        peer = self._peers[error.channel] if error.channel >= 0 else -1
-        match error.outcome:
-            case Outcome.LOST:
-                self._learn_why(0.5)
-                return self._fail(PeerLostError(peer, self._context()))
-            case Outcome.MISMATCH:
-                return self._mismatch(peer, error.header)
-            case Outcome.TIMED_OUT:
-                if (peer, self._sequence) in self._here:
-                    self._learn_why(1.0)  # it is not the one that never came; it knows who is
-                where = f"in operation {self._sequence}, {text}"
-                waited = f"rank {self.rank} waited {self.timeout:.0f} s for rank {peer} {where}"
-                return self._fail(WaitedTooLongError(waited))
-        return self._fail(GroupError(f"{self._context()}: {error}"))
-
-    def _mismatch(self, peer: int, header: bytes) -> GroupError:
-        """Ask the peer what it is at, and name both."""
-        magic, _, sequence, _ = _HEADER.unpack(header)
-        if magic != b"MHOP":
-            return self._fail(GroupError(f"{self._context()}: what came from rank {peer} is no operation"))
-        assert self._control is not None
-        first = min(sequence, self._sequence)  # the peer was there
-        self._control.say(peer, {"say": "what", "sequence": first, "text": self._history.get(first, self._doing)})
-        self._learn_why(1.0)
-        return self._fail(MismatchError(f"{self._context()}; rank {peer} was in its operation {sequence}, another one"))
-
-    def _learn_why(self, seconds: float) -> None:
-        """Others may know better than the channel that broke: a rank that fails tells all before it goes."""
-        with self._lock:
-            self._lock.wait_for(lambda: self._broken is not None, seconds)
-
-    # What others say, on the control thread
-
-    def _heard_frame(self, peer: int, frame: dict[str, Any]) -> None:
-        match frame.get("say"):
-            case "failed":
-                error = (
-                    PeerLostError(frame["rank"], self._context(), frame["reason"])
-                    if frame.get("rank") is not None
-                    else None
-                )
-                self._fail(error or _KINDS.get(frame["kind"], GroupError)(frame["text"]), tell=False)
-            case "waiting" | "what":
-                self._compare(peer, frame["sequence"], frame["text"], surely=frame["say"] == "what")
-            case "here":
-                self._here.add((peer, frame["sequence"]))
-            case "plan":
-                with self._lock:
-                    self._plans[str(frame["key"])] = frame["forest"]
-                    self._lock.notify_all()
-            case "bye":
-                self._left[peer] = frame["sequence"]
-                if self._doing and self._sequence > frame["sequence"]:
-                    self._fail(PeerLostError(peer, self._context(), "has left the group"))
-
-    def _compare(self, peer: int, sequence: int, text: str, surely: bool = False) -> None:
-        """A peer is in this operation: is it what this rank did, or does, as its operation of that number?"""
-        with self._lock:
-            if sequence > self._sequence:
-                self._heard[peer, sequence] = text
-                return
-            own = self._history.get(sequence, text)
-            here = self._doing and sequence == self._sequence
-        if own != text:
-            self._fail(
-                MismatchError(
-                    f"ranks called different operations: as number {sequence}, rank {peer} called {text}, and rank "
-                    f"{self.rank} called {own}. All ranks of a group must call the same operations in the same order."
-                )
-            )
-        elif surely:
-            self._fail(
-                MismatchError(
-                    f"as number {sequence}, rank {peer} and rank {self.rank} both called {text}, but what one sends is "
-                    "not what the other is to receive. Give matching sizes on both ranks, and the same cluster."
-                )
-            )
-        elif here and self._control is not None:
-            self._control.say(peer, {"say": "here", "sequence": sequence})
-
-    def _lost(self, peer: int, why: str) -> None:
-        if peer not in self._left:
-            self._fail(PeerLostError(peer, self._context(), why))
-
-    def _tick(self) -> None:
-        """An operation takes long: tell whom we wait for what we are at."""
-        waited = [peer for channel, peer in enumerate(self._peers) if self._machine.waits_for(channel)]
-        peers = waited or ([0] if self.rank and self._shared_plans else [])
-        for peer in peers:
-            if (peer, self._sequence) not in self._told and self._control is not None:
-                self._told.add((peer, self._sequence))
-                self._control.say(peer, {"say": "waiting", "sequence": self._sequence, "text": self._doing})
-
-    def _fail(self, error: GroupError, tell: bool = True) -> GroupError:
-        """The group is broken, for the first reason given."""
-        with self._lock:
-            if self._broken is not None:
-                return self._broken
-            self._broken = error
-            self._lock.notify_all()
-        self._machine.abort()
-        if tell and self._control is not None:
-            lost = isinstance(error, PeerLostError)
-            message = {"say": "failed", "kind": type(error).__name__, "text": str(error)}
-            self._control.tell_all(message | ({"rank": error.rank, "reason": error.reason} if lost else {}))
-        self._messages.fail(error)
-        return error
+    def _check_peer(self, peer: int) -> None:
+        if peer not in self._links:
+            raise ValueError(f"rank {self.rank} cannot exchange messages with rank {peer} of {self.world}")
 
 
 _groups: weakref.WeakSet[Group] = weakref.WeakSet()
@@ -600,15 +400,14 @@ _groups: weakref.WeakSet[Group] = weakref.WeakSet()
 
 
 def _leave() -> None:
-    """A process that ends without closing its groups did not crash: say so."""
+    """A process that ends without closing its groups did not crash: say so. And have no thread of theirs run while the
+    interpreter goes: one that is stopped within torch ends the process with an abort."""
     for group in list(_groups):
-        group._say_goodbye()
+        group.close(patience=1.0)
 
 
 atexit.register(_leave)
 os.register_at_fork(after_in_child=_groups.clear)
-
-_KINDS: dict[str, type[GroupError]] = {"MismatchError": MismatchError, "WaitedTooLongError": WaitedTooLongError}
 
 
 def _check_dense(operation: str, tensors: Sequence[Tensor]) -> None:
