@@ -1,8 +1,8 @@
 """A careful DistributedDataParallel training loop over a manyhands `Job`: what the benchmarks compare with.
 
 The same model, data, loss, optimizer, clipping, scheduler and micro-batches; gradients are accumulated under
-`no_sync` and averaged by gloo, overlapped with the last backward pass. Samples come from a plain permutation
-and are stacked by `default_collate` in the process itself, as manyhands does it. Buffers are broadcast from
+`no_sync` and averaged by gloo (or another backend), overlapped with the last backward pass. Samples come from a plain
+permutation and are stacked by `default_collate` in the process itself, as manyhands does it. Buffers are broadcast from
 rank 0 once a step, which is DDP's default.
 """
 
@@ -27,11 +27,15 @@ class DDPLoop:
     Args:
         job: what to train.
         micro_batches: parts that every batch is cut into, over all ranks.
+        backend: that exchanges gradients; None: the process group is there already.
     """
 
-    def __init__(self, job: Job, micro_batches: int) -> None:
+    def __init__(self, job: Job, micro_batches: int, backend: str | None = "gloo") -> None:
         torch.set_num_threads(1)
-        dist.init_process_group("gloo")
+        if backend == "manyhands":
+            import manyhands.torch  # noqa: F401
+        if backend is not None:
+            dist.init_process_group(backend)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
         self.job = job

@@ -28,9 +28,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--micro-batches", type=int, default=None, help="default: the job's")
     parser.add_argument("--warm-up", type=float, default=0.2, help="share of the steps that is not timed")
+    parser.add_argument("--backend", default="gloo", help="of torch.distributed: gloo, manyhands")
     options = parser.parse_args()
     job = load_job(JOB, ["--example", options.example, f"--flags={options.flags}"])
-    loop = DDPLoop(job, job.micro_batches if options.micro_batches is None else options.micro_batches)
+    micro_batches = job.micro_batches if options.micro_batches is None else options.micro_batches
+    loop = DDPLoop(job, micro_batches, options.backend)
     warm = int(options.warm_up * options.steps)
     shares = loop.shares(0)
     began, losses = 0.0, []

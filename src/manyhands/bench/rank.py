@@ -37,9 +37,9 @@ def main(handlers: Mapping[str, Callable[..., Any]] | None = None) -> None:
 
 def timed(operation: str, size: int, repeat: int, warm_up: int = 0) -> float:
     """Seconds of one operation, of `repeat` in a row, after a first one with `warm_up` bytes."""
+    run, _, _ = prepared(operation, size)
     if warm_up:
         prepared(operation, warm_up)[0]()
-    run, _, _ = prepared(operation, size)
     dist.barrier()
     began = time.perf_counter()
     for _ in range(repeat):
