@@ -19,7 +19,9 @@ from manyhands.lab import Lab
 
 HERE = Path(__file__).resolve().parent
 OURS, PROBED, GLOO, MPI = "manyhands", "manyhands, probed", "gloo", "Open MPI"
-_PEERS = {"PYTHONPATH": str(HERE.parent / "peers")}
+_PEERS = {
+    "PYTHONPATH": os.pathsep.join([str(HERE.parent / "peers"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+}
 _MCA = {
     "mpi_yield_when_idle": "1",  # ranks share cores: without this they keep each other from working
     "btl_base_warn_component_unused": "0",
