@@ -171,9 +171,9 @@ def test_several_groups_of_the_same_ranks_work_at_the_same_time():
 def test_what_would_be_silently_wrong_is_refused():
     with joined(2) as groups:
         for tensor in (torch.zeros(4, 4).t(), torch.zeros(3, dtype=torch.complex64), torch.zeros(3, device="meta")):
-            with pytest.raises(ValueError, match="contiguous tensors on the CPU"):
+            with pytest.raises(ValueError, match="contiguous tensors"):
                 groups[0].all_reduce(tensor)
-            with pytest.raises(ValueError, match="contiguous tensors on the CPU"):
+            with pytest.raises(ValueError, match="contiguous tensors"):
                 groups[0].send(tensor, 1)
         with pytest.raises(ValueError, match="2 times"):
             groups[0].all_gather(torch.zeros(3), torch.zeros(2))

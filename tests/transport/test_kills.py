@@ -87,6 +87,10 @@ def forked(target, *arguments):
     return process
 
 
+def ended(processes):
+    return [process.pid for process in processes if process.exitcode is not None]
+
+
 def until(condition, what):
     end = time.monotonic() + DEADLINE
     while not condition():
@@ -100,7 +104,8 @@ def kill_one(folder, world, network, sizes, chance):
     seed, victim = chance.randrange(1 << 30), chance.randrange(world)
     processes = [forked(rank, folder, r, world, network, sizes, seed) for r in range(world)]
     try:
-        until(lambda: all((folder / f"ready{r}").exists() for r in range(world)), "ranks to join")
+        until(lambda: all((folder / f"ready{r}").exists() for r in range(world)) or ended(processes), "ranks to join")
+        assert not ended(processes)
         time.sleep(chance.uniform(0, 0.1))
         os.kill(processes[victim].pid, signal.SIGKILL)
         killed = time.monotonic()

@@ -130,6 +130,12 @@ class Agreement:
         self._learn_why(1.0)
         return self.fail(MismatchError(f"{self.context()}; rank {peer} was in its operation {sequence}, another one"))
 
+    def why_lost(self, peer: int) -> GroupError | None:
+        """A peer's connection for messages ended: because the group broke, or for a reason of its own?"""
+        with self.changed:
+            self.changed.wait_for(lambda: self.broken is not None or peer in self._left, 0.5)
+        return self.broken
+
     def leave(self) -> None:
         """Tell the others after which operation this rank left."""
         self._say(None, {"say": "bye", "sequence": self.sequence - bool(self.doing)})
@@ -153,7 +159,9 @@ class Agreement:
                 if frame["sequence"] == self.sequence:
                     self._here.add(peer)
             case "bye":
-                self._left[peer] = frame["sequence"]
+                with self.changed:
+                    self._left[peer] = frame["sequence"]
+                    self.changed.notify_all()
                 if self.doing and self.sequence > frame["sequence"]:
                     self.fail(PeerLostError(peer, self.context(), "has left the group"))
 

@@ -75,8 +75,8 @@ class Group:
         self._stagings: dict[torch.device, Staging] = {}
         self._control: Control | None = None  # its thread may call before it is returned
         self._channels = Channels(rank, self._links, cluster, portable)
-        self._messages = Messages(rank, {p: link.messages for p, link in self._links.items()})
         self._agreement = Agreement(rank, self._say, self._on_broken)
+        self._messages = Messages(rank, {p: link.messages for p, link in self._links.items()}, self._agreement.why_lost)
         self._schedules = Schedules(rank, self.world, cluster, self._agreement, self._say, self.encode)
         _groups.add(self)
         self._control = self._listen()

@@ -14,7 +14,7 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -61,10 +61,16 @@ class _Peer:
 
 
 class Messages:
-    """Sends and receives over one socket per peer, on a thread of its own that starts with the first use."""
+    """Sends and receives over one socket per peer, on a thread of its own that starts with the first use.
 
-    def __init__(self, rank: int, sockets: Mapping[int, socket.socket]) -> None:
-        self.rank = rank
+    Args:
+        sockets: by peer.
+        why: asked when a peer's connection ends: what broke before, if that is why it left.
+    """
+
+    def __init__(self, rank: int, sockets: Mapping[int, socket.socket], why: Callable[[int], Exception | None]) -> None:
+        self.rank, self._why = rank, why
+        self._failed: Exception | None = None
         self._peers = {peer: _Peer(sock) for peer, sock in sockets.items()}
         self._wanted: deque[_Wanted] = deque()
         self._arrived: deque[_Arrived] = deque()
@@ -82,6 +88,9 @@ class Messages:
         head = _HEAD.pack(_MAGIC, DTYPES.index(tensor.dtype), tag, len(body))
         with self._lock:
             entry = self._peers[peer]
+            if self._failed is not None:
+                future.set_exception(self._failed)
+                return future
             if entry.lost:
                 doing = f"rank {self.rank} was sending it a message (tag {tag})"
                 future.set_exception(PeerLostError(peer, doing, entry.lost))
@@ -96,6 +105,9 @@ class Messages:
         """Receive into a contiguous CPU tensor, from a rank or from any (None). The result is the sender's rank."""
         wanted = _Wanted(tensor, _raw(tensor), peer, tag, _future())
         with self._lock:
+            if self._failed is not None:
+                wanted.future.set_exception(self._failed)
+                return wanted.future
             for arrived in self._arrived:
                 if arrived.tag == tag and peer in (None, arrived.peer):
                     self._drop(arrived)
@@ -114,6 +126,7 @@ class Messages:
     def fail(self, error: Exception) -> None:
         """Nothing more will come: end all that wait."""
         with self._lock:
+            self._failed = self._failed or error
             waiting = [w.future for w in self._wanted]
             waiting += [f for e in self._peers.values() for _, f in e.unsent if f is not None]
             waiting += [e.wanted.future for e in self._peers.values() if e.wanted is not None]
@@ -270,6 +283,8 @@ class Messages:
 
     def _lose(self, rank: int, why: str) -> None:
         entry = self._peers[rank]
+        if (reason := self._why(rank)) is not None:
+            self.fail(reason)
         with self._lock:
             entry.lost = why
             sending = f"rank {self.rank} was sending it a message"
