@@ -3,6 +3,7 @@
 from manyhands.collective.blocks import Block, assign_blocks
 from manyhands.collective.compile import Association, Contribution, compile_forest, count_chunks, one_each, ranges
 from manyhands.collective.forest import Edge, Forest, Operation, Tree, forest_from_json, forest_to_json
+from manyhands.collective.lossy import Wire, compressed
 from manyhands.collective.program import Instruction, Op, Place, Program
 from manyhands.collective.tree import Fold, Node, fold, leaves, pieces
 
@@ -20,8 +21,10 @@ __all__ = [
     "Place",
     "Program",
     "Tree",
+    "Wire",
     "assign_blocks",
     "compile_forest",
+    "compressed",
     "count_chunks",
     "fold",
     "forest_from_json",

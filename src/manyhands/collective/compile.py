@@ -74,6 +74,7 @@ def compile_forest(
     association: Association = "any",
     contribution: Contribution | None = None,
     in_place: bool = True,
+    lossy: bool = False,
 ) -> Program:
     """The program of one rank (or helper: `forest.rank` numbers them).
 
@@ -84,9 +85,11 @@ def compile_forest(
         in_place: the result replaces buffer 0, and inputs may be overwritten. Otherwise inputs stay as they are and
             the result goes to a buffer of its own, after the inputs. Required for contributions of several nodes, where
             inputs are overwritten all the same, and for `reduce_scatter` and `all_gather`.
+        lossy: for all-reduce, prepare the program for a lossy wire format (lossy.py): one more buffer, before the
+            scratch, holds what earlier rounds lost.
     """
     contribution = contribution or one_each(len(forest.members))
-    return _Compiler(forest, rank, numel, chunks, association, contribution, in_place).compile()
+    return _Compiler(forest, rank, numel, chunks, association, contribution, in_place, lossy).compile()
 
 
 def _depth(tree: Tree) -> int:
@@ -139,6 +142,8 @@ class _Stream:
     scratch: int = 0
     slots: int = 0
     """Places for a chunk in scratch; for a helper, one more than sums need, where it receives what it hands on."""
+    start_level: int = 0
+    """When the broadcast begins."""
     turns: int = 1
     """Chunks that are at work at the same time: scratch is used in turns."""
 
@@ -153,7 +158,9 @@ class _Compiler:
         association: Association,
         contribution: Contribution,
         in_place: bool,
+        lossy: bool,
     ) -> None:
+        self.lossy = lossy
         self.forest, self.rank, self.numel, self.chunks = forest, rank, numel, chunks
         self.aligned = association == "aligned"
         self.contribution = contribution
@@ -190,6 +197,8 @@ class _Compiler:
         sizes = [self._input_size()] * self.inputs
         if self.output == self.inputs and self.member:
             sizes.append(self._output_size())
+        if self.lossy:
+            sizes.append(self.numel)
         return Program(
             rank=self.rank,
             sizes=(*sizes, scratch),
@@ -221,7 +230,11 @@ class _Compiler:
         return Place(self._scratch_buffer(), stream.scratch + (turn * stream.slots + slot) * self._largest(stream))
 
     def _scratch_buffer(self) -> int:
-        return self.inputs + (1 if self.member and self.output == self.inputs else 0)
+        return self.inputs + (1 if self.member and self.output == self.inputs else 0) + self.lossy
+
+    def _lost(self, start: int) -> Place | None:
+        """Where what a lossy format loses of this part of the data is kept."""
+        return Place(self._scratch_buffer() - 1, start) if self.lossy else None
 
     def _result(self, start: int) -> Place:
         if self.forest.operation == "reduce_scatter" and not self.in_place:
@@ -233,6 +246,7 @@ class _Compiler:
     def _stream(self, index: int, tree: Tree, start: int, stop: int) -> _Stream:
         levels = _levels(tree)
         stream = _Stream(index, start, stop, tree.root == self.name)
+        stream.start_level = max((level + 1 for level in levels.reduce.values()), default=0)
         for edge, level in levels.reduce.items():
             if edge.target == self.name:
                 stream.children.append((level, edge))
@@ -288,7 +302,14 @@ class _Compiler:
                 self._emit(
                     chunk + level,
                     stream,
-                    Instruction(Op.SEND, count, left=place, peer=self._peer(edge.target), rail=_rail(edge)),
+                    Instruction(
+                        Op.SEND,
+                        count,
+                        left=place,
+                        right=self._lost(start),
+                        peer=self._peer(edge.target),
+                        rail=_rail(edge),
+                    ),
                 )
         if stream.source is not None:
             level, edge = stream.source
@@ -300,6 +321,10 @@ class _Compiler:
             )
         elif stream.root and held:
             result = held[0]
+            if self.lossy:  # so that the root has what the others get
+                time = chunk + stream.start_level
+                rounded = Instruction(Op.ROUND, count, target=result, left=result, right=self._lost(start))
+                self._emit(time, stream, rounded)
         for level, edge in stream.targets:
             assert result is not None
             self._emit(

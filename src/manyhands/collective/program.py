@@ -25,6 +25,15 @@ class Op(IntEnum):
     """`target` = `left` + `right`. `target` may be either."""
     COPY = 4
     """`target` = `left`."""
+    ROUND = 5
+    """`target` = `left` as it is after a lossy wire format; the error is left in `right`. See lossy.py, which turns
+    programs with this into such with the following."""
+    ENCODE_BF16 = 6
+    """`target` = the wire format of `left` + `right`; what is lost is left in `right`. Without `right`, of `left`."""
+    DECODE_BF16 = 7
+    """`target` = `left` + what the wire format `right` says. Without `left`, that alone."""
+    ENCODE_INT8 = 8
+    DECODE_INT8 = 9
 
 
 class Place(NamedTuple):

@@ -105,10 +105,10 @@ class Agreement:
                 return self.broken
             self.broken = error
             self.changed.notify_all()
+        self._on_broken(error)
         if tell:
             lost = {"rank": error.rank, "reason": error.reason} if isinstance(error, PeerLostError) else {}
             self._say(None, {"say": "failed", "kind": type(error).__name__, "text": str(error), **lost})
-        self._on_broken(error)
         return error
 
     def channel_broke(self, peer: int) -> GroupError:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from manyhands.cluster import Cluster
-from manyhands.collective import Instruction, Op, Operation, Place, Program
+from manyhands.collective import Instruction, Op, Operation, Place, Program, Wire
 from manyhands.transport.agreement import Agreement
 from manyhands.transport.channels import Channels, Traffic
 from manyhands.transport.control import Control
@@ -111,9 +111,22 @@ class Group:
 
     # Operations
 
-    def all_reduce(self, tensor: Tensor, op: str = "sum") -> Future[None]:
-        """Every rank gets the sum (avg, min, max, prod) of all ranks' tensors, in place."""
-        return self._collective("all_reduce", [tensor], op=op)
+    def all_reduce(
+        self, tensor: Tensor, op: str = "sum", *, wire: Wire = "full", lost: Tensor | None = None
+    ) -> Future[None]:
+        """Every rank gets the sum (avg, min, max, prod) of all ranks' tensors, in place.
+
+        Args:
+            wire: sums (and averages) of fp32 may travel as `bf16` or `int8` (collective/lossy.py). All ranks have the
+                same bits all the same.
+            lost: of the tensor's shape, zeros at first, kept by the caller from one sum to the next: what the wire
+                format lost of this rank's part, to be made up for next time.
+        """
+        if wire == "full":
+            return self._collective("all_reduce", [tensor], op=op)
+        lost = torch.zeros_like(tensor) if lost is None else lost
+        _check_lossy(tensor, lost, op)
+        return self._collective("all_reduce", [tensor, lost], op=op, wire=wire)
 
     def reduce_scatter(self, output: Tensor, input: Tensor, op: str = "sum") -> Future[None]:
         """Rank i gets the i-th of `world` equal parts of the sum of all inputs; `input` stays as it is."""
@@ -156,13 +169,16 @@ class Group:
     def send(self, tensor: Tensor, peer: int, tag: int = 0) -> Future[None]:
         """Send a tensor to a rank that receives it; does not wait for other operations."""
         self._check_peer(peer)
-        return self._messages.send(tensor, peer, tag)
+        return self._messages.send(tensor.cpu(), peer, tag)
 
     def receive(self, tensor: Tensor, peer: int | None = None, tag: int = 0) -> Future[int]:
         """Receive a tensor from a rank, or any rank. The result is the sender's rank."""
         if peer is not None:
             self._check_peer(peer)
-        return self._messages.receive(tensor, peer, tag)
+        if not self._on_device(tensor):
+            return self._messages.receive(tensor, peer, tag)
+        host = torch.empty(tensor.shape, dtype=tensor.dtype)
+        return _then(self._messages.receive(host, peer, tag), lambda: tensor.copy_(host))
 
     def run(
         self, text: str, program: Encoded, buffers: Sequence[Tensor], dtype: torch.dtype, digest: bytes
@@ -273,7 +289,14 @@ class Group:
     # Running
 
     def _collective(
-        self, operation: Operation, tensors: list[Tensor], *, op: str = "sum", root: int = 0, text: str = ""
+        self,
+        operation: Operation,
+        tensors: list[Tensor],
+        *,
+        op: str = "sum",
+        root: int = 0,
+        text: str = "",
+        wire: Wire = "full",
     ) -> Future[None]:
         """Issue an operation on one tensor, in place, or on an input and an output."""
         _check_dense(operation, tensors)
@@ -283,14 +306,17 @@ class Group:
             where = f" root {root}" if operation in ("broadcast", "reduce") else ""
             reduction = f" {op}" if operation in ("all_reduce", "reduce_scatter", "reduce") else ""
             text = f"{operation}{reduction}{where} of {tensor.numel()} x {str(dtype).removeprefix('torch.')}"
+            text += f" as {wire}" if wire != "full" else ""
 
         def carry_out(tensors: Sequence[Tensor]) -> None:
             numel = max(map(Tensor.numel, tensors))
-            scheduled = self._schedules.program(operation, numel, dtype.itemsize, root, self.timeout)
+            scheduled = self._schedules.program(operation, numel, dtype.itemsize, root, self.timeout, wire)
             self._carry_out(scheduled.program, tensors, dtype, "sum" if op == "avg" else op, scheduled.digest)
             if op == "avg":
-                _divide(tensors[-1], self.world)
+                _divide(tensors[0 if operation == "all_reduce" else -1], self.world)
 
+        if self._on_device(tensor) and wire != "full":
+            raise ValueError(f"wire={wire} is for tensors on the CPU; this one is on {tensor.device}")
         if self._on_device(tensor):
             return self._staged(text, tensors, carry_out, in_pieces=operation not in ("reduce_scatter", "all_gather"))
         return self._issue(text, lambda: carry_out(tensors))
@@ -310,7 +336,9 @@ class Group:
             ready()
             if in_pieces:
                 for host in staging.in_pieces(source, target):
-                    carry_out([host] if len(tensors) == 1 else [host, host.clone()])
+                    buffers = [host] if len(tensors) == 1 else [host, host.clone()]
+                    carry_out(buffers)
+                    host.copy_(buffers[-1])
                 return
             hosts = [source.cpu(), torch.empty(target.shape, dtype=target.dtype)]
             carry_out(hosts)
@@ -321,6 +349,9 @@ class Group:
     def _direct(self, text: str, sends: list[tuple[Tensor, int]], receives: list[tuple[Tensor, int]]) -> Future[None]:
         """Tensors go straight from rank to rank."""
         _check_dense(text, [t for t, _ in (*sends, *receives)])
+        sends = [(t.cpu() if self._on_device(t) else t, p) for t, p in sends]
+        homes = [t for t, _ in receives]
+        receives = [(torch.empty(t.shape, dtype=t.dtype) if self._on_device(t) else t, p) for t, p in receives]
         own_sent = [t for t, p in sends if p == self.rank]
         own_received = [t for t, p in receives if p == self.rank]
         outgoing = [(t, p) for t, p in sends if p != self.rank]
@@ -340,6 +371,9 @@ class Group:
             for source, target in zip(own_sent, own_received, strict=True):
                 target.copy_(source)
             self._carry_out(program, buffers, torch.uint8, "sum", b"")
+            for home, (received, _) in zip(homes, receives, strict=True):
+                if home is not received:
+                    home.copy_(received)
 
         return self._issue(text, run)
 
@@ -410,13 +444,38 @@ atexit.register(_leave)
 os.register_at_fork(after_in_child=_groups.clear)
 
 
+def _then(first: Future[int], finish: Callable[[], Any]) -> Future[int]:
+    """A future that is done when `finish` is, which runs after the first one's success."""
+    both: Future[int] = Future()
+
+    def on_done(future: Future[int]) -> None:
+        try:
+            result = future.result()
+            finish()
+        except BaseException as error:
+            both.set_exception(error)
+        else:
+            both.set_result(result)
+
+    first.add_done_callback(on_done)
+    return both
+
+
 def _check_dense(operation: str, tensors: Sequence[Tensor]) -> None:
     for tensor in tensors:
-        if tensor.dtype not in DTYPES or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        if tensor.dtype not in DTYPES or tensor.device.type not in ("cpu", "cuda") or not tensor.is_contiguous():
             raise ValueError(
-                f"{operation} needs contiguous tensors on the CPU of a number's dtype; got one of {tensor.dtype} on "
-                f"{tensor.device} with strides {tensor.stride()}. Pass a contiguous copy, or view it as another dtype."
+                f"{operation} needs contiguous tensors of a number's dtype, on the CPU or CUDA; got one of "
+                f"{tensor.dtype} on {tensor.device} with strides {tensor.stride()}. Pass a contiguous copy, or view it "
+                "as another dtype."
             )
+
+
+def _check_lossy(tensor: Tensor, lost: Tensor, op: str) -> None:
+    if tensor.dtype != torch.float32 or op not in ("sum", "avg"):
+        raise ValueError(f"only sums and averages of float32 can travel in a lossy format; got {op} of {tensor.dtype}")
+    if lost.shape != tensor.shape or lost.dtype != tensor.dtype or lost.data_ptr() == tensor.data_ptr():
+        raise ValueError(f"`lost` must be another float32 tensor of shape {tuple(tensor.shape)}, like torch.zeros_like")
 
 
 def _check_sizes(whole: Tensor, part: Tensor, world: int, operation: str) -> None:

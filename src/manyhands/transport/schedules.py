@@ -17,7 +17,9 @@ from manyhands.collective import (
     Forest,
     Operation,
     Program,
+    Wire,
     compile_forest,
+    compressed,
     count_chunks,
     forest_from_json,
     forest_to_json,
@@ -62,24 +64,29 @@ class Schedules:
         self._planner: Planner = planned(cluster) if cluster else direct(names(world))
         self._agreement, self._say, self._encode = agreement, say, encode
         self._forests: dict[tuple[Operation, int, int], Forest] = {}
-        self._programs: OrderedDict[tuple[Operation, int, int, int], Scheduled] = OrderedDict()
+        self._programs: OrderedDict[tuple[Operation, int, int, int, Wire], Scheduled] = OrderedDict()
         self._told: dict[str, Any] = {}
 
-    def program(self, operation: Operation, numel: int, itemsize: int, root: int, timeout: float) -> Scheduled:
+    def program(
+        self, operation: Operation, numel: int, itemsize: int, root: int, timeout: float, wire: Wire = "full"
+    ) -> Scheduled:
         """The program for `numel` elements of data in all.
 
         Raises:
             GroupError: rank 0 does not say what it has planned.
         """
-        key = (operation, numel, itemsize, root)
+        key = (operation, numel, itemsize, root, wire)
         if key in self._programs:
             self._programs.move_to_end(key)
             return self._programs[key]
         forest = self._forest(operation, numel * itemsize, root, timeout)
         chunks = count_chunks(forest, numel * itemsize)
         in_place = operation in ("all_reduce", "broadcast")
-        program = compile_forest(forest, self.rank, numel, chunks=chunks, in_place=in_place)
-        digest = hashlib.sha256(f"{forest_to_json(forest)} {chunks}".encode()).digest()
+        lossy = wire != "full"
+        program = compile_forest(forest, self.rank, numel, chunks=chunks, in_place=in_place, lossy=lossy)
+        if lossy:
+            program = compressed(program, wire)
+        digest = hashlib.sha256(f"{forest_to_json(forest)} {chunks} {wire}".encode()).digest()
         self._programs[key] = Scheduled(self._encode(program, itemsize), digest)
         if len(self._programs) > _REMEMBERED:
             self._programs.popitem(last=False)

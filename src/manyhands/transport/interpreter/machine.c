@@ -13,6 +13,8 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <float.h>
+#include <math.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -22,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SEND, RECEIVE, RECEIVE_ADD, ADD, COPY };
+enum { SEND, RECEIVE, RECEIVE_ADD, ADD, COPY, ROUND, ENCODE_BF16, DECODE_BF16, ENCODE_INT8, DECODE_INT8 };
 enum { DONE, LOST, MISMATCH, ABORTED, TIMED_OUT, NO_MEMORY, BAD_PROGRAM };
 enum { F32, F64, F16, BF16, I8, I16, I32, I64, U8, U16, U32, U64 };
 enum { SUM, MIN, MAX, PROD };
@@ -177,6 +179,77 @@ static void combine(int dtype, int operation, void *target, const void *left, co
         case U16: BY_OPERATION(uint16_t, SAME, SAME)
         case U32: BY_OPERATION(uint32_t, SAME, SAME)
         case U64: BY_OPERATION(uint64_t, SAME, SAME)
+    }
+}
+
+/* ---- lossy wire formats (collective/lossy.py says what they are) ---- */
+
+#define BLOCK 256
+
+/* What is lost; nothing where something is not finite, or it would never be finite again. */
+static inline float lost(float value, float decoded) {
+    float rest = value - decoded;
+    return fabsf(rest) <= FLT_MAX ? rest : 0;
+}
+
+static void encode_bf16(uint16_t *target, const float *left, float *right, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        float value = right ? left[i] + right[i] : left[i];
+        target[i] = to_bf16(value);
+        if (right) right[i] = lost(value, from_bf16(target[i]));
+    }
+}
+
+static void decode_bf16(float *target, const float *left, const uint16_t *right, int64_t n) {
+    for (int64_t i = 0; i < n; i++) target[i] = left ? left[i] + from_bf16(right[i]) : from_bf16(right[i]);
+}
+
+/* The least e with largest <= 127 * 2**e; 127 for what is not finite, or would not be when decoded. */
+static int block_exponent(float largest) {
+    int exponent;
+    if (!(largest <= FLT_MAX)) return 127;
+    float fraction = frexpf(largest / 127.0f, &exponent);
+    if (fraction == 0) return -126;
+    exponent -= fraction == 0.5f;
+    return exponent < -126 ? -126 : exponent > 121 ? 127 : exponent;
+}
+
+static void encode_int8(int8_t *target, const float *left, float *right, int64_t n) {
+    float value[BLOCK];
+    for (int64_t start = 0; start < n; start += BLOCK) {
+        int size = n - start < BLOCK ? (int)(n - start) : BLOCK;
+        float largest = 0;
+        int finite = 1;
+        for (int i = 0; i < size; i++) {
+            value[i] = right ? left[start + i] + right[start + i] : left[start + i];
+            float magnitude = fabsf(value[i]);
+            finite &= magnitude <= FLT_MAX;
+            largest = magnitude > largest ? magnitude : largest;
+        }
+        int exponent = finite ? block_exponent(largest) : 127;
+        finite = exponent < 127;
+        float up = exponent < 127 ? ldexpf(1, -exponent) : 0, down = exponent < 127 ? ldexpf(1, exponent) : 0;
+        *target++ = (int8_t)exponent;
+        for (int i = 0; i < size; i++) {
+            float q = finite ? rintf(value[i] * up) : 0;
+            q = q > 127 ? 127 : q < -127 ? -127 : q;
+            target[i] = (int8_t)q;
+            if (right) right[start + i] = finite ? lost(value[i], q * down) : 0;
+        }
+        target += size;
+    }
+}
+
+static void decode_int8(float *target, const float *left, const int8_t *right, int64_t n) {
+    for (int64_t start = 0; start < n; start += BLOCK) {
+        int size = n - start < BLOCK ? (int)(n - start) : BLOCK;
+        int exponent = *right++;
+        float down = exponent < 127 ? ldexpf(1, exponent) : NAN;
+        for (int i = 0; i < size; i++) {
+            float value = right[i] * down;
+            target[start + i] = left ? left[start + i] + value : value;
+        }
+        right += size;
     }
 }
 
@@ -545,6 +618,10 @@ int machine_run(machine_t *m, const instruction_t *program, int64_t length, char
             case COPY:
                 if (target != left) memmove(target, left, bytes);
                 break;
+            case ENCODE_BF16: encode_bf16((uint16_t *)target, (float *)left, (float *)right, i->count); break;
+            case DECODE_BF16: decode_bf16((float *)target, (float *)left, (uint16_t *)right, i->count); break;
+            case ENCODE_INT8: encode_int8((int8_t *)target, (float *)left, (float *)right, i->count); break;
+            case DECODE_INT8: decode_int8((float *)target, (float *)left, (int8_t *)right, i->count); break;
             default: code = BAD_PROGRAM;
         }
         if (!code && atomic_load_explicit(&m->aborted, memory_order_relaxed)) code = fail(m, -1, ABORTED);

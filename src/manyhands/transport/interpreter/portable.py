@@ -19,6 +19,7 @@ from torch import Tensor
 
 from manyhands.collective import Op
 from manyhands.transport.interpreter.encode import Encoded
+from manyhands.transport.interpreter.formats import decode_bf16, decode_int8, encode_bf16, encode_int8
 from manyhands.transport.interpreter.outcome import (
     HEADER_SIZE,
     IDENTITY_AT,
@@ -41,6 +42,8 @@ _REDUCE_UNSIGNED: dict[str, Callable[..., np.ndarray]] = {
     "prod": np.multiply,
 }
 """For what torch cannot compute with: unsigned integers of more than a byte."""
+_ENCODE = {Op.ENCODE_BF16: encode_bf16, Op.ENCODE_INT8: encode_int8}
+_DECODE = {Op.DECODE_BF16: decode_bf16, Op.DECODE_INT8: decode_int8}
 
 
 class PortableMachine:
@@ -112,6 +115,12 @@ class PortableMachine:
                     came = torch.empty(count, dtype=torch.uint8)
                     self._take(channel, _bytes(came))
                     _combine(reduction, dtype, at("target"), at("left"), came)
+            elif op in _ENCODE:
+                left, right = at("left"), at("right") if int(row["right"]) >= 0 else None
+                _ENCODE[op](_wire(raw, row, "target"), _floats(left), None if right is None else _floats(right))
+            elif op in _DECODE:
+                value = _DECODE[op](int(row["count"]), _wire(raw, row, "right"))
+                _floats(at("target"))[:] = value if int(row["left"]) < 0 else _floats(at("left")) + value
             elif op == Op.ADD:
                 _combine(reduction, dtype, at("target"), at("left"), at("right"))
             else:
@@ -221,6 +230,15 @@ def _totals(program: Encoded, ops: tuple[Op, ...]) -> dict[int, int]:
         int(channel): int(rows["count"][rows["channel"] == channel].sum()) * program.itemsize
         for channel in np.unique(rows["channel"])
     }
+
+
+def _floats(tensor: Tensor) -> np.ndarray:
+    return tensor.view(torch.float32).numpy()
+
+
+def _wire(raw: Sequence[Tensor], row: np.void, which: str) -> np.ndarray:
+    """The bytes from a place on, as long as its buffer goes."""
+    return raw[int(row[which])][int(row[f"{which}_at"]) :].numpy()
 
 
 def _bytes(tensor: Tensor) -> memoryview:
