@@ -169,12 +169,14 @@ class Group:
     def send(self, tensor: Tensor, peer: int, tag: int = 0) -> Future[None]:
         """Send a tensor to a rank that receives it; does not wait for other operations."""
         self._check_peer(peer)
-        return self._messages.send(tensor.cpu(), peer, tag)
+        _check_dense("send", [tensor])
+        return self._messages.send(tensor.cpu() if self._on_device(tensor) else tensor, peer, tag)
 
     def receive(self, tensor: Tensor, peer: int | None = None, tag: int = 0) -> Future[int]:
         """Receive a tensor from a rank, or any rank. The result is the sender's rank."""
         if peer is not None:
             self._check_peer(peer)
+        _check_dense("receive", [tensor])
         if not self._on_device(tensor):
             return self._messages.receive(tensor, peer, tag)
         host = torch.empty(tensor.shape, dtype=tensor.dtype)
