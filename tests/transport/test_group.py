@@ -170,7 +170,7 @@ def test_several_groups_of_the_same_ranks_work_at_the_same_time():
 
 def test_what_would_be_silently_wrong_is_refused():
     with joined(2) as groups:
-        for tensor in (torch.zeros(4, 4).t(), torch.zeros(3, dtype=torch.complex64), torch.zeros(3, device="meta")):
+        for tensor in (torch.zeros(4, 4).t(), torch.zeros(3, dtype=torch.complex64)):
             with pytest.raises(ValueError, match="contiguous tensors"):
                 groups[0].all_reduce(tensor)
             with pytest.raises(ValueError, match="contiguous tensors"):
