@@ -28,7 +28,8 @@ from manyhands.collective.tree import Node, fold
 
 Association = Literal["any", "aligned"]
 
-_SMALLEST_CHUNK = 1 << 16
+NETWORK_CHUNK = 1 << 16
+MEMORY_CHUNK = 1 << 18
 """Bytes: below, what a message costs is more than what pipelining gains."""
 
 
@@ -58,11 +59,11 @@ def ranges(forest: Forest, numel: int, granularity: int = 16) -> list[tuple[int,
     return list(zip([0, *cuts[:-1]], cuts, strict=True))
 
 
-def count_chunks(forest: Forest, size: int) -> int:
-    """A good number of chunks for `size` bytes of data: enough to fill the pipeline, none too small."""
+def count_chunks(forest: Forest, size: int, smallest: int = NETWORK_CHUNK) -> int:
+    """A good number of chunks for `size` bytes of data: enough to fill the pipeline, none below `smallest` bytes."""
     largest = max(float(tree.share) for tree in forest.trees) * size
     depth = max(_depth(tree) for tree in forest.trees)
-    return max(1, min(int(largest / _SMALLEST_CHUNK), max(48, 24 * depth)))
+    return max(1, min(int(largest / smallest), max(48, 24 * depth)))
 
 
 def compile_forest(

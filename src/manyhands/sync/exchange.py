@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from manyhands.collective import Contribution, Forest, Node, compile_forest, count_chunks, forest_to_json
+from manyhands.collective import MEMORY_CHUNK, Contribution, Forest, Node, compile_forest, count_chunks, forest_to_json
 from manyhands.sync.layout import Layout
 from manyhands.transport import Group
 
@@ -115,7 +115,7 @@ class Exchange:
             self._forest,
             self.group.rank,
             place.numel,
-            chunks=count_chunks(self._forest, place.size),
+            chunks=count_chunks(self._forest, place.size, MEMORY_CHUNK),
             association="aligned",
             contribution=self._contribution,
             in_place=False,

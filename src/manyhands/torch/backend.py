@@ -49,6 +49,7 @@ class ProcessGroup(Identity):
         self._coalesced: list[Work] | None = None
         self._callbacks = ThreadPoolExecutor(MAX_CALLBACKS, thread_name_prefix="manyhands-callback")
         self._close = weakref.finalize(self, close, group, self._callbacks)
+        self._close.atexit = False  # groups that are open when the process ends leave by themselves, without waiting
 
     # Reductions
 

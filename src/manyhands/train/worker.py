@@ -38,6 +38,7 @@ from manyhands.timeline import Recorder
 from manyhands.train.jobfile import load_job, where
 from manyhands.train.trainer import NotFiniteError, Step, Trainer
 from manyhands.transport import Group, PeerLostError, links_over
+from manyhands.transport.interpreter import library
 
 _REPORT_SECONDS = 0.05
 """Steps are reported in batches this far apart: a report costs the supervisor about 0.2 ms of a core."""
@@ -63,6 +64,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Channel, in
     """
     torch.set_num_threads(1)  # a thread pool would not survive the fork
     importlib.import_module("torch._dynamo")  # optimizers import it when first built; that takes a second
+    library()  # compiled once on a machine, loaded before the workers are forked
     os.chdir(spec["cwd"])  # where the run began: its flags may hold relative paths
     job = load_job(Path(spec["job_file"]), spec["arguments"])
     plan = Plan(**spec["plan"])

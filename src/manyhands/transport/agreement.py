@@ -105,10 +105,12 @@ class Agreement:
                 return self.broken
             self.broken = error
             self.changed.notify_all()
-        self._on_broken(error)
-        if tell:
-            lost = {"rank": error.rank, "reason": error.reason} if isinstance(error, PeerLostError) else {}
-            self._say(None, {"say": "failed", "kind": type(error).__name__, "text": str(error), **lost})
+        try:
+            if tell:  # first: who is told by a failing operation may end this process
+                lost = {"rank": error.rank, "reason": error.reason} if isinstance(error, PeerLostError) else {}
+                self._say(None, {"say": "failed", "kind": type(error).__name__, "text": str(error), **lost})
+        finally:
+            self._on_broken(error)
         return error
 
     def channel_broke(self, peer: int) -> GroupError:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from manyhands.cluster import Cluster
 from manyhands.collective import (
+    MEMORY_CHUNK,
+    NETWORK_CHUNK,
     Forest,
     Operation,
     Program,
@@ -62,6 +64,7 @@ class Schedules:
         self.rank = rank
         self.told_by_rank_0 = cluster is not None and world > 1
         self._planner: Planner = planned(cluster) if cluster else direct(names(world))
+        self._smallest = NETWORK_CHUNK if cluster else MEMORY_CHUNK
         self._agreement, self._say, self._encode = agreement, say, encode
         self._forests: dict[tuple[Operation, int, int], Forest] = {}
         self._programs: OrderedDict[tuple[Operation, int, int, int, Wire], Scheduled] = OrderedDict()
@@ -80,7 +83,7 @@ class Schedules:
             self._programs.move_to_end(key)
             return self._programs[key]
         forest = self._forest(operation, numel * itemsize, root, timeout)
-        chunks = count_chunks(forest, numel * itemsize)
+        chunks = count_chunks(forest, numel * itemsize, self._smallest)
         in_place = operation in ("all_reduce", "broadcast")
         lossy = wire != "full"
         program = compile_forest(forest, self.rank, numel, chunks=chunks, in_place=in_place, lossy=lossy)
