@@ -16,6 +16,7 @@
 #include <float.h>
 #include <math.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -355,7 +356,10 @@ static int wait_for(machine_t *m, int from, uint64_t need, int64_t deadline) {
     if (from < 0 && (m->moved != before || !m->queued)) return DONE; /* perhaps just what the caller waits for */
     for (int i = 0; i < m->spin; i++) {
         if (ready(m, from, need)) return push_all(m);
-        PAUSE;
+        if (i % 32 == 31)
+            sched_yield(); /* the peer may be waiting for this very core */
+        else
+            PAUSE;
     }
     atomic_store_explicit(m->sleeping, 1, memory_order_seq_cst);
     atomic_thread_fence(memory_order_seq_cst);
