@@ -17,6 +17,7 @@ operation that is not counted: it fills windows, and empties the buckets of emul
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +52,8 @@ def main() -> None:
             continue
         facts = machine()
         figures = PARTS[part](options.quick)
-        write_results(f"collectives_{part}", options.quick, facts, {"without_mpi": without_mpi, **figures})
+        about = {"load_after": os.getloadavg()[0], "without_mpi": without_mpi}
+        write_results(f"collectives_{part}", options.quick, facts, {**about, **figures})
         if part == "links" and not options.quick:
             DRAWING.write_text(chart(figures["rows"]))
 
