@@ -1,18 +1,10 @@
 """Collectives as pure data: forests, the order of sums, and who computes what. No torch, no sockets, no clock."""
 
 from manyhands.collective.blocks import Block, assign_blocks
-from manyhands.collective.compile import (
-    MEMORY_CHUNK,
-    NETWORK_CHUNK,
-    Association,
-    Contribution,
-    compile_forest,
-    count_chunks,
-    one_each,
-    ranges,
-)
+from manyhands.collective.compile import Association, Contribution, compile_forest, one_each
 from manyhands.collective.forest import Edge, Forest, Operation, Tree, forest_from_json, forest_to_json
 from manyhands.collective.lossy import Wire, compressed
+from manyhands.collective.pipelining import MEMORY_CHUNK, NETWORK_CHUNK, count_chunks, ranges
 from manyhands.collective.program import Instruction, Op, Place, Program
 from manyhands.collective.tree import Fold, Node, fold, leaves, pieces
 

@@ -19,18 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Literal, NamedTuple
 
-from manyhands.collective.forest import Edge, Forest, Tree
+from manyhands.collective.forest import Edge, Forest, Tree, rail_of
+from manyhands.collective.pipelining import levels_of, ranges
 from manyhands.collective.program import Instruction, Op, Place, Program
+from manyhands.collective.sums import Sums
 from manyhands.collective.tree import Node, fold
 
 Association = Literal["any", "aligned"]
-
-NETWORK_CHUNK = 1 << 16
-MEMORY_CHUNK = 1 << 18
-"""Bytes: below, what a message costs is more than what pipelining gains."""
 
 
 class Contribution(NamedTuple):
@@ -44,26 +41,6 @@ class Contribution(NamedTuple):
 def one_each(members: int) -> Contribution:
     """Every rank brings one leaf."""
     return Contribution(tuple((Node(0, rank),) for rank in range(members)), members)
-
-
-def ranges(forest: Forest, numel: int, granularity: int = 16) -> list[tuple[int, int]]:
-    """The elements `[start, stop)` of the data that each tree carries; parts of ranks are never rounded."""
-    parts = len(forest.members) if forest.operation in ("reduce_scatter", "all_gather") else 1
-    part = numel // parts
-    cuts, before = [], Fraction(0)
-    for tree in forest.trees:
-        before += tree.share
-        whole, rest = divmod(before * parts, 1)
-        cuts.append(int(whole) * part + min(part, round(rest * part / granularity) * granularity))
-    cuts[-1] = numel
-    return list(zip([0, *cuts[:-1]], cuts, strict=True))
-
-
-def count_chunks(forest: Forest, size: int, smallest: int = NETWORK_CHUNK) -> int:
-    """A good number of chunks for `size` bytes of data: enough to fill the pipeline, none below `smallest` bytes."""
-    largest = max(float(tree.share) for tree in forest.trees) * size
-    depth = max(_depth(tree) for tree in forest.trees)
-    return max(1, min(int(largest / smallest), max(48, 24 * depth)))
 
 
 def compile_forest(
@@ -90,43 +67,11 @@ def compile_forest(
             scratch, holds what earlier rounds lost.
     """
     contribution = contribution or one_each(len(forest.members))
-    return _Compiler(forest, rank, numel, chunks, association, contribution, in_place, lossy).compile()
-
-
-def _depth(tree: Tree) -> int:
-    levels = _levels(tree)
-    return 1 + max(max(levels.reduce.values(), default=0), max(levels.broadcast.values(), default=0))
-
-
-def _rail(edge: Edge) -> str:
-    """What tells parallel ways apart: the rail, or the first switch."""
-    return edge.rail or (edge.via[0] if edge.via else "")
-
-
-class _Levels(NamedTuple):
-    reduce: dict[Edge, int]
-    broadcast: dict[Edge, int]
-
-
-def _levels(tree: Tree) -> _Levels:
-    """When each edge is used for the first chunk. Edges into a node are used in their order, or at once."""
-    reduce: dict[Edge, int] = {}
-    ready: dict[str, int] = {}
-    for edge in tree.reduce:
-        level = max(ready.get(edge.source, 0), ready.get(edge.target, 1) - 1)
-        reduce[edge] = level
-        ready[edge.target] = level + 1
-    start = ready.get(tree.root, 0)
-    broadcast: dict[Edge, int] = {}
-    arrived = {tree.root: start}
-    for edge in tree.broadcast:
-        broadcast[edge] = arrived[edge.source]
-        arrived[edge.target] = broadcast[edge] + 1
-    return _Levels(reduce, broadcast)
+    return Compiler(forest, rank, numel, chunks, association, contribution, in_place, lossy).compile()
 
 
 @dataclass
-class _Stream:
+class Stream:
     """One tree as one node sees it."""
 
     index: int
@@ -149,7 +94,7 @@ class _Stream:
     """Chunks that are at work at the same time: scratch is used in turns."""
 
 
-class _Compiler:
+class Compiler:
     def __init__(
         self,
         forest: Forest,
@@ -216,37 +161,37 @@ class _Compiler:
     def _output_size(self) -> int:
         return self.part if self.forest.operation == "reduce_scatter" else self.numel
 
-    def _largest(self, stream: _Stream) -> int:
+    def _largest(self, stream: Stream) -> int:
         return max(stop - start for start, stop in (self._chunk(stream, c) for c in range(self.chunks)))
 
-    def _chunk(self, stream: _Stream, chunk: int) -> tuple[int, int]:
+    def _chunk(self, stream: Stream, chunk: int) -> tuple[int, int]:
         size = stream.stop - stream.start
         line = 16  # chunks start at cache lines
         lines = -(-size // line)
         cut = [min(size, lines * (chunk + i) // self.chunks * line) for i in (0, 1)]
         return stream.start + cut[0], stream.start + cut[1]
 
-    def _scratch(self, stream: _Stream, chunk: int, slot: int) -> Place:
+    def scratch(self, stream: Stream, chunk: int, slot: int) -> Place:
         turn = chunk % stream.turns
-        return Place(self._scratch_buffer(), stream.scratch + (turn * stream.slots + slot) * self._largest(stream))
+        return Place(self.scratch_buffer(), stream.scratch + (turn * stream.slots + slot) * self._largest(stream))
 
-    def _scratch_buffer(self) -> int:
+    def scratch_buffer(self) -> int:
         return self.inputs + (1 if self.member and self.output == self.inputs else 0) + self.lossy
 
     def _lost(self, start: int) -> Place | None:
         """Where what a lossy format loses of this part of the data is kept."""
-        return Place(self._scratch_buffer() - 1, start) if self.lossy else None
+        return Place(self.scratch_buffer() - 1, start) if self.lossy else None
 
-    def _result(self, start: int) -> Place:
+    def result(self, start: int) -> Place:
         if self.forest.operation == "reduce_scatter" and not self.in_place:
             return Place(self.output, start - self.rank * self.part)
         return Place(self.output, start)
 
     # One tree
 
-    def _stream(self, index: int, tree: Tree, start: int, stop: int) -> _Stream:
-        levels = _levels(tree)
-        stream = _Stream(index, start, stop, tree.root == self.name)
+    def _stream(self, index: int, tree: Tree, start: int, stop: int) -> Stream:
+        levels = levels_of(tree)
+        stream = Stream(index, start, stop, tree.root == self.name)
         stream.start_level = max((level + 1 for level in levels.reduce.values()), default=0)
         for edge, level in levels.reduce.items():
             if edge.target == self.name:
@@ -284,15 +229,15 @@ class _Compiler:
             return nodes[:1]
         return list(fold(nodes, self.contribution.total).rest)
 
-    def _emit(self, time: int, stream: _Stream, instruction: Instruction) -> None:
+    def emit(self, time: int, stream: Stream, instruction: Instruction) -> None:
         self.steps.append(((time, stream.index), len(self.steps), instruction))
 
-    def _peer(self, name: str) -> int:
+    def peer(self, name: str) -> int:
         return self.forest.rank[name]
 
-    def _run(self, stream: _Stream, chunk: int, start: int, count: int) -> None:
+    def _run(self, stream: Stream, chunk: int, start: int, count: int) -> None:
         held: list[Place] = []
-        result = self._result(start) if self.member else None
+        result = self.result(start) if self.member else None
         if self.reduces:
             held = self._reduce(stream, chunk, start, count)
         elif stream.root:
@@ -300,7 +245,7 @@ class _Compiler:
         if stream.parent is not None:
             level, edge = stream.parent
             for place in held:
-                self._emit(
+                self.emit(
                     chunk + level,
                     stream,
                     Instruction(
@@ -308,140 +253,46 @@ class _Compiler:
                         count,
                         left=place,
                         right=self._lost(start),
-                        peer=self._peer(edge.target),
-                        rail=_rail(edge),
+                        peer=self.peer(edge.target),
+                        rail=rail_of(edge),
                     ),
                 )
         if stream.source is not None:
             level, edge = stream.source
-            result = result or self._scratch(stream, chunk, stream.slots - 1)
-            self._emit(
+            result = result or self.scratch(stream, chunk, stream.slots - 1)
+            self.emit(
                 chunk + level,
                 stream,
-                Instruction(Op.RECEIVE, count, target=result, peer=self._peer(edge.source), rail=_rail(edge)),
+                Instruction(Op.RECEIVE, count, target=result, peer=self.peer(edge.source), rail=rail_of(edge)),
             )
         elif stream.root and held:
             result = held[0]
             if self.lossy:  # so that the root has what the others get
                 time = chunk + stream.start_level
                 rounded = Instruction(Op.ROUND, count, target=result, left=result, right=self._lost(start))
-                self._emit(time, stream, rounded)
+                self.emit(time, stream, rounded)
         for level, edge in stream.targets:
             assert result is not None
-            self._emit(
+            self.emit(
                 chunk + level,
                 stream,
-                Instruction(Op.SEND, count, left=result, peer=self._peer(edge.target), rail=_rail(edge)),
+                Instruction(Op.SEND, count, left=result, peer=self.peer(edge.target), rail=rail_of(edge)),
             )
 
-    def _given(self, stream: _Stream, chunk: int, start: int, count: int) -> Place:
+    def _given(self, stream: Stream, chunk: int, start: int, count: int) -> Place:
         """The data that a root hands out, in its place in the output."""
         own = Place(0, start - self.rank * self.part) if self.forest.operation == "all_gather" else Place(0, start)
-        result = self._result(start)
+        result = self.result(start)
         if own != result:
-            self._emit(chunk, stream, Instruction(Op.COPY, count, target=result, left=own))
+            self.emit(chunk, stream, Instruction(Op.COPY, count, target=result, left=own))
         return result
 
-    def _reduce(self, stream: _Stream, chunk: int, start: int, count: int) -> list[Place]:
+    def _reduce(self, stream: Stream, chunk: int, start: int, count: int) -> list[Place]:
         """Join the node's own data with what its children send. Returns where the partial sums are, in order."""
-        sums = _Sums(self, stream, chunk, start, count)
+        sums = Sums(self, stream, chunk, start, count)
         for buffer, node in enumerate(self.own):
             sums.hold(node, Place(buffer, start))
         for (level, edge), nodes in zip(stream.children, stream.incoming, strict=True):
             for node in nodes:
                 sums.receive(node, chunk + level, edge)
         return sums.finish()
-
-
-class _Sums:
-    """The partial sums of one chunk at one node, joined as they come."""
-
-    def __init__(self, compiler: _Compiler, stream: _Stream, chunk: int, start: int, count: int) -> None:
-        self.compiler, self.stream, self.chunk, self.start, self.count = compiler, stream, chunk, start, count
-        self.places: dict[Node, Place] = {}
-        slots = stream.slots - (not compiler.member)
-        self.free = [compiler._scratch(stream, chunk, slot) for slot in range(slots)]
-        self.expected = len(compiler.own) + sum(map(len, stream.incoming))
-        self.time = chunk
-
-    def hold(self, node: Node, place: Place) -> None:
-        """The node's own data."""
-        self.expected -= 1
-        self._settle(node, place)
-
-    def receive(self, node: Node, time: int, edge: Edge) -> None:
-        """A partial sum comes; it is added on the way in if its counterpart is there."""
-        self.time = time
-        self.expected -= 1
-        peer, rail = self.compiler._peer(edge.source), _rail(edge)
-        node = self._promoted(node)
-        counterpart = self._counterpart(node)
-        if counterpart is None:
-            place = self._last_place() or self.free.pop()
-            self._emit(Instruction(Op.RECEIVE, self.count, target=place, peer=peer, rail=rail))
-        else:
-            left = self.places.pop(counterpart)
-            place = self._target(left)
-            self._emit(Instruction(Op.RECEIVE_ADD, self.count, target=place, left=left, peer=peer, rail=rail))
-            node = self._joined(counterpart, node)
-        self._settle(node, place)
-
-    def finish(self) -> list[Place]:
-        """All is there. A root's sum moves to where the result belongs, if it is not there yet."""
-        places = [self.places[node] for node in sorted(self.places, key=lambda n: n.start)]
-        if not self.stream.root:
-            return places
-        assert len(places) == 1, "the contributions do not tile the tree"
-        if not self.compiler.member:
-            return places
-        result = self.compiler._result(self.start)
-        if places[0] != result:
-            self._emit(Instruction(Op.COPY, self.count, target=result, left=places[0]))
-        return [result]
-
-    def _settle(self, node: Node, place: Place) -> None:
-        """Add siblings up as far as they go."""
-        node = self._promoted(node)
-        while (counterpart := self._counterpart(node)) is not None:
-            other = self.places.pop(counterpart)
-            left, right = sorted((place, other), key=self._is_scratch)
-            target = self._target(left)
-            self._emit(Instruction(Op.ADD, self.count, target=target, left=left, right=right))
-            self.free.extend(p for p in (left, right) if p != target and self._is_scratch(p))
-            node, place = self._joined(node, counterpart), target
-        self.places[node] = place
-
-    def _target(self, left: Place) -> Place:
-        """Where a sum goes: over its left operand, unless that must stay, or the sum is the result."""
-        if (last := self._last_place()) is not None:
-            return last
-        if self._is_scratch(left) or self.compiler.overwrite:
-            return left
-        return self.free.pop()
-
-    def _last_place(self) -> Place | None:
-        """The result's place, if nothing is missing and this sum is the root's."""
-        compiler = self.compiler
-        if self.stream.root and compiler.member and not self.expected and len(self.places) == 0:
-            return compiler._result(self.start)
-        return None
-
-    def _is_scratch(self, place: Place) -> bool:
-        return place.buffer == self.compiler._scratch_buffer()
-
-    def _counterpart(self, node: Node) -> Node | None:
-        if not self.compiler.aligned:
-            return next(iter(self.places), None)
-        sibling = Node(node.level, node.index ^ 1)
-        return sibling if sibling in self.places else None
-
-    def _promoted(self, node: Node) -> Node:
-        while self.compiler.aligned and node.sibling_is_absent(self.compiler.contribution.total):
-            node = node.parent
-        return node
-
-    def _joined(self, one: Node, other: Node) -> Node:
-        return self._promoted(one.parent) if self.compiler.aligned else min(one, other)
-
-    def _emit(self, instruction: Instruction) -> None:
-        self.compiler._emit(self.time, self.stream, instruction)

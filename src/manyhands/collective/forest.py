@@ -27,6 +27,11 @@ class Edge(NamedTuple):
     """The rail of the first link, where there are parallel ones."""
 
 
+def rail_of(edge: Edge) -> str:
+    """What tells parallel ways apart: the rail, or the first switch."""
+    return edge.rail or (edge.via[0] if edge.via else "")
+
+
 @dataclass(frozen=True)
 class Tree:
     """How one share of the data travels.

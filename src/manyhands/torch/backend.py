@@ -49,7 +49,8 @@ class ProcessGroup(Identity):
         self._coalesced: list[Work] | None = None
         self._callbacks = ThreadPoolExecutor(MAX_CALLBACKS, thread_name_prefix="manyhands-callback")
         self._close = weakref.finalize(self, close, group, self._callbacks)
-        self._close.atexit = False  # groups that are open when the process ends leave by themselves, without waiting
+        # Groups that are open when the process ends leave by themselves, without waiting.
+        self._close.atexit = False  # type: ignore[attr-defined]
 
     # Reductions
 

@@ -1,0 +1,61 @@
+"""How the data is cut, and when each edge of a tree carries its pieces. See compile.py."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import NamedTuple
+
+from manyhands.collective.forest import Edge, Forest, Tree
+
+NETWORK_CHUNK = 1 << 16
+MEMORY_CHUNK = 1 << 18
+"""Bytes: below, what a message costs is more than what pipelining gains."""
+
+
+def ranges(forest: Forest, numel: int, granularity: int = 16) -> list[tuple[int, int]]:
+    """The elements `[start, stop)` of the data that each tree carries; parts of ranks are never rounded."""
+    parts = len(forest.members) if forest.operation in ("reduce_scatter", "all_gather") else 1
+    part = numel // parts
+    cuts, before = [], Fraction(0)
+    for tree in forest.trees:
+        before += tree.share
+        whole, rest = divmod(before * parts, 1)
+        cuts.append(int(whole) * part + min(part, round(rest * part / granularity) * granularity))
+    cuts[-1] = numel
+    return list(zip([0, *cuts[:-1]], cuts, strict=True))
+
+
+def count_chunks(forest: Forest, size: int, smallest: int = NETWORK_CHUNK) -> int:
+    """A good number of chunks for `size` bytes of data: enough to fill the pipeline, none below `smallest` bytes."""
+    largest = max(float(tree.share) for tree in forest.trees) * size
+    depth = max(_depth(tree) for tree in forest.trees)
+    return max(1, min(int(largest / smallest), max(48, 24 * depth)))
+
+
+class Levels(NamedTuple):
+    """When each edge is used for the first chunk, in steps from the start."""
+
+    reduce: dict[Edge, int]
+    broadcast: dict[Edge, int]
+
+
+def _depth(tree: Tree) -> int:
+    levels = levels_of(tree)
+    return 1 + max(max(levels.reduce.values(), default=0), max(levels.broadcast.values(), default=0))
+
+
+def levels_of(tree: Tree) -> Levels:
+    """When each edge is used for the first chunk. Edges into a node are used in their order, or at once."""
+    reduce: dict[Edge, int] = {}
+    ready: dict[str, int] = {}
+    for edge in tree.reduce:
+        level = max(ready.get(edge.source, 0), ready.get(edge.target, 1) - 1)
+        reduce[edge] = level
+        ready[edge.target] = level + 1
+    start = ready.get(tree.root, 0)
+    broadcast: dict[Edge, int] = {}
+    arrived = {tree.root: start}
+    for edge in tree.broadcast:
+        broadcast[edge] = arrived[edge.source]
+        arrived[edge.target] = broadcast[edge] + 1
+    return Levels(reduce, broadcast)
