@@ -175,10 +175,12 @@ class Agreement:
     def take_long(self, peers: list[int]) -> None:
         """An operation takes long: tell everyone, once, what it is. Not only whom this rank waits for: two that
         disagree may both wait for a third."""
-        for peer in peers:
-            if peer not in self._told:
-                self._told.add(peer)
-                self._say(peer, {"say": "waiting", "sequence": self.sequence, "text": self.doing})
+        with self.changed:  # it may end, and the next one begin, at any moment
+            sequence, doing = self.sequence, self.doing
+            untold = [peer for peer in peers if peer not in self._told] if doing else []
+            self._told.update(untold)
+        for peer in untold:
+            self._say(peer, {"say": "waiting", "sequence": sequence, "text": doing})
 
     def _compare(self, peer: int, sequence: int, text: str, surely: bool = False) -> None:
         """A peer is in this operation: is it what this rank did, or does, as its operation of that number?"""
