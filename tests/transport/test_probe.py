@@ -7,7 +7,8 @@ import pytest
 from support_lab import lab  # noqa: F401
 
 from manyhands.cluster import Cluster, read_cluster
-from manyhands.transport.probe import MEMORY_RATE, Measured, _rounds, cluster_of
+from manyhands.transport.measured import MEMORY_RATE, Measured, cluster_of
+from manyhands.transport.probe import _rounds
 
 
 def rows(world: int, rail: str, alone, together, local=lambda a, b: False, latency=1e-4) -> list[Measured]:

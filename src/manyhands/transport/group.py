@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import atexit
 import os
-import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,22 +23,21 @@ from torch import Tensor
 from manyhands.cluster import Cluster
 from manyhands.collective import Instruction, Op, Operation, Place, Program, Wire
 from manyhands.transport.agreement import Agreement
+from manyhands.transport.arguments import check_dense, check_lossy, check_sizes, divide, then
 from manyhands.transport.channels import Channels, Traffic
 from manyhands.transport.control import Control
 from manyhands.transport.errors import GroupError
-from manyhands.transport.interpreter import DTYPES, Encoded
+from manyhands.transport.interpreter import Encoded
 from manyhands.transport.messages import Messages
 from manyhands.transport.planner import describe
 from manyhands.transport.probe import probed
 from manyhands.transport.rendezvous import Link, Store, connect
 from manyhands.transport.schedules import Schedules
 from manyhands.transport.staging import Staging
+from manyhands.transport.tasks import ClosedError, Tasks
 
-
-class _Task(NamedTuple):
-    text: str
-    run: Callable[[], Any]
-    future: Future[Any]
+_BROKEN_SECONDS = 5.0
+"""How long operations of a broken group may take to end."""
 
 
 class Group:
@@ -68,9 +65,7 @@ class Group:
         self.rank, self.world, self.name, self.timeout = rank, len(links), name, timeout
         self.cluster = cluster
         self._links = {link.peer: link for link in links if link is not None}
-        self._lock = threading.Condition()
-        self._tasks: deque[_Task] = deque()
-        self._thread: threading.Thread | None = None
+        self._tasks = Tasks()
         self._closed = False
         self._stagings: dict[torch.device, Staging] = {}
         self._control: Control | None = None  # its thread may call before it is returned
@@ -125,17 +120,17 @@ class Group:
         if wire == "full":
             return self._collective("all_reduce", [tensor], op=op)
         lost = torch.zeros_like(tensor) if lost is None else lost
-        _check_lossy(tensor, lost, op)
+        check_lossy(tensor, lost, op)
         return self._collective("all_reduce", [tensor, lost], op=op, wire=wire)
 
     def reduce_scatter(self, output: Tensor, input: Tensor, op: str = "sum") -> Future[None]:
         """Rank i gets the i-th of `world` equal parts of the sum of all inputs; `input` stays as it is."""
-        _check_sizes(input, output, self.world, "reduce_scatter")
+        check_sizes(input, output, self.world, "reduce_scatter")
         return self._collective("reduce_scatter", [input, output], op=op)
 
     def all_gather(self, output: Tensor, input: Tensor) -> Future[None]:
         """Every rank gets all inputs, one after another."""
-        _check_sizes(output, input, self.world, "all_gather")
+        check_sizes(output, input, self.world, "all_gather")
         return self._collective("all_gather", [input, output])
 
     def broadcast(self, tensor: Tensor, root: int) -> Future[None]:
@@ -169,18 +164,18 @@ class Group:
     def send(self, tensor: Tensor, peer: int, tag: int = 0) -> Future[None]:
         """Send a tensor to a rank that receives it; does not wait for other operations."""
         self._check_peer(peer)
-        _check_dense("send", [tensor])
+        check_dense("send", [tensor])
         return self._messages.send(tensor.cpu() if self._on_device(tensor) else tensor, peer, tag)
 
     def receive(self, tensor: Tensor, peer: int | None = None, tag: int = 0) -> Future[int]:
         """Receive a tensor from a rank, or any rank. The result is the sender's rank."""
         if peer is not None:
             self._check_peer(peer)
-        _check_dense("receive", [tensor])
+        check_dense("receive", [tensor])
         if not self._on_device(tensor):
             return self._messages.receive(tensor, peer, tag)
         host = torch.empty(tensor.shape, dtype=tensor.dtype)
-        return _then(self._messages.receive(host, peer, tag), lambda: tensor.copy_(host))
+        return then(self._messages.receive(host, peer, tag), lambda: tensor.copy_(host))
 
     def run(
         self, text: str, program: Encoded, buffers: Sequence[Tensor], dtype: torch.dtype, digest: bytes
@@ -237,18 +232,16 @@ class Group:
             return
         self._closed = True
         _groups.discard(self)
-        with self._lock:
-            self._lock.notify_all()
-        if self._thread is not None and threading.current_thread() is not self._thread:
-            self._thread.join(5.0 if self._agreement.broken else self.timeout if patience is None else patience)
-            if self._thread.is_alive():
-                self._agreement.fail(GroupError(f"{self._agreement.context()} when the group was closed"))
-                self._thread.join(5.0)
+        seconds = self.timeout if patience is None else patience
+        over = self._tasks.close(_BROKEN_SECONDS if self._agreement.broken else seconds)
+        if not over:
+            self._agreement.fail(GroupError(f"{self._agreement.context()} when the group was closed"))
+            over = self._tasks.close(_BROKEN_SECONDS)
         self.say_goodbye()
         if self._control is not None:
             self._control.close()
         self._messages.close()
-        if self._thread is None or not self._thread.is_alive():  # else what it still works with must stay
+        if over:  # else what it still works with must stay
             self._channels.close()
         for link in self._links.values():
             link.close()
@@ -301,7 +294,7 @@ class Group:
         wire: Wire = "full",
     ) -> Future[None]:
         """Issue an operation on one tensor, in place, or on an input and an output."""
-        _check_dense(operation, tensors)
+        check_dense(operation, tensors)
         tensor = max(tensors, key=Tensor.numel)
         dtype = tensor.dtype
         if not text:
@@ -315,7 +308,7 @@ class Group:
             scheduled = self._schedules.program(operation, numel, dtype.itemsize, root, self.timeout, wire)
             self._carry_out(scheduled.program, tensors, dtype, "sum" if op == "avg" else op, scheduled.digest)
             if op == "avg":
-                _divide(tensors[0 if operation == "all_reduce" else -1], self.world)
+                divide(tensors[0 if operation == "all_reduce" else -1], self.world)
 
         if self._on_device(tensor) and wire != "full":
             raise ValueError(f"wire={wire} is for tensors on the CPU; this one is on {tensor.device}")
@@ -350,7 +343,7 @@ class Group:
 
     def _direct(self, text: str, sends: list[tuple[Tensor, int]], receives: list[tuple[Tensor, int]]) -> Future[None]:
         """Tensors go straight from rank to rank."""
-        _check_dense(text, [t for t, _ in (*sends, *receives)])
+        check_dense(text, [t for t, _ in (*sends, *receives)])
         sends = [(t.cpu() if self._on_device(t) else t, p) for t, p in sends]
         homes = [t for t, _ in receives]
         receives = [(torch.empty(t.shape, dtype=t.dtype) if self._on_device(t) else t, p) for t, p in receives]
@@ -385,42 +378,24 @@ class Group:
         self._channels.run(program, buffers, dtype, reduction, digest, self._agreement, self.timeout)
 
     def _issue(self, text: str, run: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()  # what others take part in cannot be cancelled
-        with self._lock:
-            if self._closed:
-                raise GroupError(f"{self.name} is closed: {text} was called after it was destroyed")
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, daemon=True, name="manyhands-group")
-                self._thread.start()
-            self._tasks.append(_Task(text, run, future))
-            self._lock.notify_all()
-        return future
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                self._lock.wait_for(lambda: self._tasks or self._closed)
-                if not self._tasks:
-                    return
-                task = self._tasks.popleft()
+        def operation() -> Any:
             try:
-                self._agreement.begin(task.text)
+                self._agreement.begin(text)
                 self._busy(True)
-                result = task.run()
+                return run()
+            except GroupError:
+                raise
             except BaseException as error:
-                if not isinstance(error, GroupError):
-                    self._agreement.fail(GroupError(f"rank {self.rank} failed in {task.text}: {error}"))
-                self._end()
-                task.future.set_exception(error)
-            else:
-                self._end()
-                task.future.set_result(result)
-            del task
+                self._agreement.fail(GroupError(f"rank {self.rank} failed in {text}: {error}"))
+                raise
+            finally:
+                self._agreement.end()
+                self._busy(False)
 
-    def _end(self) -> None:
-        self._agreement.end()
-        self._busy(False)
+        try:
+            return self._tasks.put(operation)
+        except ClosedError:
+            raise GroupError(f"{self.name} is closed: {text} was called after it was destroyed") from None
 
     def _busy(self, value: bool) -> None:
         if self._control is not None:
@@ -444,52 +419,3 @@ def _leave() -> None:
 
 atexit.register(_leave)
 os.register_at_fork(after_in_child=_groups.clear)
-
-
-def _then(first: Future[int], finish: Callable[[], Any]) -> Future[int]:
-    """A future that is done when `finish` is, which runs after the first one's success."""
-    both: Future[int] = Future()
-
-    def on_done(future: Future[int]) -> None:
-        try:
-            result = future.result()
-            finish()
-        except BaseException as error:
-            both.set_exception(error)
-        else:
-            both.set_result(result)
-
-    first.add_done_callback(on_done)
-    return both
-
-
-def _check_dense(operation: str, tensors: Sequence[Tensor]) -> None:
-    for tensor in tensors:
-        if tensor.dtype not in DTYPES or tensor.device.type not in ("cpu", "cuda") or not tensor.is_contiguous():
-            raise ValueError(
-                f"{operation} needs contiguous tensors of a number's dtype, on the CPU or CUDA; got one of "
-                f"{tensor.dtype} on {tensor.device} with strides {tensor.stride()}. Pass a contiguous copy, or view it "
-                "as another dtype."
-            )
-
-
-def _check_lossy(tensor: Tensor, lost: Tensor, op: str) -> None:
-    if tensor.dtype != torch.float32 or op not in ("sum", "avg"):
-        raise ValueError(f"only sums and averages of float32 can travel in a lossy format; got {op} of {tensor.dtype}")
-    if lost.shape != tensor.shape or lost.dtype != tensor.dtype or lost.data_ptr() == tensor.data_ptr():
-        raise ValueError(f"`lost` must be another float32 tensor of shape {tuple(tensor.shape)}, like torch.zeros_like")
-
-
-def _check_sizes(whole: Tensor, part: Tensor, world: int, operation: str) -> None:
-    if whole.numel() != world * part.numel() or whole.dtype != part.dtype:
-        raise ValueError(
-            f"{operation} over {world} ranks needs a tensor of {world} times the part's elements, of one dtype; got "
-            f"{whole.numel()} x {whole.dtype} and {part.numel()} x {part.dtype}"
-        )
-
-
-def _divide(tensor: Tensor, world: int) -> None:
-    if tensor.dtype.is_floating_point:
-        tensor.div_(world)
-    else:
-        tensor.copy_(torch.div(tensor, world, rounding_mode="trunc"))
