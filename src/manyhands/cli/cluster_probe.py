@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from manyhands.cli.cluster_tables import print_cluster
 from manyhands.cluster import Cluster, format_toml
 from manyhands.errors import UsageError, UserError
 
@@ -53,8 +54,6 @@ class Probe:
         return host, int(port)
 
     def _tell(self, cluster: Cluster, world: int, seconds: float) -> None:
-        from manyhands.cli.cluster import print_cluster
-
         if self.output is not None:
             self.output.write_text(format_toml(cluster))
         if self.json:

@@ -18,13 +18,12 @@ same bits; where a node holds partial sums that are no siblings, its edge carrie
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from manyhands.collective.forest import Edge, Forest, Tree, rail_of
 from manyhands.collective.pipelining import levels_of, ranges
 from manyhands.collective.program import Instruction, Op, Place, Program
-from manyhands.collective.sums import Sums
+from manyhands.collective.sums import Stream, Sums
 from manyhands.collective.tree import Node, fold
 
 Association = Literal["any", "aligned"]
@@ -70,30 +69,6 @@ def compile_forest(
     return Compiler(forest, rank, numel, chunks, association, contribution, in_place, lossy).compile()
 
 
-@dataclass
-class Stream:
-    """One tree as one node sees it."""
-
-    index: int
-    start: int
-    stop: int
-    root: bool
-    children: list[tuple[int, Edge]] = field(default_factory=list)
-    """With the level of each edge, in order."""
-    parent: tuple[int, Edge] | None = None
-    source: tuple[int, Edge] | None = None
-    targets: list[tuple[int, Edge]] = field(default_factory=list)
-    incoming: list[list[Node]] = field(default_factory=list)
-    """The partial sums that each child sends."""
-    scratch: int = 0
-    slots: int = 0
-    """Places for a chunk in scratch; for a helper, one more than sums need, where it receives what it hands on."""
-    start_level: int = 0
-    """When the broadcast begins."""
-    turns: int = 1
-    """Chunks that are at work at the same time: scratch is used in turns."""
-
-
 class Compiler:
     def __init__(
         self,
@@ -110,6 +85,7 @@ class Compiler:
         self.forest, self.rank, self.numel, self.chunks = forest, rank, numel, chunks
         self.aligned = association == "aligned"
         self.contribution = contribution
+        self.leaves = contribution.total
         self.name = next(name for name, number in forest.rank.items() if number == rank)
         self.member = rank < len(forest.members)
         self.reduces = forest.operation in ("all_reduce", "reduce_scatter", "reduce")

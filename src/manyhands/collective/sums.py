@@ -2,20 +2,62 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from manyhands.collective.forest import Edge, rail_of
 from manyhands.collective.program import Instruction, Op, Place
 from manyhands.collective.tree import Node
 
-if TYPE_CHECKING:
-    from manyhands.collective.compile import Compiler, Stream
+
+@dataclass
+class Stream:
+    """One tree as one node sees it."""
+
+    index: int
+    start: int
+    stop: int
+    root: bool
+    children: list[tuple[int, Edge]] = field(default_factory=list)
+    """With the level of each edge, in order."""
+    parent: tuple[int, Edge] | None = None
+    source: tuple[int, Edge] | None = None
+    targets: list[tuple[int, Edge]] = field(default_factory=list)
+    incoming: list[list[Node]] = field(default_factory=list)
+    """The partial sums that each child sends."""
+    scratch: int = 0
+    slots: int = 0
+    """Places for a chunk in scratch; for a helper, one more than sums need, where it receives what it hands on."""
+    start_level: int = 0
+    """When the broadcast begins."""
+    turns: int = 1
+    """Chunks that are at work at the same time: scratch is used in turns."""
+
+
+class Writer(Protocol):
+    """What writes the program: knows places and takes instructions."""
+
+    own: tuple[Node, ...]
+    member: bool
+    overwrite: bool
+    aligned: bool
+    leaves: int
+
+    def scratch(self, stream: Stream, chunk: int, slot: int) -> Place: ...
+
+    def scratch_buffer(self) -> int: ...
+
+    def result(self, start: int) -> Place: ...
+
+    def peer(self, name: str) -> int: ...
+
+    def emit(self, time: int, stream: Stream, instruction: Instruction) -> None: ...
 
 
 class Sums:
     """The partial sums of one chunk at one node, joined as they come."""
 
-    def __init__(self, compiler: Compiler, stream: Stream, chunk: int, start: int, count: int) -> None:
+    def __init__(self, compiler: Writer, stream: Stream, chunk: int, start: int, count: int) -> None:
         self.compiler, self.stream, self.chunk, self.start, self.count = compiler, stream, chunk, start, count
         self.places: dict[Node, Place] = {}
         slots = stream.slots - (not compiler.member)
@@ -95,7 +137,7 @@ class Sums:
         return sibling if sibling in self.places else None
 
     def _promoted(self, node: Node) -> Node:
-        while self.compiler.aligned and node.sibling_is_absent(self.compiler.contribution.total):
+        while self.compiler.aligned and node.sibling_is_absent(self.compiler.leaves):
             node = node.parent
         return node
 
