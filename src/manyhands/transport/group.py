@@ -335,9 +335,9 @@ class Group:
                     carry_out(buffers)
                     host.copy_(buffers[-1])
                 return
-            hosts = [source.cpu(), torch.empty(target.shape, dtype=target.dtype)]
+            hosts = [staging.fetch(source), torch.empty(target.shape, dtype=target.dtype)]
             carry_out(hosts)
-            target.copy_(hosts[-1])
+            staging.put(target, hosts[-1])
 
         return self._issue(text, run)
 

@@ -56,6 +56,22 @@ class Staging:
         if self._up is not None:
             self._up.synchronize()
 
+    def fetch(self, source: Tensor) -> Tensor:
+        """All of a tensor on the host, until this object is used again."""
+        with self._on(self._down):
+            host = self._memory(source.reshape(-1)).view(source.shape)
+            arrived = self._copy(host, source)
+        if arrived is not None:
+            arrived.synchronize()
+        return host
+
+    def put(self, target: Tensor, host: Tensor) -> None:
+        """Copy back to the device, and wait until that is done."""
+        with self._on(self._up):
+            self._copy(target, host)
+        if self._up is not None:
+            self._up.synchronize()
+
     def _memory(self, flat: Tensor) -> Tensor:
         size = flat.numel() * flat.element_size()
         if self._host.numel() < size:
