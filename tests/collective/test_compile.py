@@ -165,7 +165,7 @@ def test_parts_of_ranks_are_never_rounded():
     assert ranges(forest, 14) == [(0, 7), (7, 14)]
 
 
-@pytest.mark.parametrize(("size", "few", "many"), [(1000, 1, 1), (1 << 24, 40, 300)])
+@pytest.mark.parametrize(("size", "few", "many"), [(1000, 1, 1), (1 << 24, 64, 64), (1 << 30, 4096, 4096)])
 def test_large_data_flows_in_many_chunks_and_small_data_in_one(size, few, many):
     forest = Forest("x", "all_reduce", ("a", "b"), (Tree(Fraction(1), "a", (Edge("b", "a"),), (Edge("a", "b"),)),))
     assert few <= count_chunks(forest, size) <= many

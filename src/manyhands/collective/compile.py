@@ -109,7 +109,8 @@ class Compiler:
         scratch = 0
         for stream in streams:
             stream.scratch = scratch
-            scratch += stream.slots * stream.turns * self._largest(stream)
+            stream.largest = max(stop - start for start, stop in (self._chunk(stream, c) for c in range(self.chunks)))
+            scratch += stream.slots * stream.turns * stream.largest
         for stream in streams:
             for chunk in range(self.chunks):
                 start, stop = self._chunk(stream, chunk)
@@ -137,9 +138,6 @@ class Compiler:
     def _output_size(self) -> int:
         return self.part if self.forest.operation == "reduce_scatter" else self.numel
 
-    def _largest(self, stream: Stream) -> int:
-        return max(stop - start for start, stop in (self._chunk(stream, c) for c in range(self.chunks)))
-
     def _chunk(self, stream: Stream, chunk: int) -> tuple[int, int]:
         size = stream.stop - stream.start
         line = 16  # chunks start at cache lines
@@ -149,7 +147,7 @@ class Compiler:
 
     def scratch(self, stream: Stream, chunk: int, slot: int) -> Place:
         turn = chunk % stream.turns
-        return Place(self.scratch_buffer(), stream.scratch + (turn * stream.slots + slot) * self._largest(stream))
+        return Place(self.scratch_buffer(), stream.scratch + (turn * stream.slots + slot) * stream.largest)
 
     def scratch_buffer(self) -> int:
         return self.inputs + (1 if self.member and self.output == self.inputs else 0) + self.lossy

@@ -26,10 +26,15 @@ def ranges(forest: Forest, numel: int, granularity: int = 16) -> list[tuple[int,
 
 
 def count_chunks(forest: Forest, size: int, smallest: int = NETWORK_CHUNK) -> int:
-    """A good number of chunks for `size` bytes of data: enough to fill the pipeline, none below `smallest` bytes."""
+    """A good number of chunks for `size` bytes of data.
+
+    Enough to fill the pipeline, none below `smallest` bytes, and none above four times that: a rank that takes chunks
+    from several others in turn leaves those idle whose next one does not fit into the buffers between them.
+    """
     largest = max(float(tree.share) for tree in forest.trees) * size
     depth = max(_depth(tree) for tree in forest.trees)
-    return max(1, min(int(largest / smallest), max(48, 24 * depth)))
+    filling = min(int(largest / smallest), max(48, 24 * depth))
+    return max(1, filling, int(largest / (4 * smallest)))
 
 
 class Levels(NamedTuple):

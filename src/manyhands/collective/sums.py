@@ -25,6 +25,8 @@ class Stream:
     targets: list[tuple[int, Edge]] = field(default_factory=list)
     incoming: list[list[Node]] = field(default_factory=list)
     """The partial sums that each child sends."""
+    largest: int = 0
+    """Elements of the largest chunk."""
     scratch: int = 0
     slots: int = 0
     """Places for a chunk in scratch; for a helper, one more than sums need, where it receives what it hands on."""
