@@ -45,7 +45,7 @@ def measure(quick: bool) -> dict[str, Any]:
 
 
 def copying(fleet: Any, size: int, rounds: int) -> float:
-    """Seconds, at best, in which every rank copies so many bytes: all ranks must read theirs and write the sum."""
+    """Seconds, at best, in which every rank copies so many bytes, for scale: there is no bound from links here."""
     once = max(fleet.ask("copy", size=size, repeat=1))
     repeat = min(1000, math.ceil(LEAST / once))
     return min(max(fleet.ask("copy", size=size, repeat=repeat)) for _ in range(rounds))

@@ -48,7 +48,7 @@ def timed(operation: str, size: int, repeat: int, warm_up: int = 0) -> float:
 
 
 def copied(size: int, repeat: int) -> float:
-    """Seconds in which this rank copies so many bytes while all others do the same: no exchange can be faster."""
+    """Seconds in which this rank copies so many bytes while all others do the same: what memory gives, for scale."""
     source, target = torch.zeros(size // _ITEM), torch.ones(size // _ITEM)
     target.copy_(source)
     dist.barrier()
