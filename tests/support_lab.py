@@ -55,10 +55,12 @@ class Flow:
         self.sender = lab.run(source, [*PYTHON, str(FLOW), "send", address, str(port), str(size)], **pipe)
 
     def share(self) -> float:
-        """Of the bandwidth that was used. It cannot have been exceeded, whatever else the machine does."""
+        """Of the bandwidth that was used, after a warm-up. From its beginning, the flow cannot have exceeded it, whatever
+        else the machine does: a receiver that was held up finds at once what waited for it, so the rest may seem faster.
+        """
         told = json.loads(self.receiver.communicate(timeout=30)[0])
         self.sender.communicate(timeout=30)
-        assert told["bytes"] - BURST <= 1.01 * self.bandwidth * told["seconds"]
+        assert told["all"] - BURST <= 1.01 * self.bandwidth * told["open"]
         return told["bytes"] / told["seconds"] / self.bandwidth
 
 
@@ -67,7 +69,7 @@ def carries(flows: Callable[[], list[Flow]], tries: int = 6) -> int:
     shares: list[float] = []
     for number in range(1, tries + 1):
         shares = [flow.share() for flow in flows()]
-        if min(shares) > 0.85 and max(shares) < 1.05:
+        if min(shares) > 0.85:
             return number
     raise AssertionError(f"links carry {shares} of their bandwidths")
 

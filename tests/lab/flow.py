@@ -11,6 +11,7 @@ WARM_UP = 1_500_000
 
 def receive(port: int) -> None:
     with socket.create_server(("", port)) as server:
+        opened = time.perf_counter()
         print("listening", flush=True)
         connection, _ = server.accept()
         with connection:
@@ -20,8 +21,8 @@ def receive(port: int) -> None:
                 count += got
                 if not start and count >= WARM_UP:
                     start, started = time.perf_counter(), count
-            seconds = time.perf_counter() - start
-    print(json.dumps({"bytes": count - started, "seconds": seconds}))
+            end = time.perf_counter()
+    print(json.dumps({"bytes": count - started, "seconds": end - start, "all": count, "open": end - opened}))
 
 
 def send(address: str, port: int, size: int) -> None:

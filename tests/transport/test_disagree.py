@@ -8,7 +8,7 @@ from groups import join, joined, no_unix, outcomes, together
 
 from manyhands.transport import GroupError, MismatchError, PeerLostError, WaitedTooLongError
 
-SOON = 8.0
+SOON = 15.0
 """Seconds, on a machine that is overloaded; far below the groups' timeout of 20."""
 BIG = 1 << 21
 
@@ -136,6 +136,6 @@ def test_closing_does_not_wait_for_ever():
     future = groups[0].all_reduce(zeros())
     begun = time.monotonic()
     groups[0].close()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < SOON
     assert isinstance(outcomes([future])[0], GroupError)
     groups[1].close()
