@@ -1,5 +1,7 @@
 """Plans that a job or a machine cannot carry are refused, with a remedy that works."""
 
+import json
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from manyhands.collective.algorithms import ALGORITHMS, ALIASES
 from manyhands.errors import UsageError
-from manyhands.plan import Collective, Plan
+from manyhands.plan import Collective, Layout, Plan
 
 
 @pytest.mark.parametrize("name", ["workers", "threads", "workers_per_device"])
@@ -22,7 +24,8 @@ def test_a_plan_is_plain_data():
     plan = Plan(workers=3, device="cpu", threads=2)
     assert Plan(**plan.as_dict()) == plan
     values = {"workers": 3, "device": "cpu", "threads": 2, "workers_per_device": 1, "collective": "auto"}
-    assert plan.as_dict() == values
+    assert plan.as_dict() == {**values, "layout": Layout(dp=3).as_dict()}
+    assert Plan(**values) == plan  # as a run of an older version kept it
 
 
 def test_a_collective_that_is_none_is_refused():
@@ -67,14 +70,13 @@ def test_the_remedy_works(plan, micro_batches, cuda_devices):
     if text is None:
         return
     workers = int(text.split("Use --workers ")[1].split()[0].rstrip(","))
-    settings = plan.as_dict()
-    smaller = Plan(**{**settings, "workers": workers})
+    smaller = plan.resized(workers)
     assert workers < plan.workers
     second = refusal(smaller, micro_batches, cuda_devices)
     assert second is None or "places" in second
     if "--workers-per-device" in text:
         sharing = int(text.split("--workers-per-device ")[1].rstrip("."))
-        assert refusal(Plan(**{**settings, "workers_per_device": sharing}), micro_batches, cuda_devices) is None
+        assert refusal(replace(plan, workers_per_device=sharing), micro_batches, cuda_devices) is None
 
 
 def test_messages_name_the_numbers():
@@ -93,3 +95,45 @@ def test_messages_name_the_numbers():
 )
 def test_where_a_plan_runs(device, cuda_devices, expected):
     assert Plan(device=device).uses_cuda(cuda_devices) is expected
+
+
+def test_workers_and_layout_follow_from_each_other():
+    assert Plan().layout == Layout() and Plan().workers == 1
+    assert Plan(workers=3).layout == Layout(dp=3)
+    assert Plan(layout=Layout(pp=2, dp=2)).workers == 4
+    assert Plan(layout="pp=2,tp=2", workers=4).layout == Layout(pp=2, tp=2)
+    with pytest.raises(UsageError, match=r"layout dp=2,pp=2 has 4 workers, and --workers is 3"):
+        Plan(layout=Layout(pp=2, dp=2), workers=3)
+
+
+@pytest.mark.parametrize("text", ["dp=2,pp=3,schedule=gpipe,cuts=a.1/4", "dp=2,shard=3", "tp=4"])
+def test_a_plan_survives_json(text):
+    plan = Plan(layout=text)
+    assert Plan(**json.loads(json.dumps(plan.as_dict()))) == plan
+
+
+def test_resized():
+    plan = Plan(layout="pp=2,dp=2", device="cpu")
+    assert plan.resized(6) == Plan(layout="pp=2,dp=3", device="cpu")
+    assert plan.resized(layout="tp=3") == Plan(layout="tp=3", device="cpu")
+    assert plan.resized(4, "tp=2").layout == Layout(tp=2, dp=2)
+    assert plan.resized() == plan
+    with pytest.raises(UsageError, match=r"5 workers cannot be laid out as dp=2,pp=2: .*--workers 4 or 6"):
+        plan.resized(5)
+    with pytest.raises(UsageError, match=r"has 2 workers, and --workers is 3"):
+        plan.resized(3, Layout(tp=2))
+
+
+def test_merged():
+    kept = Plan(layout="pp=2,dp=2", threads=2).as_dict()
+    assert Plan.merged(kept, {}) == Plan(layout="pp=2,dp=2", threads=2)
+    assert Plan.merged(kept, {"workers": 2, "threads": 1}) == Plan(layout="pp=2")
+    assert Plan.merged(kept, {"layout": "tp=2"}) == Plan(layout="tp=2", threads=2)
+    assert Plan.merged({}, {"layout": "pp=2", "workers": 4}) == Plan(layout="pp=2,dp=2")
+    assert Plan.merged({"workers": 4, "threads": 2}, {}) == Plan(workers=4, threads=2)
+
+
+def test_replicas_that_cannot_share_the_micro_batches():
+    text = refusal(Plan(layout="pp=2,dp=9"), 8, 0)
+    assert "9 replicas cannot share 8 micro-batches" in text and "--workers 16" in text
+    assert refusal(Plan(layout="pp=3,tp=3"), 8, 0) is None

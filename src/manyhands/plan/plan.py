@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from manyhands.errors import UsageError
+from manyhands.plan.layout import Layout, as_layout, complete
 
 Device = Literal["auto", "cpu", "cuda"]
 Collective = Literal["auto", "direct", "ring", "bidirectional_ring", "tree", "star", "halving_doubling", "packed"]
+
+_FOLLOWS: Any = None
+"""Not given: follows from what is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """How many workers, on what.
 
+    Of `workers` and `layout` one may be left out: workers alone are replicas, a layout has its number of workers.
+
     Raises:
         UsageError: a value makes no sense.
     """
 
-    workers: int = 1
-    """Processes that share every batch; at most the job's micro-batches."""
+    workers: int = _FOLLOWS
+    """Processes that share every batch."""
+    layout: Layout = _FOLLOWS
+    """How the work is divided among them. Also taken as text or as the dict of `as_dict`."""
     device: Device = "auto"
     """`auto` takes CUDA where there is some, else the CPU."""
     threads: int = 1
@@ -31,15 +40,60 @@ class Plan:
     """How gradients travel. Changes the speed, never the sums."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "threads", "workers_per_device"):
+        self._settle_layout()
+        for name in ("threads", "workers_per_device"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1; it is {getattr(self, name)}.")
 
         if self.collective not in get_args(Collective):
             raise UsageError(f"--collective {self.collective}: there are {', '.join(get_args(Collective))}.")
 
+    def _settle_layout(self) -> None:
+        workers: int | None = self.workers
+        layout = as_layout(self.layout) if self.layout is not None else None
+        if workers is None:
+            workers = layout.workers if layout else 1
+        if workers < 1:
+            raise UsageError(f"--workers must be at least 1; it is {workers}.")
+        layout = layout or Layout(dp=workers)
+        if layout.workers != workers:
+            raise UsageError(
+                f"layout {layout} has {layout.workers} workers, and --workers is {workers}. Leave out --workers, or "
+                "give a layout of that many."
+            )
+        object.__setattr__(self, "workers", workers)
+        object.__setattr__(self, "layout", layout)
+
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain data that JSON can hold and `Plan(**data)` takes."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"layout": self.layout.as_dict()}
+
+    def resized(self, workers: int | None = None, layout: Layout | str | None = None) -> Plan:
+        """The same plan for another gang. With workers alone the number of replicas changes, nothing else.
+
+        Raises:
+            UsageError: that many workers cannot be laid out like this.
+        """
+        if layout is None:
+            if workers is None:
+                return self
+            new = complete(self.layout, workers)
+        else:
+            new = Layout.parse(layout, workers) if isinstance(layout, str) else layout
+        return replace(self, workers=new.workers if workers is None else workers, layout=new)
+
+    @staticmethod
+    def merged(kept: Mapping[str, Any], given: Mapping[str, Any]) -> Plan:
+        """A plan that was kept (`as_dict`, perhaps of an older version), changed by what is given now.
+
+        Raises:
+            UsageError: what is given makes no sense, or not with what was kept.
+        """
+        size = {"workers", "layout"}
+        others = {name: value for name, value in {**kept, **given}.items() if name not in size}
+        before = Plan(**{name: kept[name] for name in size if name in kept})
+        return replace(before.resized(given.get("workers"), given.get("layout")), **others)
 
     def check(self, micro_batches: int, cuda_devices: int) -> None:
         """Refuse what the job or the machine cannot carry.
@@ -47,10 +101,12 @@ class Plan:
         Raises:
             UsageError: more workers than micro-batches, or than places on the CUDA devices.
         """
-        if self.workers > micro_batches:
+        if self.layout.dp > micro_batches:
+            parts = self.layout.pp * self.layout.tp
+            one = "replica" if parts > 1 else "worker"
             raise UsageError(
-                f"{self.workers} workers cannot share {micro_batches} micro-batches: every worker needs at least one. "
-                f"Use --workers {micro_batches} or fewer, or give the job more micro_batches."
+                f"{self.layout.dp} {one}s cannot share {micro_batches} micro-batches: every {one} needs at least one. "
+                f"Use --workers {micro_batches * parts} or fewer, or give the job more micro_batches."
             )
         if self.device == "cuda" and not cuda_devices:
             raise UsageError("--device cuda: this machine has no CUDA device that torch can use. Use --device cpu.")

@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def run_session(session: Session) -> int:
         assert session.job_file is not None
         settings = _settings(session.job_file, session.arguments)
     before = settings.get("plan", {})
-    plan = Plan(**{**settings.get("plan", {}), **session.plan})
+    plan = Plan.merged(before, session.plan)
     slots, board, loop = Slots(), Board(), Loop()
     spec = {
         "job_file": settings["job_file"],
@@ -78,8 +78,9 @@ def run_session(session: Session) -> int:
         directory.acquire()
     try:
         facts = engine.open(deliver).facts
-        if "workers" not in {**settings.get("plan", {}), **session.plan} and plan.uses_cuda(facts["cuda_devices"]):
-            plan = replace(plan, workers=max(1, min(facts["cuda_devices"], facts["micro_batches"])))
+        unsized = not {"workers", "layout"} & {*before, *session.plan}
+        if unsized and plan.uses_cuda(facts["cuda_devices"]):
+            plan = plan.resized(max(1, min(facts["cuda_devices"], facts["micro_batches"])))
         plan.check(facts["micro_batches"], facts["cuda_devices"])
         if not resuming:
             directory.create()

@@ -420,7 +420,7 @@ class Supervisor:
         if not isinstance(workers, int):
             return {"error": "resize needs a number of workers."}
         try:
-            replace(self._plan, workers=workers).check(self._facts["micro_batches"], self._facts["cuda_devices"])
+            self._plan.resized(workers).check(self._facts["micro_batches"], self._facts["cuda_devices"])
         except UserError as error:
             return {"error": str(error)}
         before, self._target = self._target, workers
