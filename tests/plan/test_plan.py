@@ -102,6 +102,7 @@ def test_workers_and_layout_follow_from_each_other():
     assert Plan(workers=3).layout == Layout(dp=3)
     assert Plan(layout=Layout(pp=2, dp=2)).workers == 4
     assert Plan(layout="pp=2,tp=2", workers=4).layout == Layout(pp=2, tp=2)
+    assert Plan(layout="pp=2", workers=4).layout == Layout(pp=2, dp=2)
     with pytest.raises(UsageError, match=r"layout dp=2,pp=2 has 4 workers, and --workers is 3"):
         Plan(layout=Layout(pp=2, dp=2), workers=3)
 

@@ -1,6 +1,6 @@
 """How a job is run, as plain data."""
 
-from manyhands.plan.layout import Coordinates, Dimension, Layout, complete
+from manyhands.plan.layout import DIMENSIONS, Coordinates, Dimension, Layout, complete
 from manyhands.plan.plan import Collective, Device, Plan
 
-__all__ = ["Collective", "Coordinates", "Device", "Dimension", "Layout", "Plan", "complete"]
+__all__ = ["DIMENSIONS", "Collective", "Coordinates", "Device", "Dimension", "Layout", "Plan", "complete"]

@@ -98,11 +98,10 @@ class Layout:
 
     def peers(self, rank: int, dimension: Dimension) -> tuple[int, ...]:
         """The ranks, in order and with `rank` itself, that differ from it at most in this dimension."""
-        here = list(self.coordinates(rank))
+        here = self.coordinates(rank)
         index = DIMENSIONS.index(dimension)
-        return tuple(
-            self.rank_of(*here[:index], place, *here[index + 1 :]) for place in range(getattr(self, dimension))
-        )
+        step = (self.dp * self.tp, self.tp, 1)[index]
+        return tuple(rank + (place - here[index]) * step for place in range(getattr(self, dimension)))
 
     def groups(self, dimension: Dimension) -> Iterator[tuple[int, ...]]:
         """All sets of peers along a dimension, in order of their first rank."""
@@ -218,10 +217,10 @@ def _check_fit(layout: Layout) -> None:
             "shard."
         )
     if layout.pp == 1:
-        for name, what in (("virtual", "stages per rank"), ("schedule", "the order of stages"), ("cuts", "the stages")):
+        for name in ("virtual", "schedule", "cuts"):
             if getattr(layout, name) != _DEFAULTS[name]:
                 raise UsageError(
-                    f"{name} says {what} of a pipeline, and pp is 1. Set pp to 2 or more, or leave it out."
+                    f"{name} belongs to a pipeline, and pp is 1. Set pp to 2 or more, or leave out {name}."
                 )
         return
     expected = STAGES_PER_RANK[layout.schedule]
@@ -253,8 +252,8 @@ def _check_cuts(layout: Layout) -> None:
         raise UsageError(f"cuts={text}: every stage begins after the one before it, and the second at unit 1 or later.")
 
 
-def as_layout(value: Layout | str | Mapping[str, Any]) -> Layout:
-    """A layout from whichever form it was kept in."""
+def as_layout(value: Layout | str | Mapping[str, Any], workers: int | None = None) -> Layout:
+    """A layout from whichever form it was kept in; text without dp follows the number of workers."""
     if isinstance(value, Layout):
         return value
-    return Layout.parse(value) if isinstance(value, str) else Layout(**value)
+    return Layout.parse(value, workers) if isinstance(value, str) else Layout(**value)

@@ -50,7 +50,7 @@ class Plan:
 
     def _settle_layout(self) -> None:
         workers: int | None = self.workers
-        layout = as_layout(self.layout) if self.layout is not None else None
+        layout = as_layout(self.layout, workers) if self.layout is not None else None
         if workers is None:
             workers = layout.workers if layout else 1
         if workers < 1:

@@ -19,7 +19,6 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from manyhands.engine import Engine, EngineEvent, Exited, Message, Printed, Said
