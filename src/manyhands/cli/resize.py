@@ -1,25 +1,41 @@
-"""`manyhands resize`: change the number of workers of a running job."""
+"""`manyhands resize`: change the number of workers of a running job, or how they divide the work."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
+from manyhands.errors import UsageError
+from manyhands.plan import Layout
 from manyhands.run import RunDirectory
 
 
 @dataclass(frozen=True)
 class Resize:
-    """Change the number of workers of a running job at its next step boundary. The result stays the same."""
+    """Change the gang of a running job at its next step boundary. The result stays the same.
+
+    manyhands resize RUN --workers 4; manyhands resize RUN --layout pp=2,dp=2
+    """
 
     directory: tyro.conf.Positional[Path]
     """The run directory."""
-    workers: int
-    """How many workers from now on."""
+    workers: int | None = None
+    """How many workers from now on. Without --layout the number of replicas changes, and nothing else."""
+    layout: str | None = None
+    """How they divide the work from now on: pp=2,dp=2 and so on (docs/layouts.md)."""
 
     def run(self, job_arguments: list[str]) -> int:
-        RunDirectory.open(self.directory).ask({"command": "resize", "workers": self.workers})
-        print(f"{self.directory}: going to {self.workers} worker(s) at the next step boundary")
+        if self.workers is None and self.layout is None:
+            raise UsageError("say to what: --workers 4, or --layout pp=2,dp=2.")
+        request: dict[str, Any] = {"command": "resize", "workers": self.workers}
+        what = f"{self.workers} worker(s)"
+        if self.layout is not None:
+            layout = Layout.parse(self.layout, self.workers)
+            request |= {"workers": layout.workers, "layout": str(layout)}
+            what = f"{layout} on {layout.workers} worker(s)"
+        RunDirectory.open(self.directory).ask(request)
+        print(f"{self.directory}: going to {what} at the next step boundary")
         return 0

@@ -25,6 +25,8 @@ class Train:
     """Python file with a function `job(...) -> manyhands.Job`."""
     workers: int | None = None
     """Processes that share every batch. Default: one per CUDA device, or one."""
+    layout: str | None = None
+    """How the work is divided among them: pp=2,dp=2 or tp=2,shard=0 and so on (docs/layouts.md). Default: replicas."""
     run_dir: Path | None = None
     """Where the run is written. Default: runs/NAME-TIME."""
     resume: Path | None = None
@@ -55,6 +57,7 @@ class Train:
             raise UsageError("--resume and --run-dir exclude each other: a resumed run stays in its directory.")
         given = {
             "workers": self.workers,
+            "layout": self.layout,
             "device": self.device,
             "threads": self.threads,
             "workers_per_device": self.workers_per_device,

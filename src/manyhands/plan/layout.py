@@ -58,7 +58,8 @@ class Layout:
     balanced by measurement."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cuts", tuple(self.cuts))
+        cuts = (int(cut) if isinstance(cut, str) and cut.isdecimal() else cut for cut in self.cuts)
+        object.__setattr__(self, "cuts", tuple(cuts))
         _check_counts(self)
         if self.schedule not in STAGES_PER_RANK:
             raise UsageError(f"schedule={self.schedule}: there is none. Schedules: {', '.join(STAGES_PER_RANK)}.")
@@ -189,7 +190,7 @@ def _value(text: str, key: str, value: str) -> Any:
     if key == "schedule":
         return value
     if key == "cuts":
-        return tuple(int(cut) if cut.isdecimal() else cut for cut in value.split("/"))
+        return tuple(value.split("/"))
     try:
         return int(value)
     except ValueError:
@@ -219,9 +220,7 @@ def _check_fit(layout: Layout) -> None:
     if layout.pp == 1:
         for name in ("virtual", "schedule", "cuts"):
             if getattr(layout, name) != _DEFAULTS[name]:
-                raise UsageError(
-                    f"{name} belongs to a pipeline, and pp is 1. Set pp to 2 or more, or leave out {name}."
-                )
+                raise UsageError(f"{name} belongs to a pipeline, and pp is 1. Set pp to 2 or more, or leave it out.")
         return
     expected = STAGES_PER_RANK[layout.schedule]
     if layout.schedule == "interleaved":
