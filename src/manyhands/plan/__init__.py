@@ -1,6 +1,32 @@
-"""How a job is run, as plain data."""
+"""How a job is run, as plain data: the plan, its layout, which layouts are right, and where ranks go."""
 
 from manyhands.plan.layout import DIMENSIONS, Coordinates, Dimension, Layout, complete
+from manyhands.plan.legality import Finding, Kind, Verdict, judge, nearest_legal
+from manyhands.plan.matrix import Row, matrix, matrix_markdown, rules_markdown
 from manyhands.plan.plan import Collective, Device, Plan
+from manyhands.plan.rules import RULES, Coupling, Effect, Rule, Traits
 
-__all__ = ["DIMENSIONS", "Collective", "Coordinates", "Device", "Dimension", "Layout", "Plan", "complete"]
+__all__ = [
+    "DIMENSIONS",
+    "RULES",
+    "Collective",
+    "Coordinates",
+    "Coupling",
+    "Device",
+    "Dimension",
+    "Effect",
+    "Finding",
+    "Kind",
+    "Layout",
+    "Plan",
+    "Row",
+    "Rule",
+    "Traits",
+    "Verdict",
+    "complete",
+    "judge",
+    "matrix",
+    "matrix_markdown",
+    "nearest_legal",
+    "rules_markdown",
+]
