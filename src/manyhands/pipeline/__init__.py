@@ -6,7 +6,8 @@ What stands here needs no torch. `pipeline.stages` cuts models and `pipeline.run
 from __future__ import annotations
 
 from manyhands.pipeline.costs import Costs, Link, Transfer, even_costs, stage_costs
-from manyhands.pipeline.cuts import UnitCost
+from manyhands.pipeline.cuts import UnitCost, balance
+from manyhands.pipeline.refine import refine
 from manyhands.pipeline.schedules import SCHEDULES, Schedule, bubble_theory, find_schedule, make_table
 from manyhands.pipeline.simulate import Simulation, simulate
 from manyhands.pipeline.table import Action, Kind, Table
@@ -25,11 +26,13 @@ __all__ = [
     "Transfer",
     "UnitCost",
     "Verified",
+    "balance",
     "bubble_theory",
     "even_costs",
     "find_schedule",
     "high_water",
     "make_table",
+    "refine",
     "simulate",
     "stage_costs",
     "verify",
