@@ -12,6 +12,7 @@ import tyro
 
 from manyhands.cli.cluster import ClusterCommand
 from manyhands.cli.collective import CollectiveCommand
+from manyhands.cli.convert import Convert
 from manyhands.cli.lab import LabCommand
 from manyhands.cli.report import Report
 from manyhands.cli.resize import Resize
@@ -26,6 +27,7 @@ Command = (
     | Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Stop, tyro.conf.subcommand("stop")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[ClusterCommand, tyro.conf.subcommand("cluster")]
     | Annotated[CollectiveCommand, tyro.conf.subcommand("collective")]
     | Annotated[LabCommand, tyro.conf.subcommand("lab")]

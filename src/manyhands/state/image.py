@@ -22,7 +22,7 @@ from torch import Tensor
 
 from manyhands.errors import UserError
 
-_DTYPES = {
+DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -40,7 +40,7 @@ _DTYPES = {
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
 }
-_BY_NAME = {name: dtype for dtype, name in _DTYPES.items()}
+_BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
 _ALIGNMENT = 64
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -65,7 +65,7 @@ class Image:
         for name, tensor in self._tensors:
             end = offset + tensor.numel() * tensor.dtype.itemsize
             entries[name] = {
-                "dtype": _DTYPES[tensor.dtype],
+                "dtype": DTYPES[tensor.dtype],
                 "shape": list(tensor.shape),
                 "data_offsets": [offset, end],
             }
@@ -124,7 +124,7 @@ def _tensors(entries: Mapping[str, Any], body: memoryview) -> dict[str, Tensor]:
 def _strip(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """The tree as JSON, with tensors taken out into `tensors` under their paths."""
     if isinstance(value, Tensor):
-        if value.dtype not in _DTYPES or value.layout != torch.strided:
+        if value.dtype not in DTYPES or value.layout != torch.strided:
             raise UserError(f"the state at {path} is a {value.dtype} {value.layout} tensor, which cannot be saved.")
         name = path
         while name in tensors or name == "__metadata__":  # the format keeps that name for itself
