@@ -1,0 +1,67 @@
+"""Carry a plan out on a model, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakSet
+
+from torch import nn
+from torch.distributed import DeviceMesh
+
+import manyhands.tensor_parallel.rules  # noqa: F401  registers what torch functions do to split tensors
+from manyhands.errors import UsageError
+from manyhands.tensor_parallel.exchange import Peers
+from manyhands.tensor_parallel.layers import Column, Row, Vocabulary
+from manyhands.tensor_parallel.plan import ModulePlan, Style, TensorPlan
+from manyhands.tensor_parallel.values import Placement, place
+
+_groups: WeakSet[Peers] = WeakSet()
+
+
+def apply(model: nn.Module, plan: TensorPlan, mesh: DeviceMesh) -> None:
+    """Split the model over the workers of a one-dimensional mesh.
+
+    Parameters stay the same objects with the same names, so ties and an optimizer built before remain; split ones hold
+    this worker's share afterwards (`values.py`). Modules that are split compute differently, all others as before.
+
+    Raises:
+        UsageError: the mesh has another size than the plan.
+    """
+    if mesh.ndim != 1 or mesh.size() != plan.degree:
+        raise UsageError(f"the plan is for a tensor group of {plan.degree}; the mesh is {tuple(mesh.mesh.shape)}.")
+    if plan.degree == 1:
+        return
+    peers = Peers(mesh.get_group())
+    _groups.add(peers)
+    splits = plan.parameters
+    named = dict(model.named_parameters())
+    for name, parameter in named.items():
+        dim, split = splits.get(name, (0, None))
+        place(parameter, Placement(peers, dim, split))
+    for planned in plan.modules:
+        layer = _layer(model, planned, peers, plan.sequence)
+        if layer is not None:
+            model.get_submodule(planned.module).forward = layer  # type: ignore[method-assign]
+
+
+def _layer(model: nn.Module, planned: ModulePlan, peers: Peers, sequence: bool) -> Any:
+    if planned.split is None or planned.weight is None:
+        return None
+    module = model.get_submodule(planned.module)
+    if planned.style == Style.VOCABULARY:
+        return Vocabulary(module, planned.split, peers)
+    if planned.style == Style.COLUMN:
+        return Column(module, planned.split, peers, transposed=planned.weight[1] == 1)
+    return Row(module, planned.split, peers, transposed=planned.weight[1] == 0, sequence=sequence)
+
+
+@contextmanager
+def context() -> Iterator[None]:
+    """Around forward, loss and backward of a micro-batch: at its end, tensors remembered for it are let go."""
+    try:
+        yield
+    finally:
+        for peers in _groups:
+            peers.forget()
