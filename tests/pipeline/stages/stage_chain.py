@@ -65,13 +65,21 @@ class Worker:
         self.output = self.stage(inputs, self.received)
         return self.output
 
-    def backward(self, outputs: list[Tensor], grads: list[Tensor | None] | None, split: bool) -> list[Tensor | None]:
+    def backward(
+        self,
+        outputs: list[Tensor],
+        grads: list[Tensor | None] | None,
+        split: bool,
+        later: dict[str, Tensor],
+    ) -> list[Tensor | None]:
+        """`later`: tied parameters' gradients from later stages. Given as roots, they come first in autograd's sum."""
         if split:
-            outputs = [o.clone() if o._is_view() else o for o in outputs]
+            outputs = [o.clone() for o in outputs]  # torch detaches them in place, also what a node has saved
             found, groups = stage_backward_input(outputs, grads, self.received, self.stage.parameters())
             stage_backward_weight(self.stage.parameters(), groups)
             return list(found)
         pairs = [(o, g) for o, g in zip(outputs, grads or [None] * len(outputs), strict=True) if o.requires_grad]
+        pairs += [(self.stage.owned[name], grad) for name, grad in later.items()]
         torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
         return [t.grad for t in self.received]
 
@@ -87,19 +95,19 @@ def chain(
         sent = worker.forward(inputs, sent, state)
         state = torch.get_rng_state()
     value = loss(sent)
-    grads = workers[-1].backward([value], None, split and len(workers) > 1)
-    for worker in reversed(workers[:-1]):
-        grads = [g if g is None else g.contiguous() for g in grads]
-        grads = [torch.zeros_like(o) if g is None else g for g, o in zip(grads, worker.output, strict=True)]
-        first = worker is workers[0]
-        grads = worker.backward(list(worker.output), grads, split and not first)
     total: dict[str, Tensor | None] = dict.fromkeys(dict(model.named_parameters()))
     buffers: dict[str, Tensor] = {}
+    outputs, grads = [value], None
     for worker in reversed(workers):  # the last stage first: autograd's order
+        apart = split and worker is not workers[0]
+        if grads is not None:
+            outputs = list(worker.output)
+            grads = [torch.zeros_like(o) if g is None else g.contiguous() for g, o in zip(grads, outputs, strict=True)]
+        later = {name: total[name] for name in worker.stage.owned if total[name] is not None}
+        grads = worker.backward(outputs, grads, apart, later)
         for name, parameter in worker.stage.owned.items():
             if parameter.grad is not None:
-                had = total[name]
-                total[name] = parameter.grad if had is None else had + parameter.grad
+                total[name] = parameter.grad + later[name] if apart and name in later else parameter.grad
         assert all(p.grad is None for n, p in worker.model.named_parameters() if n not in worker.stage.owned)
         buffers |= worker.stage.owned_buffers
     assert set().union(*(worker.stage.owned for worker in workers)) == set(total)
@@ -122,7 +130,7 @@ def check(
     return recording
 
 
-def same(expected: Any, found: Any, cuts: Sequence[int], ties: Any = ()) -> None:
+def same(expected: Any, found: Any, cuts: Sequence[int]) -> None:
     assert torch.equal(expected[0], found[0]), (cuts, expected[0], found[0])
     for name, grad in expected[1].items():
         other = found[1][name]

@@ -92,10 +92,14 @@ class Between(TorchFunctionMode):
         except (LookupError, AttributeError, TypeError):
             raise UserError(f"{step.name} gave a result of another form than when the model was recorded.") from None
 
-    def _follow(self, step: Step, output: Any) -> None:
+    def _follow(self, step: Step, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Mark what a computed step made: operations on it are followed in turn."""
         for path in step.values:
             self._mark(follow(output, path))
+        if step.writes:
+            given = list(leaves((args, kwargs)))
+            for index, _ in step.writes:
+                self._mark(given[index])
 
     def _mark(self, tensor: Tensor) -> Tensor:
         setattr(tensor, _MARK, self._token)
@@ -122,7 +126,7 @@ class Between(TorchFunctionMode):
         return self._operation(func, func, args, kwargs)
 
     def _function(self, cls: Any, apply: Plain, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._inside or not self._on or cls.__module__.startswith("torch.utils.checkpoint"):
+        if self._inside or not self._on or cls.__module__ == "torch.utils.checkpoint":
             return apply(*args, **kwargs)
         return self._operation(f"{cls.__name__}.apply", partial(self._quietly, apply), args, kwargs)
 
@@ -154,7 +158,7 @@ class Between(TorchFunctionMode):
         output = func(*args, **kwargs)
         if step.makes_sent:
             self._keep(step, output, args, kwargs)
-        self._follow(step, output)
+        self._follow(step, output, args, kwargs)
         return output
 
     def _answer(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from manyhands.pipeline.stages.recording import Call, Operation, Parameter, Recording, Value
-from manyhands.pipeline.stages.structure import Template, leaves, template_of
+from manyhands.pipeline.stages.structure import Template, template_of
 
 _MARK = "_manyhands_recorded"
 
@@ -53,7 +53,6 @@ class Ledger:
         self._refused: dict[int, str] = {}
         self._from: list[tuple[int, str]] = []
         self._hidden: list[tuple[int, int, str]] = []
-        self._end = 0
 
     # Time
 
@@ -170,17 +169,20 @@ class Ledger:
             self._hidden_read(mark, maker)
         return ["value", self._new(tensor, maker)]
 
-    def outputs(self, output: Any) -> None:
+    def outputs(self, output: Any) -> Template:
         """What the model gave."""
         self.running = False
-        self._end = self._time + 1
-        for leaf in leaves(output):
-            if isinstance(leaf, Tensor):
-                mark = self._mark(leaf)
-                if isinstance(mark, _Made):
-                    mark.used = self._end
-                elif isinstance(mark, _Inner):
-                    self._hidden_read(mark, "the model's output")
+
+        def leaf(value: Any) -> Template:
+            mark = self._mark(value) if isinstance(value, Tensor) else None
+            if isinstance(mark, _Made):
+                mark.used = self._time + 1
+                return ["value", mark.number]
+            if isinstance(mark, _Inner):
+                self._hidden_read(mark, "the model's output")
+            return ["missing", ""]
+
+        return template_of(output, leaf)
 
     # Refusals
 
@@ -200,6 +202,7 @@ class Ledger:
         gaps: tuple[tuple[Operation, ...], ...],
         described: dict[int, tuple[str, ...]],
         inputs: tuple[Any, ...],
+        output: Template,
         checkpointed: bool,
     ) -> Recording:
         values = tuple(map(_value, self._values))
@@ -218,6 +221,7 @@ class Ledger:
             buffers={name: tuple(uses) or (0,) for name, uses in self._buffer_uses.items()},
             described=described,
             inputs=inputs,
+            output=output,
             refused=self._refused,
             checkpointed=checkpointed,
         )

@@ -163,5 +163,13 @@ def place() -> str:
     return "the model's forward"
 
 
+def within(path: str) -> bool:
+    """Whether code of a file is being run, further out."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename != path:
+        frame = frame.f_back
+    return frame is not None
+
+
 def _placeholder(tensor: Tensor, absent: Mapping[int, Placeholder]) -> Placeholder | None:
     return tensor if isinstance(tensor, Placeholder) else absent.get(id(tensor))

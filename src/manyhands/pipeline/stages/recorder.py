@@ -13,15 +13,16 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from manyhands.errors import UserError
 from manyhands.pipeline.stages.interpose import Plain, functions_seen, interposed
 from manyhands.pipeline.stages.ledger import Ledger, version
-from manyhands.pipeline.stages.placeholder import Placeholder, ask, name_of, only_describes, place, tensors
+from manyhands.pipeline.stages.placeholder import Placeholder, ask, name_of, only_describes, place, tensors, within
 from manyhands.pipeline.stages.recording import Call, Operation, Recording
-from manyhands.pipeline.stages.structure import leaves
+from manyhands.pipeline.stages.structure import Template, leaves
 from manyhands.pipeline.stages.undisturbed import undisturbed
 from manyhands.pipeline.stages.units import Node, frontier, has_parameters, observe
 
@@ -83,6 +84,7 @@ class _Recorder(TorchFunctionMode):
         self._muted = False
         self._checkpointed = False
         self._inputs: list[Tensor] = []
+        self._output: Template = []
 
     def record(self, run: Callable[[], Any]) -> Recording:
         handlers = {node.module: self._site for node in self._sites}
@@ -95,6 +97,7 @@ class _Recorder(TorchFunctionMode):
             gaps=tuple(map(tuple, self._gaps)),
             described={gap: tuple(names) for gap, names in self._described.items()},
             inputs=tuple((tuple(t.shape), t.dtype) for t in self._inputs),
+            output=self._output,
             checkpointed=self._checkpointed,
         )
 
@@ -105,7 +108,7 @@ class _Recorder(TorchFunctionMode):
         self._ledger.known(self._inputs)
         with self:
             output = plain(*args, **kwargs)
-        self._ledger.outputs(output)
+        self._output = self._ledger.outputs(output)
         return output
 
     def _site(self, plain: Plain, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -125,6 +128,7 @@ class _Recorder(TorchFunctionMode):
     def _unit(self, node: Node, plain: Plain, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         ledger, is_unit = self._ledger, has_parameters(node)
         given = list(leaves((args, kwargs)))
+        self._checkpointed |= within(torch.utils.checkpoint.__file__)
         ledger.enter(is_unit)
         if is_unit:
             ledger.holds(node.module)
@@ -154,10 +158,7 @@ class _Recorder(TorchFunctionMode):
         return self._operation(name_of(func), func, args, kwargs or {})
 
     def _function(self, cls: Any, apply: Plain, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._muted or not self._ledger.running:
-            return apply(*args, **kwargs)
-        if cls.__module__.startswith("torch.utils.checkpoint"):
-            self._checkpointed |= not self._inside
+        if self._muted or not self._ledger.running or cls.__module__ == "torch.utils.checkpoint":
             return apply(*args, **kwargs)
         return self._operation(f"{cls.__name__}.apply", partial(self._quietly, apply), args, kwargs)
 

@@ -108,6 +108,8 @@ class Recording:
     """Name -> calls, as for parameters."""
     described: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """Gap -> parameters whose shape, dtype or device is asked for there."""
+    output: Template = field(default_factory=lambda: ["missing", ""])
+    """Of what the model gave."""
     inputs: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
     """Shapes and dtypes of the tensors that the model was called with."""
     refused: dict[int, str] = field(default_factory=dict)
@@ -168,6 +170,7 @@ class Recording:
             parameters={name: Parameter(**_tuples(_typed(p))) for name, p in data["parameters"].items()},
             buffers={name: tuple(calls) for name, calls in data["buffers"].items()},
             described={int(gap): tuple(names) for gap, names in data["described"].items()},
+            output=data["output"],
             inputs=tuple((tuple(shape), _dtype(dtype)) for shape, dtype in data["inputs"]),
             refused={int(call): why for call, why in data["refused"].items()},
             checkpointed=data["checkpointed"],

@@ -55,7 +55,8 @@ class Script:
     ) -> None:
         self.model = model
         self.first, self.last = mine.start, mine.stop
-        self.receives, self.sends, self.inputs = receives, sends, recording.inputs
+        self.receives, self.sends = receives, sends
+        self.inputs, self.output = recording.inputs, recording.output
         self.by_name = by_name = dict(model.named_modules())
         self.modules = [_module(by_name, call.name) for call in recording.calls]
         numbers = frozenset(value.id for value in sends)

@@ -113,6 +113,32 @@ def builder(template: Template) -> Callable[[list[Any], list[Any], Mapping[str, 
     )
 
 
+def differs(template: Template, value: Any, values: Mapping[int, Any]) -> str | None:
+    """Where a value is not what its template says, as text; None if it agrees.
+
+    Args:
+        values: tensors that are known; the leaves with their numbers must be these very objects.
+    """
+    kind, what = template[0], template[1]
+    if kind == "value":
+        return None if what not in values or value is values[what] else ""
+    if kind not in ("tuple", "list", "dict", "object"):
+        return None
+    if kind in ("tuple", "list"):
+        expected: list[Any] = list(enumerate(what))
+        found: Any = list(enumerate(value)) if type(value).__name__ == kind else None
+    else:
+        expected = what if kind == "dict" else template[2]
+        found = list(value.items()) if type(value) is dict else _parts(value)
+    if found is None or [key for key, _ in found] != [key for key, _ in expected]:
+        return ""
+    for (key, part), (_, item) in zip(expected, found, strict=True):
+        inner = differs(part, item, values)
+        if inner is not None:
+            return f"[{key!r}]{inner}"
+    return None
+
+
 def has_arguments(template: Template) -> bool:
     """Whether any leaf is taken from the call's own arguments."""
     return bool(locate(template, "argument"))

@@ -15,7 +15,7 @@ from manyhands.pipeline.stages.interpose import Plain, functions_seen, interpose
 from manyhands.pipeline.stages.placeholder import Placeholder, place
 from manyhands.pipeline.stages.recording import Value
 from manyhands.pipeline.stages.script import Script
-from manyhands.pipeline.stages.structure import leaves
+from manyhands.pipeline.stages.structure import differs, leaves
 
 
 class _Leave(BaseException):
@@ -62,6 +62,12 @@ class Walk(Between):
         if self._next < len(script.calls):
             name = script.calls[self._next].name
             raise UserError(f"the forward pass ended without calling {name}, which it called when it was recorded.")
+        wrong = differs(script.output, output, {value.id: self._values[value.id] for value in script.receives})
+        if wrong is not None:
+            raise UserError(
+                f"output{wrong} of the model is not what it was when the model was recorded. Something collects it "
+                "inside the layers, as output_hidden_states does, and earlier ones are elsewhere. Turn that off."
+            )
         return output
 
     def _leaving(self, value: Value) -> Tensor:
@@ -101,7 +107,7 @@ class Walk(Between):
             self._enter()
         output = self._compute(plain, step, args, kwargs)
         if number < script.counted:
-            self._follow(step, output)
+            self._follow(step, output, args, kwargs)
             self._watch(True)
         return output
 
@@ -124,7 +130,7 @@ class Walk(Between):
             return self._skip(step, args, kwargs)
         self._watch(False)
         output = self._compute(plain, step, args, kwargs)
-        self._follow(step, output)
+        self._follow(step, output, args, kwargs)
         self._watch(True)
         return output
 
