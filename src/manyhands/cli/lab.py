@@ -51,8 +51,9 @@ class LabCommand:
         with Lab(cluster) as lab:
             pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
             processes = dict(zip(cluster.ranks, lab.run_all(job_arguments, **pipes), strict=True))
-            readers = _print_output(processes)
+            readers: list[threading.Thread] = []
             try:
+                _print_output(processes, readers)
                 return _wait(processes, self.keep_going)
             except KeyboardInterrupt:
                 _end(processes)
@@ -63,8 +64,8 @@ class LabCommand:
                     reader.join()
 
 
-def _print_output(processes: dict[str, Process]) -> list[threading.Thread]:
-    """Copy the lines of all ranks, each with its name before it."""
+def _print_output(processes: dict[str, Process], readers: list[threading.Thread]) -> None:
+    """Copy the lines of all ranks, each with its name before it; adds the threads that do."""
     width = max(len(name) for name in processes)
     lock = threading.Lock()
 
@@ -75,14 +76,13 @@ def _print_output(processes: dict[str, Process]) -> list[threading.Thread]:
                     target.write(f"{name:{width}} | ".encode() + line.rstrip(b"\n") + b"\n")
                     target.flush()
 
-    readers = []
     for name, process in processes.items():
         assert process.stdout is not None
         assert process.stderr is not None
         for source, target in ((process.stdout, sys.stdout.buffer), (process.stderr, sys.stderr.buffer)):
-            readers.append(threading.Thread(target=copy, args=(name, source, target), daemon=True))
-            readers[-1].start()
-    return readers
+            reader = threading.Thread(target=copy, args=(name, source, target), daemon=True)
+            reader.start()
+            readers.append(reader)
 
 
 def _wait(processes: dict[str, Process], keep_going: bool) -> int:
