@@ -7,7 +7,7 @@ import traceback
 import warnings
 from contextlib import contextmanager
 
-DEADLINE = 30.0
+DEADLINE = 120.0
 
 
 @contextmanager

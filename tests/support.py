@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from manyhands.errors import UserError
@@ -26,6 +28,12 @@ def cli(*arguments: object, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "manyhands", *map(str, arguments)], capture_output=True, text=True, **options
     )
+
+
+def side_by_side(*calls: Callable) -> list:
+    """The results of calls that wait for processes: as many at a time as there are cores."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
 def train(directory: Path, job_file: Path, *flags: object, workers: int = 2, job: tuple = ()) -> dict:
@@ -61,9 +69,25 @@ class Run:
     def ask(self, **request: object) -> dict:
         """A command's answer; empty if the supervisor does not answer (any more, or yet)."""
         try:
-            return self.directory.ask(request)
+            return self.directory.ask(request, timeout=DEADLINE)
         except UserError:
             return {}
+
+    def resize(self, workers: int) -> None:
+        self.until(lambda: self.ended() or self.ask(command="resize", workers=workers), "the resize to be taken")
+        assert not self.ended(), self.output()
+
+    def workers(self, count: int) -> list[int]:
+        """The processes of a gang of that size, as soon as there is one."""
+        pids: list[int] = []
+
+        def there() -> bool:
+            pids[:] = [worker["pid"] for worker in self.show().get("workers", [])]
+            return self.ended() or len(pids) == count
+
+        self.until(there, f"a gang of {count}")
+        assert not self.ended(), self.output()
+        return pids
 
     def show(self) -> dict:
         return self.ask(command="show")
@@ -79,6 +103,7 @@ class Run:
 
     def until_step(self, step: int) -> None:
         self.until(lambda: self.ended() or self.step() >= step, f"step {step}")
+        assert not self.ended(), f"it ended before step {step} was looked at\n{self.output()}"
 
     def step(self) -> int:
         """Committed steps, read off the ledger's last line."""
@@ -112,6 +137,33 @@ class Run:
     def close(self) -> None:
         self.kill()
         self.log.close()
+
+
+class Brake:
+    """Slows down a job that has one (jobs/brake.py), to so many seconds for each forward pass, and keeps it from its
+    end until it is released: whatever a test wants to do before the end, it has the time for.
+
+    Args:
+        file: where; must not exist yet.
+        step: that does not end before.
+    """
+
+    def __init__(self, file: Path, step: int, seconds: float) -> None:
+        self.file = file
+        self.job = (f"--brake-file={file}", f"--brake-step={step}")
+        self.slow_down(seconds)
+
+    def slow_down(self, seconds: float) -> None:
+        part = self.file.with_name(f"{self.file.name}.part")
+        part.write_text(str(seconds))
+        part.rename(self.file)
+
+    def release(self) -> None:
+        self.file.unlink()
+
+
+PATIENT = "--patience=600"
+"""Whoever is held is not hung."""
 
 
 def kill_worker(run: Run, chance: random.Random) -> bool:

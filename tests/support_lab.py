@@ -15,6 +15,7 @@ import pytest
 from manyhands.cluster import Cluster, preset
 from manyhands.lab import Lab, obstacle
 
+DEADLINE = 120.0
 FLOW = Path(__file__).parent / "lab" / "flow.py"
 PYTHON = (sys.executable, "-I", "-S")
 """Without site packages it starts in 0.02 s."""
@@ -33,7 +34,7 @@ def lab() -> Iterator[Callable[[Cluster | str], Lab]]:
 def output(lab: Lab, node: str, *command: str) -> str:
     """What a command prints that ends well."""
     process = lab.run(node, command, stdout=subprocess.PIPE, text=True)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, (node, command, out)
     return out.strip()
 
@@ -55,16 +56,17 @@ class Flow:
         self.sender = lab.run(source, [*PYTHON, str(FLOW), "send", address, str(port), str(size)], **pipe)
 
     def share(self) -> float:
-        """Of the bandwidth that was used, after a warm-up. From its beginning, the flow cannot have exceeded it, whatever
-        else the machine does: a receiver that was held up finds at once what waited for it, so the rest may seem faster.
+        """Of the bandwidth that was used, after a warm-up. From its beginning, the flow cannot have exceeded it,
+        whatever else the machine does: a receiver that was held up finds at once what waited for it, so the rest may
+        seem faster.
         """
-        told = json.loads(self.receiver.communicate(timeout=30)[0])
-        self.sender.communicate(timeout=30)
+        told = json.loads(self.receiver.communicate(timeout=DEADLINE)[0])
+        self.sender.communicate(timeout=DEADLINE)
         assert told["all"] - BURST <= 1.01 * self.bandwidth * told["open"]
         return told["bytes"] / told["seconds"] / self.bandwidth
 
 
-def carries(flows: Callable[[], list[Flow]], tries: int = 6) -> int:
+def carries(flows: Callable[[], list[Flow]], tries: int = 12) -> int:
     """Flows use at least 0.85 of their links, in one of several tries, as this machine may be busy; which one."""
     shares: list[float] = []
     for number in range(1, tries + 1):
@@ -95,7 +97,7 @@ def processes_in(namespaces: set[str]) -> list[int]:
     return found
 
 
-def eventually(condition: Callable[[], bool], what: str, deadline: float = 10.0) -> None:
+def eventually(condition: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
     end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end, f"waited {deadline} s for {what}"

@@ -3,11 +3,13 @@ to a naive reference that shares no code with the trainer."""
 
 import importlib.util
 import random
+from pathlib import Path
 
 import pytest
 import reference
-from support import EXAMPLES, Run, kill_worker, ledger_positions, train
+from support import EXAMPLES, PATIENT, ROOT, Brake, Run, kill_worker, ledger_positions, side_by_side, train
 
+BRAKED = ROOT / "tests" / "jobs" / "braked_digits.py"
 JOBS = {
     "gpt": {"steps": 6, "layers": 2, "width": 32, "context": 32, "batch_size": 16},
     "digits": {"steps": 14, "micro_batches": 8},
@@ -28,29 +30,31 @@ def naive(name: str, settings: dict) -> str:
     return reference.weights_sha256(reference.train(job, job.steps))
 
 
+def digests(folder: Path, name: str, sizes: tuple[int, ...], job: tuple[str, ...]) -> dict[int, str]:
+    """Of the weights that gangs of these sizes train."""
+    runs = [
+        lambda workers=workers: train(folder / str(workers), EXAMPLES / f"{name}.py", workers=workers, job=job)
+        for workers in sizes
+    ]
+    results = zip(sizes, side_by_side(*runs), strict=True)
+    return {workers: result["weights_sha256"] for workers, result in results}
+
+
 @pytest.mark.parametrize("name", JOBS)
 def test_weights_do_not_depend_on_the_number_of_workers(name, tmp_path):
     pytest.importorskip({"gpt": "torch", "digits": "sklearn", "hf": "transformers"}[name])
     expected = naive(name, JOBS[name])
-    for workers in (1, 2, 3, 4):
-        result = train(tmp_path / str(workers), EXAMPLES / f"{name}.py", workers=workers, job=flags(JOBS[name]))
-        assert result["weights_sha256"] == expected, f"{workers} workers"
+    assert digests(tmp_path, name, (1, 2, 3, 4), flags(JOBS[name])) == dict.fromkeys((1, 2, 3, 4), expected)
 
 
 def test_odd_numbers_of_micro_batches(tmp_path):
     settings = {"steps": 5, "micro_batches": 7, "batch_size": 126}
     expected = naive("digits", settings)
-    for workers in (1, 5):
-        result = train(tmp_path / str(workers), EXAMPLES / "digits.py", workers=workers, job=flags(settings))
-        assert result["weights_sha256"] == expected, f"{workers} workers"
+    assert digests(tmp_path, "digits", (1, 5), flags(settings)) == {1: expected, 5: expected}
 
 
 def test_bf16(tmp_path):
-    digests = set()
-    for workers in (1, 3):
-        job = ("--steps=8", "--precision=bf16")
-        digests.add(train(tmp_path / str(workers), EXAMPLES / "digits.py", workers=workers, job=job)["weights_sha256"])
-    assert len(digests) == 1
+    assert len(set(digests(tmp_path, "digits", (1, 3), ("--steps=8", "--precision=bf16")).values())) == 1
 
 
 @pytest.mark.slow
@@ -60,7 +64,7 @@ def test_compiled(tmp_path):
     job = ("--steps=8", "--layers=1", "--width=32", "--context=32", "--compile")
     calm = train(tmp_path / "calm", EXAMPLES / "gpt.py", workers=1, job=job)
     run = Run.begin(tmp_path / "run", EXAMPLES / "gpt.py", job=job)
-    run.until_step(2)
+    run.until(lambda: run.ended() or run.step() >= 2, "step 2")
     kill_worker(run, random.Random(0))
     assert run.wait(600) == 0, run.output()
     assert run.result()["weights_sha256"] == calm["weights_sha256"]
@@ -71,21 +75,23 @@ def test_chaos(tmp_path):
     settings = {"steps": 200, "batch_size": 64, "width": 16}
     calm = train(tmp_path / "calm", EXAMPLES / "digits.py", workers=1, job=flags(settings))
     chance = random.Random(1)
-    run = Run.begin(tmp_path / "chaos", EXAMPLES / "digits.py", "--checkpoint-every=20", job=flags(settings))
+    brake = Brake(tmp_path / "brake", 198, 0)  # it does not end before the last fault, however long that takes
+    job = (*flags(settings), *brake.job)
+    run = Run.begin(tmp_path / "chaos", BRAKED, PATIENT, "--checkpoint-every=20", job=job)
     faults = resizes = 0
-    while faults < 24:
-        # Faults are spread over the steps, and hit within them at random moments.
-        run.until_step(faults * 8 + chance.randint(1, 6))
-        assert not run.ended(), f"ended after {faults} faults\n{run.output()}"
+    while faults < 24 or run.show().get("recoveries", 0) + resizes < 20:
+        # Faults are spread over the steps, and hit within them at random moments. Not all kills are losses: some hit a
+        # worker that a resize has just sent away.
+        run.until_step(min(faults * 7, 160) + chance.randint(1, 6))
         if faults % 3 == 2:
-            assert run.ask(command="resize", workers=chance.randint(1, 4)), run.output()
+            run.resize(chance.randint(1, 4))
             faults += 1
             resizes += 1
         else:
             faults += kill_worker(run, chance)
+    brake.release()
     assert run.wait() == 0, run.output()
     result = run.result()
-    # Not all 16 kills are losses: some hit a worker that a resize has just sent away.
     assert result["recoveries"] + resizes >= 20
     assert result["deviations"] == 0
     assert result["weights_sha256"] == calm["weights_sha256"]

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
-from support import ROOT, Run, cli
+from support import PATIENT, ROOT, Brake, Run, cli, side_by_side
+
+from manyhands.run import read_json
 
 TINY = ROOT / "tests" / "jobs" / "tiny.py"
 
@@ -15,22 +17,59 @@ def refused(done, code: int, *words: str) -> None:
         assert word in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("import nowhere_at_all", ["does not import", "nowhere_at_all", ":1"]),
-        ("def job(:\n  pass", ["does not import", "SyntaxError", "line 1"]),
-        ("x = 1", ["has no function `job`", "manyhands.Job"]),
-        ("def job() -> int:\n    return 3", ["must return a manyhands.Job", "int"]),
-        ("def job(a: int = 1):\n    raise OSError('no disk')", ["job()", "no disk", ":2"]),
-        ("def job(a: int = 1):\n    from manyhands import Job\n    return Job(model=1)", ["job()", "missing"]),
-    ],
-)
-def test_job_files(content, words, tmp_path):
-    path = tmp_path / "bad.py"
-    path.write_text(content)
-    refused(cli("train", path, "--run-dir", tmp_path / "run"), 2, str(path), *words)
-    assert not (tmp_path / "run").exists()
+JOB_FILES = [
+    ("import nowhere_at_all", ["does not import", "nowhere_at_all", ":1"]),
+    ("def job(:\n  pass", ["does not import", "SyntaxError", "line 1"]),
+    ("x = 1", ["has no function `job`", "manyhands.Job"]),
+    ("def job() -> int:\n    return 3", ["must return a manyhands.Job", "int"]),
+    ("def job(a: int = 1):\n    raise OSError('no disk')", ["job()", "no disk", ":2"]),
+    ("def job(a: int = 1):\n    from manyhands import Job\n    return Job(model=1)", ["job()", "missing"]),
+]
+VALUES = [
+    ((), ("--batch-size=10",), ["batch_size 10", "micro_batches=5"]),
+    (("--workers=5",), (), ["5 workers", "4 micro-batches", "--workers 4"]),
+    (("--workers=0",), (), ["--workers", "at least 1"]),
+    (("--device=cuda",), (), ["CUDA", "--device cpu"]),
+    (("--snapshot-share=2",), (), ["--snapshot-share", "between 0 and 1"]),
+]
+MISBEHAVE = [
+    ("--samples=0", ["data()", "empty dataset"]),
+    ("--fault=shape", ["differ in shape", "sample 7", "[3]"]),
+    ("--fault=pair", ["not a pair (input, target)"]),
+    ("--fault=vector", ["loss must be a scalar", "(2,)", ".mean()"]),
+    ("--fault=nan", ["loss became nan", "micro-batch"]),
+    ("--fault=raise", ["no such picture", "tiny.py:", "step", "micro-batch"]),
+    ("--fault=exit", ["exited with code 3", "loss number 3"]),
+    ("--fault=segfault", ["SIGSEGV", "loss number 3"]),
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The commands of the tests below, side by side: those with (a job file, flags, the job's flags) and their run
+    directories. Most of the time they import torch."""
+    folder = tmp_path_factory.mktemp("runs")
+    asked = []
+    for number, (content, _) in enumerate(JOB_FILES):
+        path = folder / f"bad{number}.py"
+        path.write_text(content)
+        asked.append((content, (path,), ()))
+    asked += [((flags, job), (TINY, *flags), job) for flags, job, _ in VALUES]
+    asked += [(job, (TINY, "--workers=2"), (job,)) for job, _ in MISBEHAVE]
+
+    def call(number, command, job):
+        directory = folder / f"run{number}"
+        return cli("train", *command, "--run-dir", directory, "--", *job), directory, command[0]
+
+    calls = [lambda n=n, c=command, j=job: call(n, c, j) for n, (_, command, job) in enumerate(asked)]
+    return dict(zip((key for key, _, _ in asked), side_by_side(*calls), strict=True))
+
+
+@pytest.mark.parametrize(("content", "words"), JOB_FILES)
+def test_job_files(content, words, runs):
+    done, directory, path = runs[content]
+    refused(done, 2, str(path), *words)
+    assert not directory.exists()
 
 
 def test_a_job_file_that_does_not_exist(tmp_path):
@@ -45,48 +84,27 @@ def test_wrong_flags_of_the_job(tmp_path):
     refused(cli("train", TINY, "--run-dir", tmp_path / "run", "--", "--depth=3"), 2, "--depth")
 
 
-@pytest.mark.parametrize(
-    ("flags", "job", "words"),
-    [
-        ((), ("--batch-size=10",), ["batch_size 10", "micro_batches=5"]),
-        (("--workers=5",), (), ["5 workers", "4 micro-batches", "--workers 4"]),
-        (("--workers=0",), (), ["--workers", "at least 1"]),
-        (("--device=cuda",), (), ["CUDA", "--device cpu"]),
-        (("--snapshot-share=2",), (), ["--snapshot-share", "between 0 and 1"]),
-    ],
-)
-def test_values_that_do_not_fit(flags, job, words, tmp_path):
+@pytest.mark.parametrize(("flags", "job", "words"), VALUES)
+def test_values_that_do_not_fit(flags, job, words, runs):
     import torch
 
     if "--device=cuda" in flags and torch.cuda.is_available():
         pytest.skip("this machine has CUDA devices")
-    refused(cli("train", TINY, "--run-dir", tmp_path / "run", *flags, "--", *job), 2, *words)
+    refused(runs[flags, job][0], 2, *words)
 
 
-@pytest.mark.parametrize(
-    ("job", "words"),
-    [
-        (("--samples=0",), ["data()", "empty dataset"]),
-        (("--fault=shape",), ["differ in shape", "sample 7", "[3]"]),
-        (("--fault=pair",), ["not a pair (input, target)"]),
-        (("--fault=vector",), ["loss must be a scalar", "(2,)", ".mean()"]),
-        (("--fault=nan",), ["loss became nan", "micro-batch"]),
-        (("--fault=raise",), ["no such picture", "tiny.py:", "step", "micro-batch"]),
-        (("--fault=exit",), ["exited with code 3", "loss number 3"]),
-        (("--fault=segfault",), ["SIGSEGV", "loss number 3"]),
-    ],
-)
-def test_jobs_that_misbehave(job, words, tmp_path):
-    done = cli("train", TINY, "--workers=2", "--run-dir", tmp_path / "run", "--", *job)
+@pytest.mark.parametrize(("job", "words"), MISBEHAVE)
+def test_jobs_that_misbehave(job, words, runs):
+    done, directory, _ = runs[job]
     refused(done, 1, *words)
-    shown = cli("show", tmp_path / "run")
-    assert "failed" in shown.stdout
+    assert read_json(directory / "result.json")["status"] == "failed"
 
 
 def test_a_failure_keeps_the_state(tmp_path):
     """NaN comes at a later step: what was trained before is on disk and resumes to the same failure."""
     done = cli("train", TINY, "--workers=2", "--run-dir", tmp_path / "run", "--", "--fault=nan", "--batch-size=4")
     refused(done, 1, "loss became nan at step")
+    assert "failed" in cli("show", tmp_path / "run").stdout
     step = int(done.stderr.split("at step ")[1].split(",")[0])
     if step > 1:
         assert (tmp_path / "run" / "checkpoints" / f"step-{step - 1:08d}" / "state.safetensors").exists()
@@ -101,8 +119,8 @@ def test_debug_shows_the_trace(tmp_path):
 
 
 def test_a_directory_in_use_and_a_directory_that_holds_a_run(tmp_path):
-    run = Run.begin(tmp_path / "run", TINY, job=("--pause=0.02", "--steps=400"))
-    run.until_step(1)
+    run = Run.begin(tmp_path / "run", TINY, PATIENT, job=Brake(tmp_path / "brake", 2, 0).job)
+    run.workers(2)
     refused(cli("train", "--resume", tmp_path / "run"), 2, "in use by another supervisor", str(run.process.pid))
     refused(cli("train", TINY, "--run-dir", tmp_path / "run"), 2, "holds a run already", "--resume")
     refused(cli("resize", tmp_path / "run", "--workers", 9), 1, "9 workers", "4 micro-batches")
@@ -122,6 +140,7 @@ def test_a_finished_run_cannot_be_stopped(tmp_path):
 def test_resume_with_other_flags_or_another_model(tmp_path):
     job_file = tmp_path / "tiny.py"
     job_file.write_text(TINY.read_text())
+    (tmp_path / "brake.py").symlink_to(TINY.with_name("brake.py"))
     assert cli("train", job_file, "--run-dir", tmp_path / "run", "--", "--steps=5").returncode == 0
     refused(cli("train", "--resume", tmp_path / "run", "--", "--steps=9"), 2, "keeps the flags", "--steps=5")
     job_file.write_text(TINY.read_text().replace("nn.Linear(4, width)", "nn.Linear(4, width, bias=False)"))

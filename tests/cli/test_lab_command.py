@@ -25,7 +25,7 @@ def test_output_has_the_name_of_its_host_and_codes_pass_through():
 
 
 def test_the_first_failure_ends_the_others():
-    done = cli("lab", "mesh-2", "--", "sh", "-c", "[ {rank} = 1 ] && exit 7; sleep 1000", timeout=60)
+    done = cli("lab", "mesh-2", "--", "sh", "-c", "[ {rank} = 1 ] && exit 7; sleep 1000", timeout=240)
     assert done.returncode == 7
     assert "h1 exited with code 7" in done.stderr
     assert "h0" not in done.stderr
@@ -33,21 +33,31 @@ def test_the_first_failure_ends_the_others():
 
 def test_the_others_may_go_on():
     command = ("sh", "-c", "[ {rank} = 1 ] && kill -9 $$; sleep 0.3; echo done")
-    done = cli("lab", "mesh-2", "--keep-going", "--", *command, timeout=60)
+    done = cli("lab", "mesh-2", "--keep-going", "--", *command, timeout=240)
     assert done.returncode == 128 + signal.SIGKILL
     assert "h1 was ended by SIGKILL" in done.stderr
     assert done.stdout == "h0 | done\n"
 
 
+UNHURRIED = """
+from manyhands.cli import lab, main
+lab._GRACE = 120.0
+main()
+"""
+
+
 def test_an_interrupt_ends_all():
     command = ("sh", "-c", "trap 'echo bye; exit' TERM; echo ready; while :; do sleep 0.05; done")
-    lab = subprocess.Popen(
-        [sys.executable, "-m", "manyhands", "lab", "mesh-2", "--", *command], stdout=subprocess.PIPE, text=True
-    )
-    assert sorted(lab.stdout.readline() for _ in range(2)) == ["h0 | ready\n", "h1 | ready\n"]
-    assert len(leftovers(lab.pid)) == 3
-    os.kill(lab.pid, signal.SIGINT)
-    out, _ = lab.communicate(timeout=60)
+    with subprocess.Popen(
+        [sys.executable, "-c", UNHURRIED, "lab", "mesh-2", "--", *command], stdout=subprocess.PIPE, text=True
+    ) as lab:
+        try:
+            assert sorted(lab.stdout.readline() for _ in range(2)) == ["h0 | ready\n", "h1 | ready\n"]
+            assert len(leftovers(lab.pid)) == 3
+            os.kill(lab.pid, signal.SIGINT)
+            out, _ = lab.communicate(timeout=240)
+        finally:
+            lab.kill()
     assert lab.returncode == 130
     assert sorted(re.findall("bye", out)) == ["bye", "bye"]
     eventually(lambda: not leftovers(lab.pid), "the lab to be gone")

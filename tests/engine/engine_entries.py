@@ -52,7 +52,7 @@ def _obey(channel, worker, spec):
                 channel.send({"say": "ready for stacks"})
             case "close":
                 channel.close()
-                time.sleep(60)
+                time.sleep(600)
 
 
 def refuses(spec):
@@ -70,7 +70,7 @@ def exits(spec):
 
 def loads_for_ever(spec):
     print("loading", os.getpid(), flush=True)
-    time.sleep(60)
+    time.sleep(600)
 
 
 def vanishes(spec):

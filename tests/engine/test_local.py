@@ -16,7 +16,7 @@ from support import alive
 from manyhands.engine import Exited, LocalEngine, Loop, Printed, Said
 from manyhands.errors import UsageError, UserError
 
-DEADLINE = 30.0
+DEADLINE = 120.0
 HERE = Path(__file__).parent
 
 

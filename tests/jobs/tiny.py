@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 
+import brake
 import torch
 from torch import nn
 
@@ -39,7 +40,8 @@ def misbehave(fault, mark):
     if fault == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
     first = not mark.exists()
-    mark.touch()
+    if first:
+        mark.write_text(str(os.getpid()))
     if fault == "stop_self" and first:  # hangs once, as a process on a dead file system does
         os.kill(os.getpid(), signal.SIGSTOP)
     if fault == "once" and first:
@@ -47,15 +49,16 @@ def misbehave(fault, mark):
 
 
 class Net(nn.Module):
-    def __init__(self, width, pause, noisy):
+    def __init__(self, width, pause, brake_file, noisy):
         super().__init__()
         self.body = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, 1))
-        self.pause = pause
+        self.pause, self.brake_file = pause, brake_file
         if noisy:
             print("built a net")
 
     def forward(self, x):
         time.sleep(self.pause)
+        brake.pause(self.brake_file)
         return self.body(x).squeeze(-1)
 
 
@@ -65,6 +68,8 @@ def job(
     samples: int = 40,
     width: int = 8,
     pause: float = 0.0,
+    brake_file: Path | None = None,
+    brake_step: int = 0,
     batch_size: int = 8,
     micro_batches: int = 4,
     steps: int = 20,
@@ -82,11 +87,16 @@ def job(
             raise OSError("the data is gone")
         return Data(samples, fault, mark)
 
+    def factor(step):
+        brake.hold(brake_file, step, brake_step)
+        return 1.0
+
     return Job(
-        model=lambda: Net(width, pause, noisy),
+        model=lambda: Net(width, pause, brake_file, noisy),
         data=data,
         loss=loss,
         optimizer=lambda params: torch.optim.Adam(params, lr=0.01),
+        scheduler=(lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, factor)) if brake_file else None,
         batch_size=batch_size,
         micro_batches=micro_batches,
         steps=None if epochs else steps,

@@ -26,7 +26,7 @@ def receive(port: int) -> None:
 
 
 def send(address: str, port: int, size: int) -> None:
-    with socket.create_connection((address, port), timeout=10) as connection:
+    with socket.create_connection((address, port), timeout=120) as connection:
         connection.settimeout(None)
         block = bytes(1 << 18)
         while size > 0:

@@ -9,20 +9,20 @@ import time
 from pathlib import Path
 
 import pytest
-from support_lab import PYTHON, Flow, carries, eventually, leftovers, output, processes_in
+from support_lab import DEADLINE, PYTHON, Flow, carries, eventually, leftovers, output, processes_in
 
 from manyhands.cluster import Cluster, Node, parse_toml, preset
 from manyhands.errors import UserError
 from manyhands.lab import Lab, obstacle
 
 MB = 1_000_000
-CONNECT = "import socket,sys; socket.create_connection((sys.argv[1], 9), timeout=2)"
+CONNECT = "import socket,sys; socket.create_connection((sys.argv[1], 9), timeout=60)"
 
 
 def connect_error(lab: Lab, node: str, address: str) -> str:
     """How a connection to a port where nobody listens fails: refused, if the address can be reached."""
     process = lab.run(node, [*PYTHON, "-c", CONNECT, address], stderr=subprocess.PIPE, text=True)
-    return process.communicate(timeout=20)[1].strip().splitlines()[-1]
+    return process.communicate(timeout=DEADLINE)[1].strip().splitlines()[-1]
 
 
 def test_links_carry_their_bandwidth_each_in_both_directions(lab):
@@ -38,7 +38,7 @@ def test_links_carry_their_bandwidth_each_in_both_directions(lab):
     tries = carries(flows)
     counted = mesh.byte_counters()
     assert set(counted) == {(a, b, "") for a, b in links}
-    assert all(5 * MB * tries <= carried < 5.5 * MB * tries for carried in counted.values())
+    assert all(5 * MB * tries <= carried < 7.5 * MB * tries for carried in counted.values())  # some of it twice
 
 
 def test_a_switch_gives_every_host_its_own_speed(lab):
@@ -90,10 +90,10 @@ def test_a_cut_is_seen_and_can_be_undone(lab):
     pair.cut("h0", "h1")
     eventually(lambda: all(state in ("down", "lowerlayerdown") for state in states()), "both ends to see the cut")
     for address in ("h1", "h2", pair.interfaces("h1")["h0", ""].address):
-        assert "Network is unreachable" in connect_error(pair, "h0", address)
+        eventually(lambda to=address: "Network is unreachable" in connect_error(pair, "h0", to), "the route to go")
     pair.restore("h0", "h1")
     for address in ("h1", "h2"):
-        assert "refused" in connect_error(pair, "h0", address)
+        eventually(lambda to=address: "refused" in connect_error(pair, "h0", to), "the route to be back")
     eventually(lambda: states() == ["up", "up"], "both ends to see that it is mended")
     with pytest.raises(UserError, match="no link h0 - h2"):
         pair.cut("h0", "h2")
@@ -133,7 +133,7 @@ def test_a_process_for_every_rank(lab):
         stdout=subprocess.PIPE,
         text=True,
     )
-    told = [process.communicate(timeout=20)[0].split("\n", 1) for process in processes]
+    told = [process.communicate(timeout=DEADLINE)[0].split("\n", 1) for process in processes]
     master = star.addresses["h0"]
     assert [line for line, _ in told] == [f"{i} h{i} 2 {master} {i} 2 {master}" for i in range(2)]
     assert [parse_toml(file) for _, file in told] == [star.cluster] * 2
@@ -144,23 +144,23 @@ def test_a_process_for_every_rank(lab):
 
 def test_how_commands_end(lab):
     mesh = lab("mesh-1")
-    assert mesh.run("h0", ["sh", "-c", "exit 7"]).wait(20) == 7
+    assert mesh.run("h0", ["sh", "-c", "exit 7"]).wait(DEADLINE) == 7
     missing = mesh.run("h0", ["no-such-command"], stderr=subprocess.PIPE, text=True)
-    assert "no-such-command: No such file" in missing.communicate(timeout=20)[1]
+    assert "no-such-command: No such file" in missing.communicate(timeout=DEADLINE)[1]
     assert missing.returncode == 127
     for signum in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         process = mesh.run("h0", ["sleep", "1000"])
         command = Path(f"/proc/{process.command_pid}/cmdline")
         eventually(lambda command=command: command.read_bytes() == b"sleep\x001000\x00", "the command")
         process.send_signal(signum)
-        assert process.wait(20) == -signum
+        assert process.wait(DEADLINE) == -signum
     process = mesh.run("h0", ["sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done"],
                        stdout=subprocess.PIPE)  # fmt: skip
     assert process.stdout.readline() == b"ready\n"
     process.terminate()
-    assert process.wait(20) == 5
+    assert process.wait(DEADLINE) == 5
     process.stdout.close()
-    assert mesh.run("h0", ["pwd"], cwd="/tmp", stdout=subprocess.PIPE).communicate(timeout=20)[0] == b"/tmp\n"
+    assert mesh.run("h0", ["pwd"], cwd="/tmp", stdout=subprocess.PIPE).communicate(timeout=DEADLINE)[0] == b"/tmp\n"
 
 
 def test_a_host_runs_commands_on_another(lab):
@@ -170,15 +170,15 @@ def test_a_host_runs_commands_on_another(lab):
     command = "read word; echo $word from $(hostname), $RANK; echo problem >&2; exit 3"
     process = line.run("h0", [*shell, "h2", *command.split(" ")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                        stderr=subprocess.PIPE, text=True)  # fmt: skip
-    assert process.communicate("hello\n", timeout=20) == ("hello from h2,\n", "problem\n")
+    assert process.communicate("hello\n", timeout=DEADLINE) == ("hello from h2,\n", "problem\n")
     assert process.returncode == 3
     lost = line.run("h0", [*shell, "h7", "true"], stderr=subprocess.PIPE, text=True)
-    assert "there is no host h7. The lab has h0, h1, h2." in lost.communicate(timeout=20)[1]
+    assert "there is no host h7. The lab has h0, h1, h2." in lost.communicate(timeout=DEADLINE)[1]
     asking = line.run("h0", [*shell, "h1", "echo here; exec sleep 1000"], stdout=subprocess.PIPE)
     assert asking.stdout.readline() == b"here\n"
     assert b"sleep" in running(line, "h1")
     asking.kill()
-    assert asking.wait(20) == -signal.SIGKILL
+    assert asking.wait(DEADLINE) == -signal.SIGKILL
     asking.stdout.close()
     eventually(lambda: b"sleep" not in running(line, "h1"), "the command to end with the one who asked")
 
@@ -221,6 +221,10 @@ with Lab(preset("star-3")) as lab:
 """
 
 
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
 @pytest.mark.parametrize("victim", ["owner", "keeper"])
 def test_nothing_is_left_behind_after_sigkill(lab, victim):
     interfaces = Path("/proc/net/dev").read_text().count(":")
@@ -231,9 +235,10 @@ def test_nothing_is_left_behind_after_sigkill(lab, victim):
     assert len(processes_in(spaces)) >= 12
     holders = leftovers(owner.pid)
     assert len(holders) == 5  # three hosts, a switch, and the one that made them
-    os.kill(owner.pid if victim == "owner" else min(holders), signal.SIGKILL)
+    (keeper,) = {parent(holder) for holder in holders} - {owner.pid}
+    os.kill(owner.pid if victim == "owner" else keeper, signal.SIGKILL)
     eventually(lambda: not processes_in(spaces) and not leftovers(owner.pid), "all processes of the lab to be gone")
-    assert Path("/proc/net/dev").read_text().count(":") == interfaces
+    eventually(lambda: Path("/proc/net/dev").read_text().count(":") == interfaces, "its interfaces to be gone")
     owner.kill()
     owner.wait()
     owner.stdout.close()

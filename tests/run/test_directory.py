@@ -13,7 +13,7 @@ import pytest
 from manyhands.errors import UsageError, UserError
 from manyhands.run import RunDirectory, read_json, write_json
 
-DEADLINE = 30.0
+DEADLINE = 120.0
 HOLDER = """
 import sys, time
 from pathlib import Path

@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from children import child, release
+from children import DEADLINE, child, release
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -115,7 +115,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_state():
                 save(writer, step, length)
 
         with child(write_for_ever) as pid:
-            assert select.select([said], [], [], 20)[0]
+            assert select.select([said], [], [], DEADLINE)[0]
             time.sleep(chance.random() * 0.02)  # a random moment, not a wait for anything
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -145,7 +145,7 @@ def test_a_writer_killed_half_way_leaves_the_other_slot_and_a_new_writer_goes_on
         signal.pause()
 
     with child(stop_half_way) as pid:
-        assert select.select([read], [], [], 20)[0]
+        assert select.select([read], [], [], DEADLINE)[0]
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     newest = slots.newest()

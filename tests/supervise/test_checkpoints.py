@@ -13,7 +13,7 @@ from manyhands.shm import Slots
 from manyhands.supervise import Care, checkpoints
 from manyhands.supervise.checkpoints import Checkpoints
 
-DEADLINE = 20.0
+DEADLINE = 120.0
 
 
 class Desk:

@@ -6,10 +6,12 @@ from contextlib import contextmanager
 
 from manyhands.transport import Group, rendezvous
 
-DEADLINE = 30.0
+DEADLINE = 60.0
+"""Seconds after which a test counts as hung. Longer than any stall of the machine, and far below the groups' timeout,
+so that what must be noticed was not waited for."""
 
 
-def together(*functions, deadline=DEADLINE):
+def together(*functions):
     """Run the functions in threads; their results, or the exceptions they raised, within the deadline."""
     results = [None] * len(functions)
 
@@ -23,8 +25,8 @@ def together(*functions, deadline=DEADLINE):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(deadline)
-        assert not thread.is_alive(), f"still running after {deadline} s"
+        thread.join(DEADLINE)
+        assert not thread.is_alive(), f"still running after {DEADLINE} s"
     return results
 
 
@@ -41,7 +43,7 @@ class Store:
 
     def get(self, key):
         with self._changed:
-            assert self._changed.wait_for(lambda: key in self._values, 20), f"nobody set {key}"
+            assert self._changed.wait_for(lambda: key in self._values, DEADLINE), f"nobody set {key}"
             return self._values[key]
 
 
@@ -50,7 +52,7 @@ def no_unix(monkeypatch):
     monkeypatch.setattr(rendezvous, "_unix", lambda name: None)
 
 
-def join(world, *, portable=(), timeout=20.0, **options):
+def join(world, *, portable=(), timeout=600.0, **options):
     """Groups of ranks that joined, some of which interpret in Python."""
     store = Store()
 
@@ -64,6 +66,13 @@ def join(world, *, portable=(), timeout=20.0, **options):
     return groups
 
 
+def until(condition, what):
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, f"waited {DEADLINE} s for {what}"
+        time.sleep(0.002)
+
+
 @contextmanager
 def joined(world, **options):
     """As `join`; closed at the end."""
@@ -74,14 +83,14 @@ def joined(world, **options):
         together(*(group.close for group in groups))
 
 
-def call(groups, name, arguments, deadline=20.0):
+def call(groups, name, arguments):
     """Have every rank call an operation; the results, or the exceptions."""
-    return outcomes([getattr(group, name)(*row) for group, row in zip(groups, arguments, strict=True)], deadline)
+    return outcomes([getattr(group, name)(*row) for group, row in zip(groups, arguments, strict=True)])
 
 
-def outcomes(futures, deadline=20.0):
+def outcomes(futures):
     """Results or exceptions; fails if one does not come in time."""
-    end = time.monotonic() + deadline
+    end = time.monotonic() + DEADLINE
     row = []
     for future in futures:
         error = future.exception(max(0.0, end - time.monotonic()))

@@ -1,23 +1,15 @@
-"""A link that is cut in the middle of a collective: in seconds every rank learns it, and who cannot be reached."""
+"""A link that is cut in the middle of a collective: every rank learns it, and who cannot be reached, long before the
+group's timeout of half an hour. (How long it takes, benchmarks/collectives.py measures.)"""
 
 import re
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from support_lab import lab  # noqa: F401
+from support_lab import eventually, lab  # noqa: F401
 
-SOON = 6.0
-"""Seconds on a machine that is overloaded; as a rule it is under two."""
-DEADLINE = 60.0
-
-
-def until(condition, what):
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
+DEADLINE = 180.0
+"""Seconds, most of them for three processes to import torch."""
 
 
 @pytest.mark.parametrize(
@@ -31,13 +23,11 @@ def until(condition, what):
 def test_every_rank_is_told(lab, tmp_path, cluster, a, b):  # noqa: F811
     made = lab(cluster)
     processes = made.run_all([sys.executable, str(Path(__file__).with_name("reduce_for_ever.py")), str(tmp_path)])
-    until(lambda: all((tmp_path / f"ready{r}").exists() for r in range(3)), "ranks to reduce")
-    cut = time.monotonic()
+    eventually(lambda: all((tmp_path / f"ready{r}").exists() for r in range(3)), "ranks to reduce", DEADLINE)
     made.cut(a, b)
-    until(lambda: all((tmp_path / f"end{r}").exists() for r in range(3)), "ranks to learn that a link was cut")
+    eventually(lambda: all((tmp_path / f"end{r}").exists() for r in range(3)), "ranks to learn of the cut", DEADLINE)
     for r in range(3):
-        when, text = (tmp_path / f"end{r}").read_text().split(" ", 1)
-        assert float(when) - cut < SOON
+        text = (tmp_path / f"end{r}").read_text()
         assert "all_reduce" in text and re.search(r"rank \d (cannot be reached|was lost)", text), text
     for process in processes:
         assert process.wait(timeout=DEADLINE) == 0

@@ -4,13 +4,19 @@ import time
 
 import pytest
 import torch
-from groups import join, joined, no_unix, outcomes, together
+from groups import DEADLINE, join, joined, no_unix, outcomes, together
 
 from manyhands.transport import GroupError, MismatchError, PeerLostError, WaitedTooLongError
+from manyhands.transport.agreement import Agreement
 
-SOON = 15.0
-"""Seconds, on a machine that is overloaded; far below the groups' timeout of 20."""
 BIG = 1 << 21
+
+
+@pytest.fixture
+def unhurried(monkeypatch):
+    """A rank asks another what it is at, and takes the answer whenever it comes."""
+    learn = Agreement._learn_why
+    monkeypatch.setattr(Agreement, "_learn_why", lambda agreement, seconds: learn(agreement, DEADLINE))
 
 
 def zeros(count=1000, dtype=torch.float32):
@@ -38,17 +44,16 @@ DISAGREEMENTS = {
 
 @pytest.mark.parametrize("network", ["memory", "TCP"])
 @pytest.mark.parametrize("what", DISAGREEMENTS)
-def test_different_calls_are_named_on_every_rank(what, network, monkeypatch):
+def test_different_calls_are_named_on_every_rank(what, network, monkeypatch, unhurried):
     if network == "TCP":
         no_unix(monkeypatch)
     one, other = DISAGREEMENTS[what]
     for world in (2, 3):
         with joined(world) as groups:
             outcomes([g.barrier() for g in groups])
-            begun = time.monotonic()
             errors = outcomes([(other if g.rank == 1 else one)(g) for g in groups])
-            assert time.monotonic() - begun < SOON
-            assert all(errors[:2])
+            # What a root sends may find room in the connections: that one is done before anybody can object.
+            assert any(errors) if what == "roots, both sending" else all(errors[:2]), errors
             for group, error in zip(groups, errors, strict=True):
                 if error is None:  # nobody kept it waiting, but it must not go on
                     (error,) = outcomes([group.barrier()])
@@ -58,13 +63,11 @@ def test_different_calls_are_named_on_every_rank(what, network, monkeypatch):
 
 def test_two_that_disagree_learn_it_though_both_wait_for_a_third():
     with joined(3) as groups:
-        begun = time.monotonic()
         for error in outcomes([groups[0].broadcast(zeros(), 2), groups[1].broadcast(zeros(5), 2)]):
             assert isinstance(error, MismatchError) and "rank 0 called" in str(error) and "rank 1 called" in str(error)
-        assert time.monotonic() - begun < SOON
 
 
-def test_another_order_is_named():
+def test_another_order_is_named(unhurried):
     with joined(2) as groups:
         futures = [groups[0].all_reduce(zeros(5)), groups[0].broadcast(zeros(BIG), 0)]
         futures += [groups[1].broadcast(zeros(BIG), 0), groups[1].all_reduce(zeros(5))]
@@ -86,17 +89,23 @@ def test_a_rank_that_is_only_late_is_not_lost(monkeypatch):
     no_unix(monkeypatch)
     with joined(2) as groups:
         first = groups[0].broadcast(zeros(BIG * 2), 0)
-        time.sleep(4)
+        time.sleep(2.5)  # hosts may be silent for 1.5 s
         assert outcomes([first, groups[1].broadcast(zeros(BIG * 2), 0)]) == [None, None]
 
 
 @pytest.mark.parametrize("portable", [(), (0, 1, 2)], ids=["C", "Python"])
 def test_a_rank_that_never_comes_is_named(portable):
-    with joined(3, timeout=0.5, portable=portable) as groups:
-        errors = outcomes([groups[r].all_reduce(zeros()) for r in (0, 2)])
-        assert all(isinstance(error, WaitedTooLongError) and "for rank 1" in str(error) for error in errors), errors
-        (error,) = outcomes([groups[1].all_reduce(zeros())])
-        assert isinstance(error, WaitedTooLongError)
+    for patience in (0.5, 20):  # the longer one if rank 2 was late itself
+        with joined(3, portable=portable) as groups:
+            outcomes([g.barrier() for g in groups])
+            for group in groups:
+                group.timeout = patience
+            errors = outcomes([groups[r].all_reduce(zeros()) for r in (0, 2)])
+            (last,) = outcomes([groups[1].all_reduce(zeros())])
+        if all("for rank 1" in str(error) for error in errors):
+            break
+    assert all(isinstance(error, WaitedTooLongError) and "for rank 1" in str(error) for error in errors), errors
+    assert isinstance(last, WaitedTooLongError)
 
 
 def test_a_rank_that_left_is_named_when_it_is_needed():
@@ -132,10 +141,9 @@ def test_all_that_follows_fails_too_with_the_first_reason():
 
 
 def test_closing_does_not_wait_for_ever():
-    groups = join(2, timeout=1.0)
+    groups = join(2)
+    groups[0].timeout = 0.5
     future = groups[0].all_reduce(zeros())
-    begun = time.monotonic()
-    groups[0].close()
-    assert time.monotonic() - begun < SOON
+    together(groups[0].close)
     assert isinstance(outcomes([future])[0], GroupError)
     groups[1].close()

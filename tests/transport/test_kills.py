@@ -1,4 +1,5 @@
-"""Ranks that are killed: those that are left learn it, whatever they were doing, within two seconds.
+"""Ranks that are killed: those that are left learn it, whatever they were doing, long before the group's timeout. (How
+long it takes, benchmarks/collectives.py measures.)
 
 Ranks are processes, forked from one that has no threads and torch loaded (a forkserver of our own).
 """
@@ -8,19 +9,15 @@ import multiprocessing
 import os
 import random
 import signal
-import statistics
 import time
 
 import pytest
 import torch
-from groups import no_unix
+from groups import DEADLINE, no_unix, until
 
 from manyhands.transport import Group, PeerLostError
 
-SOON = 2.0
-"""Seconds in which survivors know, as a rule; on a machine that is overloaded some may take longer."""
-LATE = 10.0
-DEADLINE = 30.0
+TIMEOUT = 600.0
 
 
 class FileStore:
@@ -35,10 +32,8 @@ class FileStore:
         path.with_suffix(".part").rename(path)
 
     def get(self, key):
-        end = time.monotonic() + DEADLINE
-        while not (path := self.folder / key.replace("/", "-")).exists():
-            assert time.monotonic() < end
-            time.sleep(0.002)
+        path = self.folder / key.replace("/", "-")
+        until(path.exists, key)
         return path.read_text()
 
 
@@ -55,7 +50,7 @@ def rank(folder, number, world, network, sizes, seed):
         no_unix(Patch())
     torch.set_num_threads(1)  # the threads that it had before the fork are gone
     chance = random.Random(seed)
-    group = Group.connect(FileStore(folder), number, world, timeout=DEADLINE, portable=network == "Python")
+    group = Group.connect(FileStore(folder), number, world, timeout=TIMEOUT, portable=network == "Python")
     (folder / f"ready{number}").touch()
     try:
         while True:
@@ -73,7 +68,7 @@ def rank(folder, number, world, network, sizes, seed):
                     group.all_reduce(tensor).result()
                     assert (tensor == world).all()
     except Exception as error:
-        end = {"at": time.monotonic(), "kind": type(error).__name__, "text": str(error)}
+        end = {"kind": type(error).__name__, "text": str(error)}
         if isinstance(error, PeerLostError):
             end["rank"] = error.rank
         (folder / f"end{number}.part").write_text(json.dumps(end))
@@ -91,15 +86,7 @@ def ended(processes):
     return [process.pid for process in processes if process.exitcode is not None]
 
 
-def until(condition, what):
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.002)
-
-
 def kill_one(folder, world, network, sizes, chance):
-    """How long each survivor took to learn who was killed."""
     folder.mkdir()
     seed, victim = chance.randrange(1 << 30), chance.randrange(world)
     processes = [forked(rank, folder, r, world, network, sizes, seed) for r in range(world)]
@@ -108,19 +95,15 @@ def kill_one(folder, world, network, sizes, chance):
         assert not ended(processes)
         time.sleep(chance.uniform(0, 0.1))
         os.kill(processes[victim].pid, signal.SIGKILL)
-        killed = time.monotonic()
         left = [r for r in range(world) if r != victim]
         until(lambda: all((folder / f"end{r}").exists() for r in left), f"ranks to learn that {victim} was killed")
-        delays = []
         for r in left:
             end = json.loads((folder / f"end{r}").read_text())
             assert end["kind"] == "PeerLostError" and end["rank"] == victim, end
             assert f"rank {victim}" in end["text"] and f"while rank {r} " in end["text"], end
-            delays.append(end["at"] - killed)
         for r in left:
             processes[r].join(DEADLINE)
             assert processes[r].exitcode == 0, "it ends without help"
-        return delays
     finally:
         for process in processes:
             process.kill()
@@ -129,8 +112,7 @@ def kill_one(folder, world, network, sizes, chance):
 
 @pytest.mark.parametrize("network", ["memory", "TCP", "Python"])
 def test_survivors_are_told_who_was_killed_whenever_it_was(tmp_path, network):
-    chance, delays = random.Random(network), []
+    chance = random.Random(network)
     for i in range(7):
         sizes = [1, 5000, 300_000] if i % 2 else [2_000_000]
-        delays += kill_one(tmp_path / str(i), chance.choice([2, 3, 4]), network, sizes, chance)
-    assert statistics.median(delays) < SOON and max(delays) < LATE, delays
+        kill_one(tmp_path / str(i), chance.choice([2, 3, 4]), network, sizes, chance)

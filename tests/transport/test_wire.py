@@ -1,5 +1,6 @@
 """Frames and handshakes, and what strangers may try."""
 
+import itertools
 import json
 import socket
 import struct
@@ -7,7 +8,7 @@ import threading
 import time
 
 import pytest
-from groups import together
+from groups import DEADLINE, together
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,20 +55,23 @@ def test_random_bytes_are_frames_or_an_error(data):
         pass
 
 
-def handshake(client, secret=SECRET, rank=1, seconds=5.0):
+def handshake(client, secret=SECRET, rank=1):
     """What the server made of a client: the purpose or the exception. The client gets a socket."""
     ours, theirs = socket.socketpair()
 
     def server():
         with ours:
-            return admit(ours, secret, rank, time.monotonic() + seconds)
+            return admit(ours, secret, rank, time.monotonic() + DEADLINE)
 
-    with theirs:
-        return together(server, lambda: client(theirs))
+    def user():
+        with theirs:
+            return client(theirs)
+
+    return together(server, user)
 
 
 def introduced(secret=SECRET, purpose=PURPOSE):
-    return lambda sock: introduce(sock, secret, purpose, time.monotonic() + 5)
+    return lambda sock: introduce(sock, secret, purpose, time.monotonic() + DEADLINE)
 
 
 def test_a_peer_is_let_in():
@@ -75,7 +79,7 @@ def test_a_peer_is_let_in():
 
 
 def test_whoever_does_not_know_the_secret_is_not_and_does_not_let_itself_be_fooled():
-    server, client = handshake(introduced(secret=b"t" * 32), seconds=1)
+    server, client = handshake(introduced(secret=b"t" * 32))
     assert isinstance(server, (StrangerError, OSError)) and isinstance(client, StrangerError)
 
 
@@ -124,15 +128,13 @@ def test_one_byte_at_a_time_does_not_buy_more_time():
     stop = threading.Event()
 
     def client(sock):
-        for byte in MAGIC * 100:
+        for byte in itertools.cycle(MAGIC):
             try:
                 sock.send(bytes([byte]))
             except OSError:
                 return
-            if stop.wait(0.05):
+            if stop.wait(0.1):
                 return
-
-    begun = time.monotonic()
 
     def server(sock):
         try:
@@ -143,7 +145,7 @@ def test_one_byte_at_a_time_does_not_buy_more_time():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         error, _ = together(lambda: server(ours), lambda: client(theirs))
-    assert isinstance(error, (OSError, StrangerError)) and time.monotonic() - begun < 5
+    assert isinstance(error, (OSError, StrangerError))
 
 
 def test_purposes_travel_as_they_are():

@@ -7,7 +7,7 @@ import time
 from ctypes import addressof, c_char
 from itertools import combinations
 
-from groups import together
+from groups import DEADLINE, together
 
 from manyhands.transport.interpreter import HEADER_SIZE, NativeMachine, PortableMachine, RingEnds, encode
 
@@ -69,7 +69,7 @@ class Bench:
         peers = self.peers[program.rank]
         return encode(program, itemsize, lambda peer, rail: peers.index(peer))
 
-    def rank(self, program, buffers, dtype, reduction="sum", header=HEADER, seconds=20.0):
+    def rank(self, program, buffers, dtype, reduction="sum", header=HEADER, seconds=DEADLINE):
         """A function that carries out one rank's program."""
         encoded = self.encode(program, dtype.itemsize)
         machine = self.machines[program.rank]

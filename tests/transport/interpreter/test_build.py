@@ -93,7 +93,7 @@ def test_processes_may_build_at_the_same_time(cache):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(120)
     assert [process.exitcode for process in processes] == [0] * 4
     (library,) = kept(cache)
     assert build._is_whole(library)
