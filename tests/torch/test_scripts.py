@@ -1,5 +1,6 @@
 """Scripts as a user starts them: how they begin, and that they end, cleanly and soon."""
 
+import itertools
 import os
 import socket
 import subprocess
@@ -23,10 +24,18 @@ BEGIN = """
 """
 
 
+PORTS = itertools.count(20_000 + os.getpid() % 5_000)
+"""Below those that the kernel gives to whoever asks for any: nobody takes one between its choice and its use."""
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    for port in PORTS:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def script(body, world=2, **environment):
@@ -44,7 +53,7 @@ def script(body, world=2, **environment):
         for rank in range(world)
     ]
     try:
-        outputs = [process.communicate(timeout=60) for process in processes]
+        outputs = [process.communicate(timeout=180) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -136,7 +145,7 @@ def test_a_cluster_that_is_given(tmp_path):
 
 def torchrun(*arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", f"--master-port={free_port()}"]
-    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

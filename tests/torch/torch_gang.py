@@ -20,7 +20,7 @@ from importlib import import_module
 from multiprocessing.connection import Client, Listener, wait
 from pathlib import Path
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 HERE = Path(__file__).parent
 
 
@@ -64,7 +64,7 @@ class Gang:
         self.broken = False
         self.folder = tempfile.TemporaryDirectory(prefix="gang")
         address = f"{self.folder.name}/socket"
-        with Listener(address, backlog=world) as listener:
+        with Listener(address, backlog=world) as listener:  # the first waits until the server has imported torch
             listener._listener._socket.settimeout(DEADLINE)
             order = {"address": address, "world": world, "environment": environment or {}, "init": init}
             server.fork({**order, "sys_path": sys.path, "key": listener._authkey and listener._authkey.hex()})
@@ -85,6 +85,12 @@ class Gang:
         """Let one rank begin; `results` waits."""
         self.members[rank][1].send((check.__module__, check.__name__, arguments))
 
+    def until_begun(self, ranks):
+        end = time.monotonic() + DEADLINE
+        while not all(Path(self.folder.name, f"begun{rank}").exists() for rank in ranks):
+            assert time.monotonic() < end, f"ranks {ranks} did not begin"
+            time.sleep(0.005)
+
     def results(self, members, what, deadline=DEADLINE):
         end = time.monotonic() + deadline
         answers = {}
@@ -100,7 +106,7 @@ class Gang:
                 except (EOFError, ConnectionResetError):
                     answers[rank] = ("error", f"rank {rank} died")
                 if answers[rank][0] == "error":
-                    end = min(end, time.monotonic() + 3.0)  # others may wait for it in vain
+                    end = min(end, time.monotonic() + 10.0)  # others may wait for it in vain
         errors = {rank: answer for rank, (kind, answer) in answers.items() if kind == "error"}
         if errors:
             self.fail(what, answers)
@@ -141,6 +147,11 @@ def make_groups():
     store = dist.FileStore(f"{MEMBER['folder']}/store", MEMBER["world"])
     dist.init_process_group("manyhands", store=store, rank=MEMBER["rank"], world_size=MEMBER["world"])
     MEMBER["gloo"] = dist.new_group(backend="gloo")
+
+
+def begun():
+    """Tell the test that this rank has got there; `Gang.until_begun` waits for it."""
+    Path(MEMBER["folder"], f"begun{MEMBER['rank']}").touch()
 
 
 def gloo():
