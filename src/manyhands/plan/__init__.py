@@ -3,6 +3,7 @@
 from manyhands.plan.layout import DIMENSIONS, Coordinates, Dimension, Layout, complete
 from manyhands.plan.legality import Finding, Kind, Verdict, judge, nearest_legal
 from manyhands.plan.matrix import Row, matrix, matrix_markdown, rules_markdown
+from manyhands.plan.placement import place
 from manyhands.plan.plan import Collective, Device, Plan
 from manyhands.plan.rules import RULES, Coupling, Effect, Rule, Traits
 
@@ -28,5 +29,6 @@ __all__ = [
     "matrix",
     "matrix_markdown",
     "nearest_legal",
+    "place",
     "rules_markdown",
 ]
