@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -112,6 +112,18 @@ class Between(TorchFunctionMode):
             or id(tensor) in self._script.parameter_ids
         )
 
+    def _involved(self, values: Iterable[Any]) -> bool:
+        """Whether a tracked tensor is among nested arguments. Runs for every operation between units."""
+        for value in values:
+            if isinstance(value, Tensor):
+                if self._tracked(value):
+                    return True
+            elif (isinstance(value, tuple | list) and self._involved(value)) or (
+                isinstance(value, dict) and self._involved(value.values())
+            ):
+                return True
+        return False
+
     def _absent(self, tensor: Tensor) -> bool:
         return isinstance(tensor, Placeholder) or id(tensor) in self._script.absent
 
@@ -138,12 +150,14 @@ class Between(TorchFunctionMode):
             self._inside = False
 
     def _operation(self, named: Any, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        involved = self._involved(args) or (bool(kwargs) and self._involved(kwargs.values()))
+        if not involved and not self._script.draws:
+            return func(*args, **kwargs)
         step = self._expected()
-        involved = any(map(self._tracked, tensors(args))) or any(map(self._tracked, tensors(kwargs)))
-        if not involved and not (step is not None and step.random):
+        if not involved and (step is None or not step.random):
             return func(*args, **kwargs)
         name = named if isinstance(named, str) else name_of(named)
-        if step is not None and not step.is_module and step.name == name and (involved or step.random):
+        if step is not None and not step.is_module and step.name == name:
             return self._step(step, func, args, kwargs)
         if not involved:
             return func(*args, **kwargs)

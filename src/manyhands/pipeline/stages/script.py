@@ -64,6 +64,7 @@ class Script:
         self.gaps = [[Step(operation, numbers) for operation in gap] for gap in recording.gaps]
         self.between = {_module(by_name, o.name) for gap in recording.gaps for o in gap if o.is_module}
         self.sees_functions = any(o.name.endswith(".apply") for gap in recording.gaps for o in gap)
+        self.draws = any(step.random for gap in self.gaps for step in gap)
         self.checkpointed = recording.checkpointed
         self.parameters = dict(model.named_parameters())
         self.absent = {

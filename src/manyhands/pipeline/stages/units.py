@@ -2,7 +2,7 @@
 
 A model's layers stand in a list (`nn.ModuleList`, `nn.Sequential`) nearly always. A module that holds such a list is
 opened: what it calls are candidates. A member of a list is a unit and is not opened (the lists inside of a block are
-its own affair), except a plain Sequential, which is a list of lists (ResNet's layers). Without any list the root's
+its own affair), except a Sequential in a Sequential: a list of lists (ResNet's layers). Without any list the root's
 children are units. What is really called, and in which order, is seen in a run: `observe` gives the tree of calls,
 `frontier` the units.
 """
@@ -100,20 +100,22 @@ def _assign(parent: nn.Module, roles: dict[nn.Module, str]) -> None:
     for module in parent.children():
         if module in roles or next(module.parameters(), None) is None:
             continue
-        if _is_list(module) or (not in_list and _holds_list(module)):
+        if (_is_list(module) or _holds_list(module)) if not in_list else _is_sequential(parent, module):
             roles[module] = "open"
             _assign(module, roles)
         else:
             roles[module] = "unit"
 
 
+def _is_sequential(*modules: nn.Module) -> bool:
+    return all(isinstance(m, nn.Sequential) and type(m).forward is nn.Sequential.forward for m in modules)
+
+
 def _is_list(module: nn.Module) -> bool:
     """A list of layers. A ModuleDict is one if all of it is of one kind; else it is a mere namespace."""
     if isinstance(module, nn.ModuleDict):
         return len(module) > 1 and len({type(child) for child in module.values()}) == 1
-    if isinstance(module, nn.Sequential):
-        return type(module).forward is nn.Sequential.forward
-    return isinstance(module, nn.ModuleList)
+    return isinstance(module, nn.ModuleList) or _is_sequential(module)
 
 
 def _holds_list(module: nn.Module) -> bool:
