@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from manyhands.report.chart import (
@@ -21,7 +21,7 @@ from manyhands.report.chart import (
 from manyhands.report.page import absent, section, swatch, table
 from manyhands.report.story import Line, Story
 from manyhands.run import RunDirectory
-from manyhands.timeline import PHASES, read_chrome_trace
+from manyhands.timeline import PHASES, SPLIT_BACKWARD, read_chrome_trace
 
 _CHARTED_RANKS = 16
 _PHASE_COLUMNS = 100
@@ -45,7 +45,7 @@ def phases(run: Story) -> str:
     lead = "Of an average step, " + ", ".join(f"{100 * shares[name]:.0f} % is {name}" for name in order) + "."
     if len(ranks) > _CHARTED_RANKS:
         lead += f" The first {_CHARTED_RANKS} of {len(ranks)} workers are drawn over time; the table has all."
-    legend = f'<p class="legend">{"".join(swatch(name) for name in PHASES)}</p>'
+    legend = _legend(name for name in PHASES if name not in SPLIT_BACKWARD or shares[name])
     x = run.step_axis()
     count = min(_PHASE_COLUMNS, max(map(len, by_rank.values())))
     drawn = "".join(f"<div>{_shares_chart(x, rank, by_rank[rank], count)}</div>" for rank in ranks[:_CHARTED_RANKS])
@@ -54,6 +54,10 @@ def phases(run: Story) -> str:
         f'<h3>Share of the time as the run went on</h3><div class="multiples">{drawn}</div>'
     )
     return section("phases", title, lead, body)
+
+
+def _legend(names: Iterable[str]) -> str:
+    return f'<p class="legend">{"".join(swatch(name) for name in names)}</p>'
 
 
 def _per_step(lines: Sequence[Line]) -> dict[str, float]:
@@ -79,12 +83,13 @@ def _totals_chart(totals: dict[int, dict[str, float]]) -> str:
 def _phase_table(totals: dict[int, dict[str, float]]) -> str:
     longest = max(sum(phases.values()) for phases in totals.values())
     digits = 2 if longest >= 1e-3 else 4
+    names = [name for name in PHASES if name not in SPLIT_BACKWARD or any(phases[name] for phases in totals.values())]
     rows = []
     for rank, phases in totals.items():
         whole = sum(phases.values()) or 1.0
-        cells = [f"{phases[name] * 1e3:.{digits}f}<small>{100 * phases[name] / whole:.1f} %</small>" for name in PHASES]
+        cells = [f"{phases[name] * 1e3:.{digits}f}<small>{100 * phases[name] / whole:.1f} %</small>" for name in names]
         rows.append([f"worker {rank}", *cells, f"{whole * 1e3:.{digits}f}"])
-    heads = ["ms per step", *(swatch(name) for name in PHASES), "all"]
+    heads = ["ms per step", *(swatch(name) for name in names), "all"]
     return table("Milliseconds per step and percent of each phase", heads, rows, "phases")
 
 
@@ -149,7 +154,8 @@ def one_step(directory: RunDirectory) -> str:
         '<div class="chooser" hidden><button type="button">Previous</button><label>Show '
         f'<select>{"".join(options)}</select></label><button type="button">Next</button></div>'
     )
-    legend = f'<p class="legend">{"".join(swatch(name) for name in PHASES)}</p>'
+    names = {record["name"] for step in steps for lane in step.lanes.values() for record in lane}
+    legend = _legend(name for name in PHASES if name not in SPLIT_BACKWARD or name in names)
     hint = "Point at a span to read it."
     readout = f'<output class="readout" id="span" data-hint="{hint}">{hint}</output>'
     body = f'{chooser}{legend}{readout}<div id="stage">{_step_chart(typical)}</div>{"".join(templates)}'
@@ -209,7 +215,7 @@ def _step_chart(step: _Step) -> str:
 
 
 def _activity(record: Line) -> str:
-    # A trace leaves zeros out, and these two phases always belong to a micro-batch.
-    belongs = 0 if record["name"] in ("forward", "backward") else None
+    # A trace leaves zeros out, and these phases always belong to a micro-batch.
+    belongs = 0 if record["name"] in ("forward", "backward", *SPLIT_BACKWARD) else None
     micro_batch = record["args"].get("micro_batch", belongs)
     return record["name"] + (f" of micro-batch {micro_batch}" if micro_batch is not None else "")

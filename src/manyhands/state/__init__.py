@@ -1,7 +1,16 @@
 """A job's whole state: capturing it, its byte image, and how often it may be kept."""
 
 from manyhands.state.budget import Budget
-from manyhands.state.capture import bit_sum, capture, check_same_model, restore, state_bytes, weights_sha256
+from manyhands.state.capture import (
+    bit_sum,
+    capture,
+    check_same_model,
+    check_same_state,
+    restore,
+    state_bytes,
+    tree_sha256,
+    weights_sha256,
+)
 from manyhands.state.image import Image, read_image
 
 __all__ = [
@@ -10,8 +19,10 @@ __all__ = [
     "bit_sum",
     "capture",
     "check_same_model",
+    "check_same_state",
     "read_image",
     "restore",
     "state_bytes",
+    "tree_sha256",
     "weights_sha256",
 ]

@@ -54,18 +54,27 @@ def restore(tree: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, sch
 def check_same_model(saved: Mapping[str, Any], model: nn.Module) -> None:
     """Raise `UserError` unless the names, shapes and dtypes of all weights and buffers are the model's."""
     weights = {**dict(model.named_buffers()), **model.state_dict()}
-    faults = [f"{name} is missing from the checkpoint" for name in weights if name not in saved]
-    faults += [f"{name} is not in the model" for name in saved if name not in weights]
+    forms = {name: (v.shape, v.dtype) if isinstance(v, Tensor) else None for name, v in weights.items()}
+    _check_same_forms(saved, forms)
+
+
+def check_same_state(
+    tree: Mapping[str, Any], forms: Mapping[str, tuple[torch.Size, torch.dtype]], optimizer: Optimizer
+) -> None:
+    """Raise `UserError` unless a captured state is of weights and buffers of these forms and of such an optimizer."""
+    _check_same_forms({**tree["buffers"], **tree["model"]}, forms)
+    _check_same_optimizer(tree["optimizer"], optimizer)
+
+
+def _check_same_forms(saved: Mapping[str, Any], forms: Mapping[str, tuple[torch.Size, torch.dtype] | None]) -> None:
+    faults = [f"{name} is missing from the checkpoint" for name in forms if name not in saved]
+    faults += [f"{name} is not in the model" for name in saved if name not in forms]
     for name, value in saved.items():
-        here = weights.get(name)
-        if (
-            isinstance(value, Tensor)
-            and isinstance(here, Tensor)
-            and (value.shape != here.shape or value.dtype != here.dtype)
-        ):
+        here = forms.get(name)
+        if isinstance(value, Tensor) and here is not None and (value.shape, value.dtype) != here:
             faults.append(
                 f"{name} is {value.dtype} {tuple(value.shape)} in the checkpoint and "
-                f"{here.dtype} {tuple(here.shape)} in the model"
+                f"{here[1]} {tuple(here[0])} in the model"
             )
     if faults:
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
@@ -97,8 +106,13 @@ def _check_same_optimizer(saved: Mapping[str, Any], optimizer: Optimizer) -> Non
 
 def weights_sha256(model: nn.Module) -> str:
     """SHA-256 over the sorted state dict: per entry its name, dtype and shape, then its bytes (row-major)."""
+    return tree_sha256(model.state_dict())
+
+
+def tree_sha256(weights: Mapping[str, Any]) -> str:
+    """As `weights_sha256`, of a state dict that was captured."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(weights.items()):
         if isinstance(value, Tensor):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
             flat = value.detach().cpu().contiguous().reshape(-1)

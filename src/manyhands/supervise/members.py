@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from manyhands.engine import describe_status
+from manyhands.plan import Layout
 from manyhands.run import Checkpoint
 from manyhands.shm import Held
 
@@ -31,6 +32,8 @@ class Member:
     pid: int
     slot: int
     """Which of the machine's device slots it has."""
+    layout: Layout
+    """What it was built for."""
     since: int
     """When its phase began, in monotonic ns."""
     phase: Phase = Phase.STARTING
@@ -44,10 +47,22 @@ class Member:
     """Whether its state is that of a step boundary."""
     sha256: str = ""
     """Digest of its final weights."""
+    placed: bool = False
+    """Whether it has been in a generation."""
 
     @property
     def holds_state(self) -> bool:
         return self.whole and self.phase in (Phase.IDLE, Phase.FINISHED, Phase.FAILED)
+
+    def fits(self, layout: Layout) -> bool:
+        """Whether it can take a place in the next generation.
+
+        Whole replicas go on from one to the next. A worker that holds a part of the model has groups and tensors that
+        end with its generation, and a new one is forked in milliseconds.
+        """
+        if self.layout.split or layout.split:
+            return not self.placed and self.layout == layout
+        return True
 
 
 class Source(NamedTuple):

@@ -19,12 +19,13 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from manyhands.engine import Engine, EngineEvent, Exited, Message, Printed, Said
 from manyhands.engine.loop import Loop
 from manyhands.errors import UserError
-from manyhands.plan import Plan
+from manyhands.plan import Layout, Plan
 from manyhands.run import Checkpoint, RunDirectory
 from manyhands.shm import Board, Slots
 from manyhands.supervise.checkpoints import Checkpoints
@@ -70,9 +71,9 @@ class Supervisor:
         self._facts, self._record, self._view = facts, record, view
         self._slots, self._board, self._checkpoint = slots, board, checkpoint
         self._plan = plan
-        self._target = plan.workers
         self._members: dict[int, Member] = {}
         self._gang: list[int] = []
+        self._gang_layout: Layout | None = None
         self._generation = 0
         self._next_worker = 0
         self._total_steps = 0
@@ -85,6 +86,8 @@ class Supervisor:
         self._out_of_memory = OutOfMemory()
         self._ending: Ending | None = None
         self._sha256 = ""
+        self._cuts: dict[str, list[int]] = {}
+        """By layout, where its stages begin: found once, by measurement."""
         self._interrupts = 0
         self._began = time.monotonic()
         self._checkpoints = Checkpoints(directory, care, slots, loop, view.note, self._checkpoint_written)
@@ -132,6 +135,8 @@ class Supervisor:
         if self._ending is not None:
             self._wind_down(self._ending)
             return
+        if Phase.RUNNING not in phases and Phase.SAVING not in phases:
+            self._dismiss_unfit()
         while len(self._members) < self._target:
             self._start()
         if Phase.RUNNING in phases:
@@ -139,19 +144,30 @@ class Supervisor:
         elif all(m.phase in (Phase.IDLE, Phase.FINISHED) for m in self._members.values()):
             self._form()
 
+    @property
+    def _target(self) -> int:
+        """How many workers there are to be."""
+        return self._plan.workers
+
+    def _dismiss_unfit(self) -> None:
+        """Let go of members that can have no place in the next generation; their state is in a slot."""
+        for member in list(self._members.values()):
+            if member.phase is not Phase.FAILED and not member.fits(self._plan.layout):
+                self._dismiss(member)
+
     def _start(self) -> None:
         worker = self._next_worker
         self._next_worker += 1
         self._board.write(worker, -1, -1, 0)
         pid = self._engine.start(worker)
         slot = min(set(range(len(self._members) + 1)) - {member.slot for member in self._members.values()})
-        self._members[worker] = Member(worker, pid, slot, time.monotonic_ns())
-        self._engine.send(worker, {"order": "build", "slot": slot})
+        self._members[worker] = Member(worker, pid, slot, self._plan.layout, time.monotonic_ns())
+        self._engine.send(worker, {"order": "build", "slot": slot, "layout": self._plan.layout.as_dict()})
 
     def _keep_running(self) -> None:
         """A generation is at work: pause it for a resize, or have its keeper save a checkpoint."""
         starting = any(member.phase is Phase.STARTING for member in self._members.values())
-        if len(self._gang) != self._target and not starting and not self._pause_ordered:
+        if self._gang_layout != self._plan.layout and not starting and not self._pause_ordered:
             self._pause_ordered = True
             self._order_running({"order": "pause"})
         keeper = self._members.get(self._gang[0]) if self._gang else None
@@ -185,11 +201,12 @@ class Supervisor:
     def _begin_generation(self, chosen: Sequence[Member], load: dict[str, Any] | None) -> None:
         self._generation += 1
         self._gang = [member.worker for member in chosen]
+        self._gang_layout = self._plan.layout
         self._pause_ordered = self._checkpoint_ordered = False
         pinned = self._slots.pinned if self._checkpoints.writing else None
         orders: list[Message] = []
         for rank, member in enumerate(chosen):
-            member.rank = rank
+            member.rank, member.placed = rank, True
             self._set_phase(member, Phase.RUNNING)
             orders.append(
                 {
@@ -198,6 +215,7 @@ class Supervisor:
                     "load": load,
                     "evaluated": self._record.evaluated,
                     "pinned": pinned,
+                    "cuts": self._cuts.get(str(self._plan.layout)),
                 }
             )
         if self._facts["compile"] and any(member.step == 0 for member in chosen):
@@ -263,6 +281,8 @@ class Supervisor:
         if self._record.exchange != message["exchange"]:
             self._view.logged(f"gradients travel {message['exchange']}")
         self._record.exchange = message["exchange"]
+        if message.get("cuts"):
+            self._cuts[str(member.layout)] = message["cuts"]
 
     def _said_steps(self, member: Member, message: Message) -> None:
         committed = self._record.committed
@@ -296,13 +316,16 @@ class Supervisor:
         self._write_checkpoint(message["slot"], message["step"])
 
     def _said_idle(self, member: Member, message: Message) -> None:
-        member.step = message["step"]
+        member.step, member.whole = message["step"], message["whole"]
         self._set_phase(member, Phase.IDLE)
 
     def _said_finished(self, member: Member, message: Message) -> None:
         member.step = message["step"]
         member.sha256 = message["sha256"]
+        member.whole = message["whole"]
         self._set_phase(member, Phase.FINISHED)
+        if not member.sha256:  # it holds a part; the one that put the parts together says what they are
+            return
         if self._sha256 and member.sha256 != self._sha256 and self._facts["reproducible"]:
             self._fail(
                 f"workers ended with different weights ({self._sha256[:12]} and {member.sha256[:12]}): something in "
@@ -344,6 +367,8 @@ class Supervisor:
         allowed = self._care.attempts * (10 if outside else 1)
         if self._losses_without_progress < allowed:
             self._view.note(f"{text}; recovering.")
+            if member.placed and member.layout.split:  # nobody can go on without its part
+                self._end_generation()
             return
         remedy = OUT_OF_MEMORY_REMEDY if out_of_memory else f"What it printed last is in {self._directory.log}."
         self._fail(f"{text}, loss number {self._losses_without_progress} without a committed step. {remedy}")
@@ -351,13 +376,24 @@ class Supervisor:
     def _fail(self, error: str, trace: str = "") -> None:
         if self._ending is None or self._ending.status == "stopped":
             self._ending = Ending("failed", error, trace)
+        if self._gang_layout is not None and self._gang_layout.split:
+            self._end_generation()
+
+    def _end_generation(self) -> None:
+        """End the workers of a split gang at once: they hold parts, and the newest whole state is in a slot."""
+        for member in list(self._members.values()):
+            if member.placed and member.phase is Phase.RUNNING:
+                self._engine.kill(member.worker)
+                del self._members[member.worker]
+                self._watch.forget(member.worker)
 
     def _gives_up_growing(self, member: Member, reason: str) -> bool:
         """Whether `member` was to join a gang that works well without it: the resize is given up then, not the run."""
         working = [w for w in self._gang if w in self._members and self._members[w].phase is Phase.RUNNING]
         if member.phase is not Phase.STARTING or not working or len(working) < len(self._gang):
             return False
-        self._target = len(working)
+        assert self._gang_layout is not None
+        self._plan = replace(self._plan, workers=len(working), layout=self._gang_layout)
         self._view.note(f"a new worker failed ({reason}); the run goes on with {self._target} worker(s).")
         for other in list(self._members.values()):
             if other.worker not in self._gang:
@@ -410,21 +446,23 @@ class Supervisor:
                 self._stop("stopped by command")
                 return {"ok": True}
             case "resize":
-                return self._resize(request.get("workers"))
+                return self._resize(request.get("workers"), request.get("layout"))
         return {"error": f"unknown command {request.get('command')!r}"}
 
-    def _resize(self, workers: object) -> dict[str, Any]:
+    def _resize(self, workers: object, layout: object) -> dict[str, Any]:
         if self._ending is not None:
             return {"error": "the run is ending and cannot be resized."}
-        if not isinstance(workers, int):
+        if not isinstance(workers, int) or not isinstance(layout, str | None):
             return {"error": "resize needs a number of workers."}
         try:
-            self._plan.resized(workers).check(self._facts["micro_batches"], self._facts["cuda_devices"])
+            plan = self._plan.resized(workers, layout)
+            plan.check(self._facts["micro_batches"], self._facts["cuda_devices"])
         except UserError as error:
             return {"error": str(error)}
-        before, self._target = self._target, workers
-        self._view.note(f"resizing from {before} to {workers} worker(s) at the next step boundary.")
-        self._record.membership("resize", len(self._gang), f"resize to {workers} asked for")
+        before, self._plan = self._plan, plan
+        how = f" as {plan.layout}" if plan.layout.split or before.layout.split else ""
+        self._view.note(f"resizing from {before.workers} to {workers} worker(s){how} at the next step boundary.")
+        self._record.membership("resize", len(self._gang), f"resize to {workers}{how} asked for")
         return {"ok": True, "workers": workers}
 
     def status(self) -> dict[str, Any]:

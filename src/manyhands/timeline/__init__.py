@@ -1,7 +1,16 @@
 """Where the time goes: events, the recorder that measures them, and the trace they are read in."""
 
 from manyhands.timeline.chrome import chrome_trace, read_chrome_trace, write_chrome_trace
-from manyhands.timeline.event import PHASES, Event
+from manyhands.timeline.event import PHASES, SPLIT_BACKWARD, Event
 from manyhands.timeline.recorder import Recorder, Span
 
-__all__ = ["PHASES", "Event", "Recorder", "Span", "chrome_trace", "read_chrome_trace", "write_chrome_trace"]
+__all__ = [
+    "PHASES",
+    "SPLIT_BACKWARD",
+    "Event",
+    "Recorder",
+    "Span",
+    "chrome_trace",
+    "read_chrome_trace",
+    "write_chrome_trace",
+]

@@ -8,8 +8,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-PHASES = ("data", "forward", "backward", "exchange", "optimizer", "snapshot", "evaluate", "idle")
-"""What a worker can be doing; `exchange` moves and adds gradients, `idle` waits for another worker."""
+PHASES = (
+    "data",
+    "forward",
+    "backward",
+    "exchange",
+    "optimizer",
+    "snapshot",
+    "evaluate",
+    "idle",
+    "input_gradient",
+    "weight_gradient",
+)
+"""What a worker can be doing; `exchange` moves and adds gradients, `idle` waits for another worker. Zero-bubble
+pipelines take `backward` apart: into the gradient that the stage before waits for, and that of the weights."""
+SPLIT_BACKWARD = ("input_gradient", "weight_gradient")
 
 
 class Event(NamedTuple):

@@ -52,6 +52,11 @@ class ProcessGroup(Identity):
         # Groups that are open when the process ends leave by themselves, without waiting.
         self._close.atexit = False  # type: ignore[attr-defined]
 
+    @property
+    def transport(self) -> Group:
+        """The group that moves the bytes."""
+        return self._group
+
     # Reductions
 
     def allreduce(self, tensors: Tensors, opts: Any = dist.ReduceOp.SUM) -> Work:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Collection
 from typing import cast
 
 import torch
@@ -26,17 +27,24 @@ class BufferChanges:
     """Watches a model's buffers over a step.
 
     With one micro-batch the buffers are left as it leaves them, and only put back if the step is abandoned.
+
+    Args:
+        model: whose buffers.
+        micro_batches: of a step.
+        names: the buffers to watch; None: all of them.
     """
 
-    def __init__(self, model: nn.Module, micro_batches: int) -> None:
+    def __init__(self, model: nn.Module, micro_batches: int, names: Collection[str] | None = None) -> None:
         self._micro_batches = micro_batches
         self._places: list[tuple[nn.Module, str, str]] = []
         seen: set[int] = set()
         for prefix, module in model.named_modules():
             for key, buffer in module._buffers.items():
-                if buffer is not None and buffer.numel() and id(buffer) not in seen:
+                name = f"{prefix}.{key}".lstrip(".")
+                wanted = names is None or name in names
+                if buffer is not None and buffer.numel() and id(buffer) not in seen and wanted:
                     seen.add(id(buffer))
-                    self._places.append((module, key, f"{prefix}.{key}".lstrip(".")))
+                    self._places.append((module, key, name))
         self._live: list[Tensor] = [cast(Tensor, module._buffers[key]) for module, key, _ in self._places]
         self._start = [buffer.clone() for buffer in self._live]
         averaged = range(len(self._live)) if micro_batches > 1 else ()
@@ -57,6 +65,14 @@ class BufferChanges:
             torch._foreach_copy_(self._start, self._live)
             self._find_infinite()
         self.others = {}
+
+    @torch.no_grad()
+    def lend(self) -> None:
+        """Give the model copies to change: in a pipeline other micro-batches come between a forward and its backward,
+        which may not find changed what the forward has read."""
+        if self._micro_batches > 1:
+            for (module, key, _), start in zip(self._places, self._start, strict=True):
+                module._buffers[key] = start.clone()
 
     @torch.no_grad()
     def after_micro_batch(self, micro_batch: int) -> list[Tensor]:

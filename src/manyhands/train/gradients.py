@@ -62,7 +62,7 @@ class Gradients:
         self._buffers = BufferChanges(model, job.micro_batches)
         self._items = list(range(len(self._params)))
         self._buffer_items = [len(self._params) + i for i in range(len(self._buffers.floats))]
-        plan, nodes, total = _sums(job, rank, world)
+        plan, nodes, total = sums(job, rank, world)
         self._exchange: Exchange | None = None
         self._hooks: list[Callable[[], None]] = []
         self._buckets: list[list[int]] = []
@@ -187,7 +187,7 @@ class Gradients:
             param.grad = None
 
 
-def _sums(job: Job, rank: int, world: int) -> tuple[Fold, list[tuple[Node, ...]], int]:
+def sums(job: Job, rank: int, world: int) -> tuple[Fold, list[tuple[Node, ...]], int]:
     """The local additions, every rank's subtrees, and the number of leaves of the tree across workers."""
     blocks = assign_blocks(job.micro_batches, world)
     block = blocks[rank]

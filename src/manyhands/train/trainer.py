@@ -15,7 +15,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from manyhands.state import capture, restore, weights_sha256
 from manyhands.timeline import Recorder
 from manyhands.train.batch import call, fetch
 from manyhands.train.cursor import sample_indices
-from manyhands.train.gradients import Gradients
+from manyhands.train.gradients import Finished, Gradients
 from manyhands.train.seeds import seed_everything, stream_seed
 from manyhands.transport import Group
 
@@ -53,6 +53,12 @@ class Step(NamedTuple):
     """Learning rate of the first parameter group during the step."""
     flags: tuple[int, ...]
     """What each worker passed as `flag`, by rank."""
+
+
+class Abandoning(Protocol):
+    """What can undo a step that could not be finished."""
+
+    def abandon(self) -> None: ...
 
 
 class NotFiniteError(UserError):
@@ -87,6 +93,7 @@ class Trainer:
         self.step = 0
         self.group: Group | None = None
         self.rank = 0
+        self.cuts: tuple[int, ...] = ()
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device.index or 0)
         torch.set_num_threads(self.plan.threads)
@@ -106,7 +113,7 @@ class Trainer:
             else None
         )
         self.data = job.data()
-        self.samples = _count_samples(self.data, "data")
+        self.samples = count_samples(self.data, "data")
         self.total_steps = job.total_steps(self.samples)
         self._evaluation_data: Any = None
         self._gradients: Gradients | None = None
@@ -163,17 +170,24 @@ class Trainer:
         except BaseException:
             gradients.abandon()
             raise
-        for index, loss in enumerate(finished.losses):
+        self._check_finite(finished.losses, gradients)
+        self.recorder.enter("optimizer")
+        learning_rate = float(self.optimizer.param_groups[0]["lr"])
+        grad_norm = self._clip(gradients)
+        self._update(finished.losses)
+        return self._committed(finished, grad_norm, learning_rate)
+
+    def _check_finite(self, losses: list[float], gradients: Abandoning) -> None:
+        for index, loss in enumerate(losses):
             if not math.isfinite(loss):
                 gradients.abandon()
                 raise NotFiniteError(
                     f"the loss became {loss} at step {self.step + 1}, micro-batch {index}. The state before that step "
                     "is kept. Lower the learning rate, set clip_grad_norm, or check the data of that batch."
                 )
-        self.recorder.enter("optimizer")
-        learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        grad_norm = self._clip(gradients)
-        self._update(finished.losses)
+
+    def _committed(self, finished: Finished, grad_norm: float | None, learning_rate: float) -> Step:
+        """Count the step that was just applied."""
         epoch, first = divmod(self.step * self.job.batch_size, self.samples)
         self.step += 1
         last = first + self.job.batch_size - 1
@@ -194,21 +208,19 @@ class Trainer:
         if evaluation is None:
             raise JobError("the job has nothing to evaluate: give it evaluate=Evaluation(...).")
         self.recorder.enter("evaluate")
-        if self._evaluation_data is None:
-            seed_everything(stream_seed(self.job.seed, "evaluate"), self.device)
-            self._evaluation_data = evaluation.data()
-        samples = _count_samples(self._evaluation_data, "evaluate.data")
+        data = self.evaluation_data()
+        samples = count_samples(data, "evaluate.data")
         size = evaluation.batch_size or self.job.micro_batch_size
         batches = -(-samples // size)
         world = self.group.world if self.group else 1
         measure = {"loss": self.job.loss, **evaluation.metrics}
         rows = []
-        with _evaluating(self.model), torch.no_grad():
+        with evaluating(self.model), torch.no_grad():
             for index in range(batches * self.rank // world, batches * (self.rank + 1) // world):
                 self.recorder.enter("evaluate", index)
                 indices = list(range(index * size, min((index + 1) * size, samples)))
                 seed_everything(stream_seed(self.job.seed, "evaluate", index), self.device)
-                inputs, targets = fetch(self._evaluation_data, indices, self.device)
+                inputs, targets = fetch(data, indices, self.device)
                 with self._autocast():
                     output = call(self._call, inputs)
                     rows.append([len(indices), *(float(metric(output, targets)) for metric in measure.values())])
@@ -218,6 +230,14 @@ class Trainer:
         return {
             name: math.fsum(row[0] * row[column] for row in rows) / samples for column, name in enumerate(measure, 1)
         }
+
+    def evaluation_data(self) -> Any:
+        """The dataset to evaluate on, built when it is first asked for."""
+        assert self.job.evaluate is not None
+        if self._evaluation_data is None:
+            seed_everything(stream_seed(self.job.seed, "evaluate"), self.device)
+            self._evaluation_data = self.job.evaluate.data()
+        return self._evaluation_data
 
     def capture(self) -> dict[str, Any]:
         """The whole state, as a tree that looks at the live tensors."""
@@ -244,36 +264,43 @@ class Trainer:
     def _micro_batch(self, gradients: Gradients, index: int) -> Tensor:
         """Forward and backward of one micro-batch; its loss, detached."""
         job, enter = self.job, self.recorder.enter
-        enter("data", index)
-        if self.group is not None:
-            self.group.check()
-        seed_everything(stream_seed(job.seed, self.step, index), self.device)
-        start = self.step * job.batch_size + index * job.micro_batch_size
-        inputs, targets = fetch(
-            self.data, sample_indices(job.seed, self.samples, start, job.micro_batch_size), self.device
-        )
+        inputs, targets = self._fetch(index)
         gradients.begin_micro_batch(index)
         enter("forward", index)
         with self._autocast():
             loss = job.loss(call(self._call, inputs), targets)
-        _check_loss(loss)
+        check_loss(loss)
         enter("backward", index)
         (loss / job.micro_batches).backward()
         gradients.end_micro_batch(index)
         return loss.detach()
+
+    def _fetch(self, index: int) -> tuple[Any, Any]:
+        """Inputs and targets of a micro-batch of this step. Leaves the generators where its forward pass begins."""
+        job = self.job
+        self.recorder.enter("data", index)
+        if self.group is not None:
+            self.group.check()
+        seed_everything(stream_seed(job.seed, self.step, index), self.device)
+        start = self.step * job.batch_size + index * job.micro_batch_size
+        indices = sample_indices(job.seed, self.samples, start, job.micro_batch_size)
+        return fetch(self.data, indices, self.device)
 
     def _clip(self, gradients: Gradients) -> float | None:
         """Clip the whole gradient. Returns its norm before; None if the job does not clip."""
         if self.job.clip_grad_norm is None:
             return None
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.job.clip_grad_norm))
+        self._check_norm(norm, gradients)
+        return norm
+
+    def _check_norm(self, norm: float, gradients: Abandoning) -> None:
         if not math.isfinite(norm):
             gradients.abandon()
             raise NotFiniteError(
                 f"the norm of the gradient became {norm} at step {self.step + 1}, though the loss is finite. The state "
                 "before that step is kept. Lower the learning rate, or look for a square root or logarithm of zero."
             )
-        return norm
 
     def _update(self, losses: list[float]) -> None:
         """Apply the whole gradient, on every worker alike."""
@@ -307,7 +334,7 @@ def _build(name: str, factory: Callable[[Any], Any], kind: type, argument: objec
     return built
 
 
-def _count_samples(data: Any, name: str) -> int:
+def count_samples(data: Any, name: str) -> int:
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         raise JobError(
             f"{name}() must return a map-style dataset with __len__ and __getitem__; it returned a "
@@ -318,7 +345,7 @@ def _count_samples(data: Any, name: str) -> int:
     return len(data)
 
 
-def _check_loss(loss: object) -> None:
+def check_loss(loss: object) -> None:
     if not isinstance(loss, Tensor) or loss.ndim != 0:
         shape = f"tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise UserError(f"the loss must be a scalar tensor; it is a {shape}. Return its mean, for example loss.mean().")
@@ -327,7 +354,7 @@ def _check_loss(loss: object) -> None:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """All modules in evaluation mode for a while; then each is in the mode it had, and every buffer has its value."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [

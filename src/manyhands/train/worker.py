@@ -22,7 +22,8 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ import torch
 from manyhands.engine import Channel, Message
 from manyhands.errors import UserError
 from manyhands.job import Job
-from manyhands.plan import Plan
+from manyhands.plan import Layout, Plan
 from manyhands.shm import Board, Slots
-from manyhands.state import Budget, Image, bit_sum, read_image, state_bytes
+from manyhands.state import Budget, Image, bit_sum, read_image, state_bytes, tree_sha256
 from manyhands.timeline import Recorder
 from manyhands.train.jobfile import load_job, where
 from manyhands.train.trainer import NotFiniteError, Step, Trainer
-from manyhands.transport import Group, PeerLostError, links_over
+from manyhands.transport import Group, GroupError, PeerLostError, links_over
 from manyhands.transport.interpreter import library
 
 _REPORT_SECONDS = 0.05
@@ -49,6 +50,8 @@ _TRACE_LENGTH = 8000
 """Characters; as JSON each is at most 6 bytes, and two such texts fit into a message."""
 _COPY_RATE = 1e9
 """Bytes/s: the first guess of what a snapshot costs."""
+_PAUSE, _SAVE = 1, 2
+"""What a worker can ask of the gang, as bits of its flag: to pause after the step, to put the state together."""
 _DETAILED_STEPS = 200
 """Steps of a run whose single spans are kept for the timeline."""
 
@@ -93,6 +96,29 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Channel, in
     return facts, lambda channel, worker: _Worker(job, plan, spec, channel, worker).run()
 
 
+def _split_trainer() -> type[Trainer]:
+    """Imported only where it is needed: torch's pipelines and sharding take half a second."""
+    from manyhands.train.split import SplitTrainer
+
+    return SplitTrainer
+
+
+def _lost_peer(error: Exception, group: Group) -> int | None:
+    """The rank whose loss is behind an error, whatever it was raised through: torch wraps what a group raises."""
+    try:
+        group.check()
+    except PeerLostError as lost:
+        return lost.rank
+    except GroupError:
+        pass
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, PeerLostError):
+            return cause.rank
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
 class _Worker:
     def __init__(self, job: Job, plan: Plan, spec: dict[str, Any], channel: Channel, worker: int) -> None:
         faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -111,6 +137,7 @@ class _Worker:
         self.touched: set[int] = set()
         self.sized = False
         self.evaluated = -1
+        self.digest = ""
         self.paused = False
         self.save_ordered = False
         self.save_at_once = False
@@ -123,7 +150,10 @@ class _Worker:
             return
         try:
             device = self._device(received[0]["slot"])
-            self.trainer = trainer = Trainer(self.job, self.plan, device=device, recorder=self.recorder)
+            layout = Layout(**received[0]["layout"])
+            self.plan = replace(self.plan, workers=layout.workers, layout=layout)
+            kind = _split_trainer() if layout.split else Trainer
+            self.trainer = trainer = kind(self.job, self.plan, device=device, recorder=self.recorder)
         except Exception as error:
             self._say_failed(error, "building the job", whole=False)
             self.channel.receive()
@@ -165,21 +195,30 @@ class _Worker:
         self.evaluated = order["evaluated"]
         self.slots.pinned = order["pinned"]
         self.paused = self.save_ordered = self.save_at_once = False
+        group: Group | None = None
         doing = "loading the state"
         try:
             self.recorder.enter("snapshot")
-            self._load(order["load"])
+            if not self._split:
+                self._load(order["load"])
             doing = "joining the gang"
             group = Group(order["rank"], links_over(order["rank"], links), name="the gang") if len(links) > 1 else None
-            exchanged = trainer.join(group, self._waiting)
+            if self._split:
+                doing = "splitting the model"
+                exchanged = trainer.join(group, self._waiting, order["cuts"])  # type: ignore[call-arg]
+                self._load(order["load"])
+            else:
+                exchanged = trainer.join(group, self._waiting)
             if self.keeper and group is not None:
-                self.channel.send({"say": "joined", "exchange": exchanged})
+                self.channel.send({"say": "joined", "exchange": exchanged, "cuts": trainer.cuts})
             doing = "training"
             self._train()
         except PeerLostError as error:
-            self._report()
-            self.channel.send({"say": "idle", "why": "lost", "peer": error.rank, "step": trainer.step})
+            self._say_lost(error.rank)
         except Exception as error:
+            if group is not None and (lost := _lost_peer(error, group)) is not None:
+                self._say_lost(lost)
+                return
             whole = self.recorder.phase != "optimizer"
             place = self._place() if doing == "training" else doing
             self._report()
@@ -190,6 +229,17 @@ class _Worker:
                 if link is not None:
                     link.close()
             self.recorder.enter("idle")
+
+    @property
+    def _split(self) -> bool:
+        return self.plan.layout.split
+
+    def _say_lost(self, peer: int) -> None:
+        assert self.trainer is not None
+        self._report()
+        self.channel.send(
+            {"say": "idle", "why": "lost", "peer": peer, "step": self.trainer.step, "whole": not self._split}
+        )
 
     def _load(self, source: dict[str, Any] | None) -> None:
         """Take over the state from a slot or a file, unless there already."""
@@ -220,15 +270,24 @@ class _Worker:
             ended = time.monotonic_ns()
             self.budget.earn((ended - began) / 1e9)
             self._record(step, began, ended)
+            self._keep_state(step.flags)
+            self._evaluate_if_due()
+            if any(flag & _PAUSE for flag in step.flags):
+                self._report()
+                self.channel.send({"say": "idle", "why": "paused", "step": trainer.step, "whole": not self._split})
+                return
+        sha256 = trainer.weights_sha256() if not self._split else self.digest
+        self._report()
+        self.channel.send({"say": "finished", "step": trainer.step, "sha256": sha256, "whole": not self._split})
+
+    def _keep_state(self, flags: Sequence[int]) -> None:
+        """After a step: leave the state for others, if it is time."""
+        assert self.trainer is not None
+        if not self._split:
             if self.keeper and (self.save_at_once or self._can_afford_a_save()):
                 self._save(self.save_ordered)
-            self._evaluate_if_due()
-            if any(step.flags):
-                self._report()
-                self.channel.send({"say": "idle", "why": "paused", "step": trainer.step})
-                return
-        self._report()
-        self.channel.send({"say": "finished", "step": trainer.step, "sha256": trainer.weights_sha256()})
+        elif any(flags) or self.trainer.step == self.trainer.total_steps:
+            self._save(self.save_ordered)  # all of a split gang together, when any of them asked for it
 
     def _evaluate_if_due(self) -> None:
         """Evaluate at the step where the trainer stands, if the job asks for it and nobody has yet."""
@@ -244,7 +303,7 @@ class _Worker:
             self.recorder.enter("idle")
 
     def _listen(self) -> int:
-        """Take orders that have come during a step; 1 asks the gang to pause after it."""
+        """Take orders that have come during a step; what this worker asks of the gang after it."""
         while self.channel.pending():
             received = self.channel.receive()
             if received is None:
@@ -259,7 +318,8 @@ class _Worker:
                     self.slots.pinned = None
                 case "exit":
                     raise SystemExit(0)
-        return int(self.paused)
+        save = self._split and self.keeper and (self.save_at_once or self.budget.allows())
+        return (_PAUSE if self.paused else 0) | (_SAVE if save else 0)
 
     def _can_afford_a_save(self) -> bool:
         """Whether the budget covers a snapshot. Optimizers make their state in the first step, so it is sized late."""
@@ -278,7 +338,13 @@ class _Worker:
         began = time.monotonic()
         # Steps that nobody has heard of yet go with the state: whoever takes it over reports them.
         steps = json.dumps([[*row[:-1], []] for row in self.unreported])
-        image = Image(self.trainer.capture(), {"step": str(self.trainer.step), "unreported": steps})
+        state = self.trainer.capture()
+        if self._split and not self.keeper:
+            self.recorder.enter("idle")
+            return
+        if self._split and self.trainer.step == self.trainer.total_steps:
+            self.digest = tree_sha256(state["model"])
+        image = Image(state, {"step": str(self.trainer.step), "unreported": steps})
         slot, target = self.slots.begin(image.length)
         image.write(target)
         self.slots.commit(slot, self.trainer.step, image.length)

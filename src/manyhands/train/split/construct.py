@@ -1,0 +1,155 @@
+"""Makes one worker's part of a model: cuts it, divides what is to be divided, and lets go of the rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from manyhands.collective import assign_blocks
+from manyhands.errors import UserError
+from manyhands.pipeline import Table, make_table
+from manyhands.pipeline.stages import Recording, StageModule, find_units, record
+from manyhands.plan import Layout
+from manyhands.train.split.mesh import Mesh
+from manyhands.train.split.parts import Built, Part, Whole, empty, give_to, make_handles
+from manyhands.train.split.sharding import ShardedBody, Sharding
+from manyhands.train.split.ties import Tie
+
+if TYPE_CHECKING:
+    from manyhands.train.split.trainer import SplitTrainer
+
+
+def construct(trainer: SplitTrainer, mesh: Mesh, cuts: Sequence[int] | None) -> Built:
+    """Split the trainer's model. Collective: one worker measures and tells the others.
+
+    Args:
+        cuts: the first unit of every stage, if that was found before.
+
+    Raises:
+        UserError: the model cannot be split so.
+    """
+    model, layout = trainer.model, trainer.layout
+    table = _table(layout, assign_blocks(trainer.job.micro_batches, layout.dp)[mesh.replica].size)
+    before: dict[Tensor, str] = {param: name for name, param in model.named_parameters()}
+    ties: list[Tie] = []
+    if layout.pp == 1:
+        found: tuple[int, ...] = ()
+        names = trainer.names
+        parts = [Part(0, Whole(model), list(names.order), list(names.buffers), list(find_units(model)))]
+    else:
+        recording = record(model, trainer.sample())
+        found = _cuts(trainer, mesh, recording, table.stages, cuts)
+        parts = _stages(model, recording, table, found, mesh)
+        ties = _ties(recording, table, found, mesh)
+    owned = [name for name in trainer.names.order if any(name in part.parameters for part in parts)]
+    empty(model, owned)
+    shardings: dict[int, Sharding] = {}
+    divided: set[str] = set()
+    if layout.shard:
+        for part in parts:
+            body = ShardedBody(part.body, model, part.parameters, part.units, {tie.name for tie in ties})
+            blocks = _blocks(model, part.units)
+            shardings[part.index] = Sharding(body, blocks, mesh.along("dp"), layout.shard, table.splits_backward)
+            part.body = body
+            divided |= set(body.divided)
+    parameters = dict(model.named_parameters())
+    handles = make_handles(parameters, owned)
+    give_to(trainer.optimizer, before, handles)
+    mine = set(table.stages_of(mesh.stage_rank))
+    borrowed = {tie.name for tie in ties if tie.stages[0] not in mine and mine & set(tie.stages)}
+    return Built(
+        parts=parts,
+        handles=handles,
+        owned=owned,
+        ties=ties,
+        table=table,
+        cuts=found,
+        mesh=mesh,
+        parameters=parameters,
+        shardings=shardings,
+        divided=divided,
+        borrowed=borrowed,
+    )
+
+
+def _table(layout: Layout, micro_batches: int) -> Table:
+    if layout.pp == 1:
+        return make_table("vanilla", 1, micro_batches)
+    return make_table(layout.schedule, layout.pp, micro_batches, layout.virtual)
+
+
+def _cuts(
+    trainer: SplitTrainer, mesh: Mesh, recording: Recording, stages: int, known: Sequence[int] | None
+) -> tuple[int, ...]:
+    """The first unit of every stage: given by the user, known from before, or found by measuring."""
+    names = [unit.name for unit in recording.units]
+    if len(names) < stages:
+        raise UserError(
+            f"layout {trainer.layout} cuts the model into {stages} stages, and it can be cut only into {len(names)}: "
+            f"{', '.join(names)}. {_why_not_more(recording)}"
+            f"Use pp={max(1, len(names) // trainer.layout.stages_per_rank)}."
+        )
+    if trainer.layout.cuts:
+        return (0, *(_unit(cut, names) for cut in trainer.layout.cuts))
+    if known is not None:
+        return tuple(known)
+    said = ""
+    if mesh.rank == 0:
+        from manyhands.pipeline.cuts import balance
+        from manyhands.pipeline.stages import measure
+
+        said = json.dumps(balance(measure(trainer.model, recording, trainer.sample(), trainer.sample_loss), stages))
+    return tuple(json.loads(mesh.gang.all_gather_bytes(said.encode())[0]))
+
+
+def _why_not_more(recording: Recording) -> str:
+    reasons = [f"not before {recording.calls[call].name}: {why}" for call, why in recording.refused.items() if call]
+    return "; ".join(reasons[:3]) + ". " if reasons else ""
+
+
+def _unit(cut: str | int, names: list[str]) -> int:
+    if isinstance(cut, int) and 0 < cut < len(names):
+        return cut
+    if cut in names[1:]:
+        return names.index(str(cut))
+    raise UserError(f"cuts={cut}: the model cannot be cut there. It can be cut before: {', '.join(names[1:])}.")
+
+
+def _stages(model: nn.Module, recording: Recording, table: Table, cuts: tuple[int, ...], mesh: Mesh) -> list[Part]:
+    """This worker's stages."""
+    ends = [*cuts[1:], len(recording.units)]
+    parts = []
+    for stage in table.stages_of(mesh.stage_rank):
+        units = recording.units[cuts[stage] : ends[stage]]
+        parameters = list(dict.fromkeys(name for unit in units for name in unit.parameters))
+        buffers = list(dict.fromkeys(name for unit in units for name in unit.buffers))
+        body = StageModule(model, recording, cuts[stage], ends[stage])
+        names = list(dict.fromkeys(unit.name.partition("#")[0] for unit in units))
+        parts.append(Part(stage, body, parameters, buffers, names))
+    return parts
+
+
+def _blocks(model: nn.Module, units: Sequence[str]) -> list[nn.Module]:
+    """The members of lists among the units, gathered one at a time. What else there is may be used without being
+    called, as a tied weight is: FSDP would not notice."""
+    found = []
+    for name in units:
+        parent = model.get_submodule(name.rpartition(".")[0])
+        if isinstance(parent, nn.ModuleList | nn.Sequential):
+            found.append(model.get_submodule(name))
+    return found
+
+
+def _ties(recording: Recording, table: Table, cuts: tuple[int, ...], mesh: Mesh) -> list[Tie]:
+    """The parameters that several stages use, on the ranks that have one of these stages."""
+    ends = [*cuts[1:], len(recording.units)]
+    ties = []
+    for number, (name, units) in enumerate(recording.ties.items()):
+        stages = sorted({s for u in units for s in range(table.stages) if cuts[s] <= u < ends[s]})
+        ranks = [table.placement[stage] for stage in stages]
+        if len(stages) > 1 and mesh.stage_rank in ranks:
+            ties.append(Tie(number, name, stages, ranks, mesh.process_group("pp")))
+    return ties

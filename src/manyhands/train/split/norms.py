@@ -1,0 +1,46 @@
+"""The norm of the whole gradient, whoever holds which part of it.
+
+A parameter that one worker has whole contributes its norm, computed as one worker would; one that is divided
+contributes the squares of its shards. The norms are then put together in the model's order, which for pipelines gives
+the same bits as `torch.nn.utils.clip_grad_norm_` in an unsplit run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from manyhands.train.split.mesh import Mesh
+from manyhands.train.split.parts import Built, Names
+
+
+def total(mesh: Mesh, built: Built, names: Names, known: Mapping[str, float]) -> Tensor:
+    """The norm, a scalar of fp32; every worker calls it and gets the same.
+
+    Args:
+        known: norms of whole gradients of which only a share is left.
+    """
+    said: dict[str, float] = dict(known) if mesh.speaks else {}
+    divided: dict[str, float] = {}
+    for name, handle in built.handles.items():
+        if handle.grad is None or name in known:
+            continue
+        if name in built.divided:
+            if built.counts(name):
+                divided[name] = float(torch.linalg.vector_norm(handle.grad.double()).square())
+        elif mesh.speaks:
+            said[name] = float(torch.linalg.vector_norm(handle.grad))
+    everyone = [json.loads(f) for f in mesh.gang.all_gather_bytes(json.dumps([said, divided]).encode())]
+    whole: dict[str, float] = {}
+    squares: dict[str, list[float]] = {}
+    for norms, parts in everyone:
+        whole |= norms
+        for name, square in parts.items():
+            squares.setdefault(name, []).append(square)
+    whole |= {name: math.sqrt(math.fsum(parts)) for name, parts in squares.items()}
+    ordered = [whole[name] for name in names.order if name in whole]
+    return torch.linalg.vector_norm(torch.tensor(ordered, dtype=torch.float32))
