@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manyhands.errors import UsageError
+from manyhands.pipeline.schedules import SCHEDULES, make_table
 from manyhands.plan import DIMENSIONS, Layout, complete
-from manyhands.plan.layout import STAGES_PER_RANK
+from manyhands.plan.layout import STAGES_PER_RANK, ZERO_BUBBLE
 
 
 def make(**values):
@@ -137,3 +138,15 @@ def test_nonsense_is_refused_in_words(text, words):
 def test_values_of_another_type(values):
     with pytest.raises(UsageError, match=r"is a number|neither the name"):
         Layout(**values)
+
+
+def test_schedules_are_those_of_the_pipelines():
+    assert {name: schedule.virtual for name, schedule in SCHEDULES.items()} == STAGES_PER_RANK
+    assert {name for name, schedule in SCHEDULES.items() if schedule.splits_backward} == set(ZERO_BUBBLE)
+
+
+@given(layouts, st.integers(1, 6))
+def test_every_layout_has_a_table(layout, micro_batches):
+    if layout.pp > 1:
+        table = make_table(layout.schedule, layout.pp, micro_batches, layout.virtual)
+        assert (table.stages, table.world) == (layout.stages, layout.pp)

@@ -26,7 +26,7 @@ class Train:
     workers: int | None = None
     """Processes that share every batch. Default: one per CUDA device, or one."""
     layout: str | None = None
-    """How the work is divided among them: pp=2,dp=2 or tp=2,shard=0 and so on (docs/layouts.md). Default: replicas."""
+    """How the work is divided among them: pp=2,dp=2 or tp=2 and so on (docs/layouts.md). Default: replicas."""
     run_dir: Path | None = None
     """Where the run is written. Default: runs/NAME-TIME."""
     resume: Path | None = None
