@@ -83,7 +83,7 @@ def test_what_is_proposed_works(layout, traits):
     assert proposed.workers <= layout.workers
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(layouts, all_traits)
 def test_the_shape_stays_where_schedule_or_sharding_are_at_fault(layout, traits):
     verdict = judge(layout, traits)

@@ -56,7 +56,7 @@ def merit(layout, nodes, capacity):
     return slowest["tp"], slowest["dp"], slowest["pp"]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(fitting())
 def test_as_good_as_trying_everything(case):
     cluster, layout = case
@@ -119,8 +119,8 @@ def test_large_ones_come_back():
     import random
 
     chance = random.Random(1)
-    cluster = make_cluster({(a, b): chance.randint(1, 10**9) for a in range(24) for b in range(a)}, 24)
-    placed = place(Layout(tp=4, dp=3, pp=2), cluster)
+    cluster = make_cluster({(a, b): chance.randint(1, 10**9) for a in range(16) for b in range(a)}, 16)
+    placed = place(Layout(tp=4, dp=2, pp=2), cluster)
     assert sorted(placed) == sorted(cluster.ranks)
 
 
