@@ -32,7 +32,7 @@ class Trained(NamedTuple):
     """The state of the generator after the last forward."""
     weights: dict
     output: torch.Tensor
-    """In evaluation, after training."""
+    """In evaluation, before training."""
 
 
 def mesh():
@@ -54,6 +54,11 @@ def as_type(inputs, dtype):
 
 
 def train(model, inputs, loss, steps, split):
+    model.eval()
+    with torch.no_grad():
+        output = call(model, inputs(0))
+    output = whole(output if torch.is_tensor(output) else output.logits)
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
     losses, gradients, noise = [], {}, {}
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -71,10 +76,6 @@ def train(model, inputs, loss, steps, split):
         optimizer.step()
         optimizer.zero_grad()
     weights = {n: gather(p) for n, p in model.state_dict(keep_vars=True).items()}
-    model.eval()
-    with torch.no_grad():
-        output = call(model, inputs(0))
-    output = whole(output if torch.is_tensor(output) else output.logits)
     return Trained(losses, gradients, noise, random, weights, output)
 
 
@@ -119,6 +120,31 @@ def compare(name, dtype="float32", options=None):
 def far(one, other):
     assert one.shape == other.shape
     return float((one - other).abs().max()) if one.numel() else 0.0
+
+
+def plan_text(name):
+    model, inputs, _ = build(name)
+    return str(derive(model, lambda: call(model, inputs(0)), 2))
+
+
+def tied_by_torch():
+    """The same split of the tied GPT's embedding and head by torch's own styles, against one worker."""
+    from torch.distributed.tensor import DTensor, Replicate
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    model, inputs, loss = build("tied_gpt")
+    embedding = RowwiseParallel(input_layouts=Replicate())
+    parallelize_module(model, mesh(), {"token": embedding, "head": ColwiseParallel(output_layouts=Replicate())})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, foreach=False)
+    for step in range(3):
+        torch.manual_seed(1000 + step)
+        loss(call(model, inputs(step)), step).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert isinstance(model.head.weight, DTensor)
+    head = model.head.weight.full_tensor().detach()
+    one = train(*build("tied_gpt"), steps=3, split=False)
+    return {"tied": model.head.weight is model.token.weight, "weight": far(head, one.weights["head.weight"])}
 
 
 def round_trip(name):

@@ -7,15 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
+import torch
 from torch import nn
 from torch.distributed import DeviceMesh
 
 import manyhands.tensor_parallel.rules  # noqa: F401  registers what torch functions do to split tensors
-from manyhands.errors import UsageError
+from manyhands.errors import UsageError, UserError
 from manyhands.tensor_parallel.exchange import Peers
 from manyhands.tensor_parallel.layers import Column, Row, Vocabulary
 from manyhands.tensor_parallel.plan import ModulePlan, Style, TensorPlan
-from manyhands.tensor_parallel.values import Placement, place
+from manyhands.tensor_parallel.values import Placement, is_split, place
 
 _groups: WeakSet[Peers] = WeakSet()
 
@@ -36,20 +37,33 @@ def apply(model: nn.Module, plan: TensorPlan, mesh: DeviceMesh) -> None:
     peers = Peers(mesh.get_group())
     _groups.add(peers)
     splits = plan.parameters
-    named = dict(model.named_parameters())
-    for name, parameter in named.items():
+    for name, parameter in model.named_parameters():
         dim, split = splits.get(name, (0, None))
         place(parameter, Placement(peers, dim, split))
     for planned in plan.modules:
-        layer = _layer(model, planned, peers, plan.sequence)
+        module = model.get_submodule(planned.module)
+        layer = _layer(module, planned, peers, plan.sequence)
+        if not planned.called and any(is_split(parameter) for parameter in module.parameters(recurse=False)):
+            layer = _never_seen(planned.module)
         if layer is not None:
-            model.get_submodule(planned.module).forward = layer  # type: ignore[method-assign]
+            module.forward = layer  # type: ignore[method-assign]
+    if splits:
+        torch.backends.mha.set_fastpath_enabled(False)  # it would read the weights past their modules
 
 
-def _layer(model: nn.Module, planned: ModulePlan, peers: Peers, sequence: bool) -> Any:
+def _never_seen(name: str) -> Any:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        raise UserError(
+            f"{name} was called in training but not in the example that its split was derived from, and it shares a "
+            "weight that is split. Give an example that calls it, or use tp=1."
+        )
+
+    return forward
+
+
+def _layer(module: nn.Module, planned: ModulePlan, peers: Peers, sequence: bool) -> Any:
     if planned.split is None or planned.weight is None:
         return None
-    module = model.get_submodule(planned.module)
     if planned.style == Style.VOCABULARY:
         return Vocabulary(module, planned.split, peers)
     if planned.style == Style.COLUMN:

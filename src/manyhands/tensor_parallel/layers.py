@@ -20,6 +20,7 @@ class Column:
 
     def __call__(self, x: Tensor) -> Tensor:
         if isinstance(x, SplitTensor):
+            x.check()
             x = self.peers.collect(x.local, x.axis, x.shares)
         else:
             x = self.peers.enter(x)
@@ -47,6 +48,7 @@ class Row:
 
     def _share(self, x: Tensor) -> Tensor:
         if isinstance(x, SplitTensor):
+            x.check()
             if x.from_end == -1 and x.shares.same(self.split):
                 return x.local
             x = x.whole()

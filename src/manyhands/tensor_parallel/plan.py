@@ -34,6 +34,8 @@ class ModulePlan:
     """Name of the split weight, and which of its dimensions."""
     bias: str | None = None
     """Name of the bias that is split with it."""
+    called: bool = True
+    """Whether the example called it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ class TensorPlan:
     def from_dict(cls, data: dict[str, Any]) -> TensorPlan:
         modules = tuple(
             ModulePlan(
-                module=m["module"], style=Style(m["style"]), why=m["why"], bias=m["bias"],
+                module=m["module"], style=Style(m["style"]), why=m["why"], bias=m["bias"], called=m["called"],
                 weight=(m["weight"][0], m["weight"][1]) if m["weight"] else None,
                 split=Split(tuple(m["split"]["counts"]), tuple(m["split"]["pieces"])) if m["split"] else None,
             )

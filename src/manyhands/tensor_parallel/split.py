@@ -12,7 +12,7 @@ fit into one dimension, and counts of atoms need not be equal: 4 heads on 3 work
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def evenly(atoms: int, degree: int, pieces: tuple[int, ...] = (1,)) -> Split:
     return Split(tuple(atoms // degree + (rank < atoms % degree) for rank in range(degree)), pieces)
 
 
+@lru_cache(4096)
 def relocate(shape: tuple[int, ...], dim: int, split: Split, new: tuple[int, ...]) -> tuple[int, Split] | None:
     """Where the split dimension is after `view(new)`: (dimension, split), or None if no dimension of `new` holds it.
 

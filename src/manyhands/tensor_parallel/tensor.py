@@ -29,6 +29,12 @@ gathered: Counter[str] = Counter()
 """How often a function without a rule made a split tensor whole, by the function's name."""
 
 
+_UNSEEN = (
+    "{} got a tensor that is split over the tensor group, from code that torch functions cannot see (a custom autograd "
+    "function or an extension). Use tp=1 for this model."
+)
+
+
 class NoRule(Exception):
     """A rule does not cover this use of its function."""
 
@@ -41,12 +47,14 @@ class SplitTensor(Tensor):
         axis: the split dimension.
         shares: how it is split.
         peers: the tensor group.
+        sizes: the whole shape, without the detour that `shape` takes.
     """
 
     local: Tensor
     axis: int
     shares: Split
     peers: Peers
+    sizes: tuple[int, ...]
 
     @staticmethod
     def __new__(cls: type, local: Tensor, dim: int, split: Split, peers: Peers) -> SplitTensor:
@@ -54,8 +62,9 @@ class SplitTensor(Tensor):
         if shape[dim] != split.local_size(peers.rank):
             raise AssertionError(f"a share of {shape[dim]} elements where {split} says {split.local_size(peers.rank)}")
         shape[dim] = split.size
-        made = Tensor._make_wrapper_subclass(cls, shape, dtype=local.dtype, device=local.device)
-        made.local, made.axis, made.shares, made.peers = local, dim, split, peers
+        asks = local.requires_grad  # so that what a custom autograd function makes of it has a grad_fn: `check`
+        made = Tensor._make_wrapper_subclass(cls, shape, dtype=local.dtype, device=local.device, requires_grad=asks)
+        made.local, made.axis, made.shares, made.peers, made.sizes = local, dim, split, peers, tuple(shape)
         return made
 
     def like(self, local: Tensor, dim: int | None = None, split: Split | None = None) -> SplitTensor:
@@ -65,6 +74,13 @@ class SplitTensor(Tensor):
     def whole(self) -> Tensor:
         """The tensor itself, gathered from all workers."""
         return self.peers.gather(self.local, self.axis, self.shares)
+
+    def check(self) -> None:
+        """Autograd follows the share. If it follows the tensor itself, a function was applied that it cannot undo."""
+        with torch._C.DisableTorchFunctionSubclass():
+            followed = self.grad_fn
+        if followed is not None:
+            raise UserError(_UNSEEN.format(type(followed).__name__))
 
     @property
     def from_end(self) -> int:
@@ -83,6 +99,9 @@ class SplitTensor(Tensor):
         if name in _FACTS:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
+        for arg in args:
+            if isinstance(arg, SplitTensor):
+                arg.check()
         rule = find_rule(name)
         if rule is not None:
             try:
@@ -93,10 +112,7 @@ class SplitTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        raise UserError(
-            f"{func} got a tensor that is split over the tensor group, from code that torch functions cannot see "
-            "(a custom autograd function or an extension). Use tp=1 for this model."
-        )
+        raise UserError(_UNSEEN.format(func))
 
 
 # fmt: off
@@ -107,6 +123,7 @@ _FACTS = frozenset((
 ))
 # fmt: on
 """What is asked of the whole tensor and needs none of its elements."""
+_HOOKS = frozenset(["register_hook", "retain_grad", "register_post_accumulate_grad_hook"])
 _rules: dict[str, Callable[..., Any] | None] = {}
 _fallbacks: list[Callable[[str], Callable[..., Any] | None]] = []
 
@@ -148,6 +165,8 @@ def _by_gathering(func: Callable[..., Any], name: str, args: Any, kwargs: Any) -
     """The function of whole tensors."""
     target = args[0] if args else None
     changes_it = (name.endswith("_") and not name.endswith("__")) or name in ("__setitem__", "__delitem__")
+    if name in _HOOKS:
+        raise UserError(f"{name} was called on a tensor that is split over the tensor group. Use tp=1 for this model.")
     if kwargs.get("out") is not None or (changes_it and isinstance(target, SplitTensor)):
         raise UserError(
             f"{name} changes in place a tensor that is split over the tensor group. Write it without changing the "

@@ -94,7 +94,7 @@ def squared_norm_share(parameter: Tensor) -> Tensor:
     found, grad = placement(parameter), parameter.grad
     if grad is None or (found is not None and found.split is None and found.peers.rank > 0):
         return torch.zeros((), device=parameter.device)
-    return grad.detach().float().square().sum()
+    return (grad.detach() if grad.dtype == torch.float64 else grad.detach().float()).square().sum()
 
 
 def whole(value: Any) -> Any:

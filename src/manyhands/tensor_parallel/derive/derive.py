@@ -47,18 +47,23 @@ def derive(
     _agree_on_ties(findings, regions)
     planned = dict(_projections(findings, regions, named))
     planned.update(_embeddings(model, findings, planned, named, degree, large_embedding))
-    modules = []
+    if sequence:
+        planned.update(_on_sequence(findings, regions))
     for name in _with_parameters(model):
-        modules.append(planned.get(name) or _whole(name, _reason(findings, regions, name, named)))
-    return TensorPlan(degree=degree, sequence=sequence, modules=tuple(modules))
+        if name not in findings.called:
+            planned[name] = _whole(name, "not called in the example", called=False)
+        elif name not in planned:
+            planned[name] = _whole(name, _reason(findings, regions, name, named))
+    modules = tuple(planned[name] for name in _with_parameters(model))
+    return TensorPlan(degree=degree, sequence=sequence, modules=modules)
 
 
 def _with_parameters(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None]
 
 
-def _whole(name: str, why: str) -> ModulePlan:
-    return ModulePlan(module=name, style=Style.REPLICATED, why=why)
+def _whole(name: str, why: str, called: bool = True) -> ModulePlan:
+    return ModulePlan(module=name, style=Style.REPLICATED, why=why, called=called)
 
 
 def _agree_on_ties(findings: Findings, regions: list[Region]) -> None:
@@ -137,6 +142,17 @@ def _embeddings(
         else:
             continue
         yield name, ModulePlan(module=name, style=Style.VOCABULARY, why=why, split=split, weight=(weight, 0))
+
+
+def _on_sequence(findings: Findings, regions: list[Region]) -> Iterator[tuple[str, ModulePlan]]:
+    """Modules that read the sum of what row projections put out, of which each worker has a part of the sequence."""
+    rows = [findings.projections[name] for region in regions if not region.refused for name in region.consumers]
+    summed = {int(findings.atoms[row.first_label]) for row in rows}
+    taken = findings.projections.keys() | findings.embeddings.keys()
+    for name, labels in findings.reads.items():
+        if name not in taken and labels and {int(findings.atoms[label]) for label in labels} <= summed:
+            why = "reads what row projections put out, by parts of the sequence"
+            yield name, ModulePlan(module=name, style=Style.SEQUENCE, why=why)
 
 
 def _reason(findings: Findings, regions: list[Region], name: str, named: dict[str, str]) -> str:

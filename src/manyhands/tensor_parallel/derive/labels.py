@@ -60,34 +60,45 @@ class Findings:
     """Parameters that are used in other ways."""
     atoms: np.ndarray
     """The atom of each label."""
+    reads: dict[str, set[int]]
+    """Other modules with parameters -> labels of what they got, as far as it came from projections."""
+    called: set[str]
+    """Modules that ran."""
 
 
 _PROJECTION = frozenset(["t", "transpose", "view", "_unsafe_view", "expand", "detach", "alias", "mm", "addmm", "bmm"])
 
 
 def observe(model: nn.Module, run: Callable[[], Any]) -> Findings:
-    """Run the model once and see what is used together. Buffers and random generators stay as they were."""
+    """Run the model in training and in evaluation and see what is used together.
+
+    Buffers, modes and random generators stay as they were.
+    """
     recorder = _Recorder(model)
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _put_back(model):
+        for training in (True, False):
+            model.train(training)
+            with recorder.watching(), recorder:
+                run()
+    return recorder.findings()
+
+
+@contextmanager
+def _put_back(model: nn.Module) -> Iterator[None]:
+    """Restores modes, buffers, and torch's own fused paths of evaluation, which hide what is computed."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     training = [(module, module.training) for module in model.modules()]
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    model.train()  # the fused fast paths of evaluation hide what is computed
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with (
-            torch.random.fork_rng(devices),
-            torch.no_grad(),
-            recorder.watching(),
-            sdpa_kernel(SDPBackend.MATH),
-            recorder,
-        ):
-            run()
+        yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for module, mode in training:
             module.training = mode
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-    return recorder.findings()
+        for buffer, value in buffers:
+            buffer.copy_(value)
 
 
 class _Recorder(TorchDispatchMode):
@@ -99,6 +110,8 @@ class _Recorder(TorchDispatchMode):
         self.projections: dict[str, Projection] = {}
         self.embeddings: dict[str, str] = {}
         self.elsewhere: set[str] = set()
+        self.reads: dict[str, set[int]] = {}
+        self.called: set[str] = set()
         self.inside: str | None = None
         self.operators: list[str] = []
 
@@ -119,6 +132,7 @@ class _Recorder(TorchDispatchMode):
         hooks = []
         for name, module in self.model.named_modules():
             own = dict(module.named_parameters(recurse=False))
+            hooks.append(module.register_forward_pre_hook(self._read(name)))  # before operators are counted
             plain = own.keys() in ({"weight"}, {"weight", "bias"}) and own["weight"].ndim == 2
             if plain and not next(module.children(), None):
                 hooks.append(module.register_forward_pre_hook(self._enter(name)))
@@ -128,6 +142,15 @@ class _Recorder(TorchDispatchMode):
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _read(self, name: str) -> Callable[..., None]:
+        def read(module: nn.Module, args: Any) -> None:
+            self.called.add(name)
+            found = self.labels.get(args[0]) if args else None
+            if found is not None and found.ndim > 2:
+                self.reads.setdefault(name, set()).update(found.unique().tolist())
+
+        return read
 
     def _enter(self, name: str) -> Callable[..., None]:
         def enter(module: nn.Module, args: Any) -> None:
@@ -182,4 +205,4 @@ class _Recorder(TorchDispatchMode):
         count = self.labels.count
         graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
         atoms = connected_components(graph, directed=False)[1]
-        return Findings(self.projections, self.embeddings, self.elsewhere, atoms)
+        return Findings(self.projections, self.embeddings, self.elsewhere, atoms, self.reads, self.called)

@@ -51,9 +51,9 @@ def _with_dropout(
     groups = query.local.shape[-3] // key.shape[-3]
     if groups > 1:
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
-    root = math.sqrt(1 / math.sqrt(query.shape[-1]) if scale is None else scale)  # on both factors, as torch does
+    root = math.sqrt(1 / math.sqrt(query.sizes[-1]) if scale is None else scale)  # on both factors, as torch does
     if is_causal:
-        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=key.device).tril()
+        mask = torch.ones(query.sizes[-2], key.shape[-2], dtype=torch.bool, device=key.device).tril()
     scores = (query.local * root) @ (key * root).transpose(-2, -1)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask

@@ -18,10 +18,25 @@ _UNARY = (
     "ones_like", "hardswish", "requires_grad_", "cuda", "cpu",
 )
 # fmt: on
-_ALIASES = {"iadd": "add", "radd": "add", "isub": "sub", "imul": "mul", "rmul": "mul", "truediv": "div"}
-_ALIASES |= {"rtruediv": "div", "itruediv": "div", "rpow": "pow", "ipow": "pow", "and": "bitwise_and"}
-_ALIASES |= {"or": "bitwise_or", "xor": "bitwise_xor", "invert": "bitwise_not", "logsigmoid": "log_sigmoid_forward"}
-_ALIASES |= {"floordiv": "floor_divide", "mod": "remainder", "multiply": "mul", "subtract": "sub", "divide": "div"}
+_ALIASES = {
+    name: base
+    for base, names in {
+        "add": "iadd radd",
+        "sub": "isub subtract",
+        "mul": "imul rmul multiply",
+        "div": "truediv rtruediv itruediv rdiv idiv divide",
+        "pow": "ipow rpow",
+        "bitwise_and": "and iand rand",
+        "bitwise_or": "or ior ror",
+        "bitwise_xor": "xor ixor rxor",
+        "bitwise_not": "invert",
+        "floor_divide": "floordiv rfloordiv ifloordiv",
+        "remainder": "mod imod",
+        "log_sigmoid_forward": "logsigmoid",
+    }.items()
+    for name in names.split()
+}
+"""Names of methods and functions -> names of torch's operators."""
 
 
 @rule(*_UNARY)
@@ -36,7 +51,9 @@ def elementwise(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     operands = [*args, *kwargs.values()]
     leader = max(splits_of(operands), key=lambda split: -split.from_end)
     from_end, split = leader.from_end, leader.shares
-    if any(s.from_end != from_end and s.ndim >= -from_end and s.shape[from_end] == 1 for s in splits_of(operands)):
+    if any(
+        s.from_end != from_end and s.local.ndim >= -from_end and s.sizes[from_end] == 1 for s in splits_of(operands)
+    ):
         raise NoRule
     target = args[0] if args else None
     in_place = _in_place(func.__name__)
@@ -89,7 +106,7 @@ def convert(func: Callable[..., Any], tensor: Any, *args: Any, **kwargs: Any) ->
 
 @rule("softmax", "log_softmax", "softmin")
 def along(func: Callable[..., Any], tensor: SplitTensor, dim: int | None = None, *args: Any, **kwargs: Any) -> Any:
-    if dim is None or dim % tensor.ndim == tensor.axis:
+    if dim is None or dim % tensor.local.ndim == tensor.axis:
         raise NoRule
     return tensor.like(func(tensor.local, dim, *args, **kwargs))
 
@@ -102,17 +119,17 @@ def reduction(func: Callable[..., Any], tensor: SplitTensor, *args: Any, **kwarg
     given = (dims,) if isinstance(dims, int) else dims
     if not isinstance(given, tuple | list) or isinstance(dims, bool):
         raise NoRule
-    given = [dim % tensor.ndim for dim in given]
+    given = [dim % tensor.local.ndim for dim in given]
     if not given or tensor.axis in given:
         raise NoRule
     local = func(tensor.local, *args, **kwargs)
-    return tensor.like(local, tensor.axis - (local.ndim < tensor.ndim) * sum(dim < tensor.axis for dim in given))
+    return tensor.like(local, tensor.axis - (local.ndim < tensor.local.ndim) * sum(dim < tensor.axis for dim in given))
 
 
 @rule("layer_norm", "rms_norm")
 def normalise(func: Callable[..., Any], tensor: Any, shape: Any, *args: Any, **kwargs: Any) -> Any:
     """Over the last dimensions, none of them split."""
-    if not isinstance(tensor, SplitTensor) or tensor.axis >= tensor.ndim - len(shape):
+    if not isinstance(tensor, SplitTensor) or tensor.axis >= tensor.local.ndim - len(shape):
         raise NoRule
     peers = tensor.peers
     args = tuple(peers.enter(value) if isinstance(value, Tensor) else value for value in args)
@@ -138,9 +155,11 @@ def whole_mask(tensor: SplitTensor, p: float) -> Tensor:
     """This worker's share of the factors by which dropout multiplies the whole tensor.
 
     The generator fills memory in its order, so the mask has the order of dimensions that the whole tensor would have.
+    A dimension of which this worker has one element has the stride of the next outer one, so it comes after that.
     """
-    order = sorted(range(tensor.ndim), key=lambda dim: (-tensor.local.stride(dim), dim))
-    ones = torch.empty_permuted(tensor.shape, order, dtype=tensor.dtype, device=tensor.device).fill_(1)
+    sizes, strides = tensor.local.shape, tensor.local.stride()
+    order = sorted(range(len(sizes)), key=lambda dim: (-strides[dim], sizes[dim] == 1, dim))
+    ones = torch.empty_permuted(tensor.sizes, order, dtype=tensor.dtype, device=tensor.device).fill_(1)
     with torch.no_grad():
         mask = F.dropout(ones, p, training=True)
     return take(mask, tensor.axis, tensor.shares, tensor.peers.rank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +18,8 @@ def viewed(tensor: SplitTensor, shape: Any) -> SplitTensor:
     """The tensor in another shape; one size may be -1."""
     shape = [int(size) for size in shape]
     if -1 in shape:
-        known = 1
-        for size in shape:
-            known *= size if size != -1 else 1
-        shape[shape.index(-1)] = tensor.numel() // known if known else 0
-    found = relocate(tuple(tensor.shape), tensor.axis, tensor.shares, tuple(shape))
+        shape[shape.index(-1)] = math.prod(tensor.sizes) // max(1, math.prod(size for size in shape if size != -1))
+    found = relocate(tensor.sizes, tensor.axis, tensor.shares, tuple(shape))
     if found is None:
         raise NoRule
     dim, split = found
@@ -49,58 +47,55 @@ def as_other(func: Callable[..., Any], tensor: Tensor, other: Tensor) -> Any:
 
 @rule("flatten")
 def flatten(func: Callable[..., Any], tensor: SplitTensor, start_dim: int = 0, end_dim: int = -1) -> Any:
-    start, end = start_dim % tensor.ndim, end_dim % tensor.ndim
-    return viewed(tensor, [*tensor.shape[:start], -1, *tensor.shape[end + 1 :]])
+    start, end = start_dim % tensor.local.ndim, end_dim % tensor.local.ndim
+    return viewed(tensor, [*tensor.sizes[:start], -1, *tensor.sizes[end + 1 :]])
 
 
 @rule("unflatten")
 def unflatten(func: Callable[..., Any], tensor: SplitTensor, dim: int, sizes: Any) -> Any:
-    dim, sizes = dim % tensor.ndim, list(sizes)
+    dim, sizes = dim % tensor.local.ndim, list(sizes)
     if -1 in sizes:
-        known = -1
-        for size in sizes:
-            known *= size
-        sizes[sizes.index(-1)] = tensor.shape[dim] // -known if known < 0 else tensor.shape[dim] // known
-    return viewed(tensor, [*tensor.shape[:dim], *sizes, *tensor.shape[dim + 1 :]])
+        sizes[sizes.index(-1)] = tensor.sizes[dim] // math.prod(size for size in sizes if size != -1)
+    return viewed(tensor, [*tensor.sizes[:dim], *sizes, *tensor.sizes[dim + 1 :]])
 
 
 @rule("permute")
 def permute(func: Callable[..., Any], tensor: SplitTensor, *args: Any, **kwargs: Any) -> Any:
-    dims = [dim % tensor.ndim for dim in _sizes(args, kwargs, "dims")]
+    dims = [dim % tensor.local.ndim for dim in _sizes(args, kwargs, "dims")]
     return tensor.like(tensor.local.permute(dims), dims.index(tensor.axis))
 
 
 @rule("transpose", "swapaxes", "swapdims")
 def transpose(func: Callable[..., Any], tensor: SplitTensor, dim0: int, dim1: int) -> Any:
-    dim0, dim1 = dim0 % tensor.ndim, dim1 % tensor.ndim
+    dim0, dim1 = dim0 % tensor.local.ndim, dim1 % tensor.local.ndim
     return tensor.like(tensor.local.transpose(dim0, dim1), {dim0: dim1, dim1: dim0}.get(tensor.axis, tensor.axis))
 
 
 @rule("movedim", "moveaxis", "t", "adjoint")
 def reorder(func: Callable[..., Any], tensor: SplitTensor, *args: Any, **kwargs: Any) -> Any:
     """The function itself says what it does, to a tensor without elements whose sizes are the dimensions' numbers."""
-    numbers = torch.empty(tuple(range(tensor.ndim)), device="meta")
+    numbers = torch.empty(tuple(range(tensor.local.ndim)), device="meta")
     order = list(func(numbers, *args, **kwargs).shape)
     return tensor.like(tensor.local.permute(order), order.index(tensor.axis))
 
 
 @rule("unsqueeze")
 def unsqueeze(func: Callable[..., Any], tensor: SplitTensor, dim: int) -> Any:
-    dim = dim % (tensor.ndim + 1)
+    dim = dim % (tensor.local.ndim + 1)
     return tensor.like(tensor.local.unsqueeze(dim), tensor.axis + (dim <= tensor.axis))
 
 
 @rule("squeeze")
 def squeeze(func: Callable[..., Any], tensor: SplitTensor, dim: Any = None) -> Any:
-    given = range(tensor.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
-    gone = [d % tensor.ndim for d in given if tensor.shape[d] == 1 and d % tensor.ndim != tensor.axis]
+    given = range(tensor.local.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
+    gone = [d % tensor.local.ndim for d in given if tensor.sizes[d] == 1 and d % tensor.local.ndim != tensor.axis]
     return tensor.like(tensor.local.squeeze(tuple(gone)), tensor.axis - sum(d < tensor.axis for d in gone))
 
 
 @rule("expand", "broadcast_to")
 def expand(func: Callable[..., Any], tensor: SplitTensor, *args: Any, **kwargs: Any) -> Any:
     sizes = list(_sizes(args, kwargs, "size"))
-    dim = tensor.axis + len(sizes) - tensor.ndim
+    dim = tensor.axis + len(sizes) - tensor.local.ndim
     if sizes[dim] not in (-1, tensor.shares.size):
         raise NoRule
     sizes[dim] = -1
@@ -110,7 +105,7 @@ def expand(func: Callable[..., Any], tensor: SplitTensor, *args: Any, **kwargs: 
 @rule("repeat")
 def repeat(func: Callable[..., Any], tensor: SplitTensor, *args: Any, **kwargs: Any) -> Any:
     times = _sizes(args, kwargs, "repeats")
-    dim = tensor.axis + len(times) - tensor.ndim
+    dim = tensor.axis + len(times) - tensor.local.ndim
     split = Split(tensor.shares.counts, tensor.shares.pieces * times[dim])
     return tensor.like(tensor.local.repeat(times), dim, split)
 
@@ -122,7 +117,7 @@ def repeat_interleave(
     if not isinstance(repeats, int) or dim is None or kwargs:
         raise NoRule
     split = tensor.shares
-    if dim % tensor.ndim == tensor.axis:
+    if dim % tensor.local.ndim == tensor.axis:
         split = Split(split.counts, tuple(piece * repeats for piece in split.pieces))
     return tensor.like(tensor.local.repeat_interleave(repeats, dim), split=split)
 
@@ -134,7 +129,7 @@ def index(func: Callable[..., Any], tensor: Any, key: Any) -> Any:
     keys = list(key) if isinstance(key, tuple) else [key]
     if any(not (k is None or k is Ellipsis or isinstance(k, slice) or type(k) is int) for k in keys):
         raise NoRule
-    missing = tensor.ndim - sum(k is not None and k is not Ellipsis for k in keys)
+    missing = tensor.local.ndim - sum(k is not None and k is not Ellipsis for k in keys)
     place = keys.index(Ellipsis) if Ellipsis in keys else len(keys)
     keys[place : place + 1] = [slice(None)] * missing
     split, found, old, new = tensor.shares, 0, 0, 0
@@ -162,13 +157,13 @@ def _slice(tensor: SplitTensor, key: Any) -> tuple[Split, slice]:
 @rule("split", "chunk", "split_with_sizes", "tensor_split")
 def divide(func: Callable[..., Any], tensor: SplitTensor, *args: Any, **kwargs: Any) -> Any:
     """The function itself says where it cuts, on a tensor without memory."""
-    parts = func(torch.empty(tensor.shape, device="meta"), *args, **kwargs)
-    dim = next((d for d in range(tensor.ndim) if parts[0].shape[d] != tensor.shape[d]), None)
+    parts = func(torch.empty(tensor.sizes, device="meta"), *args, **kwargs)
+    dim = next((d for d in range(tensor.local.ndim) if parts[0].shape[d] != tensor.sizes[d]), None)
     if dim is None:
         raise NoRule
     start, found = 0, []
     for part in parts:
-        key = [slice(None)] * tensor.ndim
+        key = [slice(None)] * tensor.local.ndim
         key[dim] = slice(start, start + part.shape[dim])
         found.append(index(Tensor.__getitem__, tensor, tuple(key)))
         start += part.shape[dim]
@@ -177,7 +172,7 @@ def divide(func: Callable[..., Any], tensor: SplitTensor, *args: Any, **kwargs: 
 
 @rule("unbind", "__iter__")
 def unbind(func: Callable[..., Any], tensor: SplitTensor, dim: int = 0) -> Any:
-    dim = dim % tensor.ndim
+    dim = dim % tensor.local.ndim
     if dim == tensor.axis:
         raise NoRule
     parts = tuple(tensor.like(part, tensor.axis - (dim < tensor.axis)) for part in tensor.local.unbind(dim))
@@ -189,7 +184,7 @@ def join(func: Callable[..., Any], tensors: Any, dim: int = 0, **kwargs: Any) ->
     leader = next(splits_of(tensors))
     stacked = func.__name__ == "stack"
     tensors = [t for t in tensors if stacked or t.shape != (0,)]  # caches begin as empty tensors of one dimension
-    dim = dim % (leader.ndim + stacked)
+    dim = dim % (leader.local.ndim + stacked)
     here = stacked or dim != leader.axis
     if kwargs or (any(not isinstance(t, SplitTensor) for t in tensors) and not here):
         raise NoRule
