@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from manyhands.errors import UserError
@@ -109,7 +109,7 @@ class Between(TorchFunctionMode):
         return (
             isinstance(tensor, Placeholder)
             or getattr(tensor, _MARK, None) is self._token
-            or id(tensor) in self._script.parameter_ids
+            or isinstance(tensor, nn.Parameter)
         )
 
     def _involved(self, values: Iterable[Any]) -> bool:

@@ -74,7 +74,6 @@ class Script:
             for name, p in recording.parameters.items()
             if name not in owned
         }
-        self.parameter_ids = frozenset(map(id, self.parameters.values()))
         device = _device(self.parameters.values())
         self.base = [_placeholder(value, device) for value in recording.values]
         self.copied = {v.id for v in receives if any(2 * self.first < t <= 2 * self.last for t in v.written)}
