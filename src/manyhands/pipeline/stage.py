@@ -68,6 +68,10 @@ class Task(Protocol):
         """What the last stage differentiates: the loss, as a scalar."""
         ...
 
+    def sent(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The values that cross to the next stage, in the form in which they travel."""
+        ...
+
     def forward_done(self, stage: int, micro_batch: int) -> None: ...
 
     def before_backward(self, stage: int, micro_batch: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -172,7 +176,7 @@ class Stage:
         if self.is_last:
             held = _Held((self._task.loss(self.stage_index, micro_batch, output),), received, None)
         else:
-            held = _Held(tuple(output), received, self._randomness.read())
+            held = _Held(self._task.sent(output), received, self._randomness.read())
         self._held[micro_batch] = held
         self.high_water = max(self.high_water, len(self._held))
         self._task.forward_done(self.stage_index, micro_batch)
@@ -258,7 +262,7 @@ class Stage:
         output = self.body(inputs, received)
         if self.is_last:
             return output
-        self._held[_INFERRED] = _Held(tuple(output), received, self._randomness.read())
+        self._held[_INFERRED] = _Held(self._task.sent(output), received, self._randomness.read())
         return None
 
     def pass_on(self) -> None:

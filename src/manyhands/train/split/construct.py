@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -12,11 +15,14 @@ from manyhands.collective import assign_blocks
 from manyhands.errors import UserError
 from manyhands.pipeline import Table, make_table
 from manyhands.pipeline.stages import Recording, StageModule, find_units, record
-from manyhands.plan import Layout
+from manyhands.plan import Layout, Traits, judge
+from manyhands.tensor_parallel import apply, context, derive
+from manyhands.tensor_parallel.values import Placement, placement
 from manyhands.train.split.mesh import Mesh
 from manyhands.train.split.parts import Built, Part, Whole, empty, give_to, make_handles
 from manyhands.train.split.sharding import ShardedBody, Sharding
 from manyhands.train.split.ties import Tie
+from manyhands.train.traits import find_traits
 
 if TYPE_CHECKING:
     from manyhands.train.split.trainer import SplitTrainer
@@ -32,18 +38,22 @@ def construct(trainer: SplitTrainer, mesh: Mesh, cuts: Sequence[int] | None) -> 
         UserError: the model cannot be split so.
     """
     model, layout = trainer.model, trainer.layout
+    traits = find_traits(trainer.job, model)
+    judge(layout, traits).check()
     table = _table(layout, assign_blocks(trainer.job.micro_batches, layout.dp)[mesh.replica].size)
     before: dict[Tensor, str] = {param: name for name, param in model.named_parameters()}
     ties: list[Tie] = []
-    if layout.pp == 1:
-        found: tuple[int, ...] = ()
-        names = trainer.names
-        parts = [Part(0, Whole(model), list(names.order), list(names.buffers), list(find_units(model)))]
-    else:
-        recording = record(model, trainer.sample())
+    found: tuple[int, ...] = ()
+    if layout.pp > 1:
+        recording = _record(trainer, traits)
         found = _cuts(trainer, mesh, recording, table.stages, cuts)
+        placements = _split_layers(trainer, mesh)
         parts = _stages(model, recording, table, found, mesh)
         ties = _ties(recording, table, found, mesh)
+    else:
+        placements = _split_layers(trainer, mesh)
+        names = trainer.names
+        parts = [Part(0, Whole(model), list(names.order), list(names.buffers), list(find_units(model)))]
     owned = [name for name in trainer.names.order if any(name in part.parameters for part in parts)]
     empty(model, owned)
     shardings: dict[int, Sharding] = {}
@@ -70,9 +80,41 @@ def construct(trainer: SplitTrainer, mesh: Mesh, cuts: Sequence[int] | None) -> 
         mesh=mesh,
         parameters=parameters,
         shardings=shardings,
-        divided=divided,
+        sharded=divided,
+        placements={name: found for name, found in placements.items() if name in owned},
+        context=context if layout.tp > 1 else nullcontext,
         borrowed=borrowed,
     )
+
+
+def _record(trainer: SplitTrainer, traits: Traits) -> Recording:
+    """How the model can be cut; refuses what the layout cannot be.
+
+    Raises:
+        UserError: the model cannot be cut like this; says where and why.
+    """
+    try:
+        recording = record(trainer.model, trainer.sample())
+    except UserError as error:
+        judge(trainer.layout, replace(traits, uncut=str(error))).check()
+        raise
+    names = [unit.name for unit in recording.units]
+    if len(names) < trainer.layout.stages:
+        uncut = f"it can be cut only into {len(names)}: {', '.join(names)}. {_why_not_more(recording)}"
+        judge(trainer.layout, replace(traits, units=len(names), uncut=uncut)).check()
+    judge(trainer.layout, find_traits(trainer.job, trainer.model, names)).check()
+    return recording
+
+
+def _split_layers(trainer: SplitTrainer, mesh: Mesh) -> dict[str, Placement]:
+    """Divide every layer that can be over the tensor group; by name, how the parameters are divided."""
+    if trainer.layout.tp == 1:
+        return {}
+    plan = derive(trainer.model, trainer.sample(), trainer.layout.tp)
+    gc.collect()  # a graph that still waits to be collected keeps nodes that know parameters by their whole shapes
+    apply(trainer.model, plan, mesh.along("tp"))
+    placements = {name: placement(param) for name, param in trainer.model.named_parameters()}
+    return {name: found for name, found in placements.items() if found is not None and found.split is not None}
 
 
 def _table(layout: Layout, micro_batches: int) -> Table:
@@ -86,12 +128,6 @@ def _cuts(
 ) -> tuple[int, ...]:
     """The first unit of every stage: given by the user, known from before, or found by measuring."""
     names = [unit.name for unit in recording.units]
-    if len(names) < stages:
-        raise UserError(
-            f"layout {trainer.layout} cuts the model into {stages} stages, and it can be cut only into {len(names)}: "
-            f"{', '.join(names)}. {_why_not_more(recording)}"
-            f"Use pp={max(1, len(names) // trainer.layout.stages_per_rank)}."
-        )
     if trainer.layout.cuts:
         return (0, *(_unit(cut, names) for cut in trainer.layout.cuts))
     if known is not None:

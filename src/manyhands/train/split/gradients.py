@@ -49,7 +49,7 @@ class SplitGradients:
         on_wait: Callable[[bool], None],
     ) -> None:
         parts, handles, ties, mesh = built.parts, built.handles, built.ties, built.mesh
-        self._reduced = set(built.divided) if mesh.layout.shard >= 2 else set()
+        self._reduced = set(built.sharded) if mesh.layout.shard >= 2 else set()
         """Names of the parameters whose gradients FSDP adds up."""
         self._model, self._built = model, built
         self._parameters, self._parts, self._handles, self._mesh = built.parameters, list(parts), handles, mesh
@@ -194,10 +194,11 @@ class SplitGradients:
         unused = set(self._order).intersection(*(f["unused"] for f in replicas))
         for name, item in self._item.items():
             gradient = None if name in unused else total(item).contiguous()
-            if gradient is not None and name in self._built.divided:
+            if gradient is not None and name in self._built.sharded:
                 self._renew(name)
-                self.norms[name] = float(torch.linalg.vector_norm(gradient))
-                gradient = self._built.mine(name, gradient)
+                if name not in self._built.placements:
+                    self.norms[name] = float(torch.linalg.vector_norm(gradient))
+                gradient = self._built.of_replica(name, gradient)
             self._handles[name].grad = gradient
 
     def _renew(self, name: str) -> None:
@@ -270,7 +271,7 @@ class SplitGradients:
 def _whole_form(built: Built, name: str) -> Tensor:
     """A tensor of the form in which the parameter's gradient is summed."""
     param = built.parameters[name]
-    return torch.empty(param.shape, dtype=param.dtype, device=param.device) if name in built.divided else param
+    return torch.empty(param.shape, dtype=param.dtype, device=param.device) if name in built.sharded else param
 
 
 def _local(gradient: Tensor | None) -> Tensor | None:

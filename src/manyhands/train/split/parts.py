@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from torch.optim import Optimizer
 
 from manyhands.pipeline import Table
 from manyhands.pipeline.stage import Body, Crossing
+from manyhands.tensor_parallel.exchange import take
+from manyhands.tensor_parallel.values import Placement
 from manyhands.train.batch import call
 from manyhands.train.split.mesh import Mesh
 from manyhands.train.split.sharding import Sharding
@@ -79,8 +82,10 @@ class Built:
     parameters: dict[str, nn.Parameter]
     """By global name, the model's; FSDP shows others in their place while it has gathered them."""
     shardings: dict[int, Sharding]
-    divided: set[str]
-    """Names of the parameters of which only a share is here."""
+    sharded: set[str]
+    """Names of the parameters that replicas divide."""
+    placements: dict[str, Placement]
+    """By name, how parameters are divided over the tensor group."""
     borrowed: set[str]
     """Names of the parameters of which this is a copy: an earlier stage owns them."""
     context: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -90,24 +95,43 @@ class Built:
         """Whether this worker hands the parameter over when the state is put together."""
         return name not in self.borrowed and self.mesh.speaks
 
+    @cached_property
+    def divided(self) -> set[str]:
+        """Names of the parameters of which only a share is here."""
+        return self.sharded | set(self.placements)
+
     def counts(self, name: str) -> bool:
         """Whether this worker's share counts in the norm: every element once."""
-        return name not in self.borrowed
+        first_replica = name in self.sharded or self.mesh.replica == 0
+        return name not in self.borrowed and first_replica and (name in self.placements or self.mesh.shard == 0)
 
     def whole(self, name: str, share: Tensor) -> Tensor:
         """A parameter, or a tensor of its form, put together; all that share it must call this together."""
-        param = self._parameter(name)
-        made = DTensor.from_local(
-            share, param.device_mesh, param.placements, run_check=False, shape=param.shape, stride=param.stride()
-        )
-        return made.full_tensor()
+        if name in self.sharded:
+            param = self._parameter(name)
+            mesh, form = param.device_mesh, {"shape": param.shape, "stride": param.stride()}
+            share = DTensor.from_local(share, mesh, param.placements, run_check=False, **form).full_tensor()
+        if name in self.placements:
+            placed = self.placements[name]
+            assert placed.split is not None
+            share = placed.peers.join(share, placed.dim, placed.split)
+        return share
 
     def mine(self, name: str, whole: Tensor) -> Tensor:
         """This worker's share."""
-        if name not in self.divided:
-            return whole
+        share = whole
+        if name in self.placements:
+            placed = self.placements[name]
+            assert placed.split is not None
+            share = take(share, placed.dim, placed.split, placed.peers.rank)
+        if name in self.sharded:
+            share = self.of_replica(name, share)
+        return share
+
+    def of_replica(self, name: str, share: Tensor) -> Tensor:
+        """Of what a tensor group's worker has, this replica's share."""
         param = self._parameter(name)
-        here = whole.to(param.to_local().device)
+        here = share.to(param.to_local().device)
         return distribute_tensor(here, param.device_mesh, param.placements, src_data_rank=None).to_local()
 
     def _parameter(self, name: str) -> DTensor:

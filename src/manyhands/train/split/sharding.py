@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 
 from manyhands.pipeline.runtime import reduce_sharded
 from manyhands.pipeline.stage import Body, Crossing
+from manyhands.tensor_parallel import whole
 
 
 class ShardedBody(nn.Module):
@@ -74,7 +75,7 @@ class ShardedBody(nn.Module):
         self._body.entered = hook
 
     def forward(self, inputs: Any, received: Sequence[Tensor] = ()) -> Any:
-        return self._body(inputs, received)
+        return whole(self._body(inputs, received))  # FSDP hangs hooks on the output, which shares of a tensor do not take
 
 
 def _within(name: str, module: str) -> bool:

@@ -21,6 +21,7 @@ from manyhands.pipeline.runtime import Pipeline, TorchSplit
 from manyhands.pipeline.stage import Stage
 from manyhands.plan import Plan
 from manyhands.state import tree_sha256
+from manyhands.tensor_parallel import whole
 from manyhands.timeline import Recorder
 from manyhands.train.batch import call
 from manyhands.train.split import norms
@@ -125,7 +126,8 @@ class SplitTrainer(Trainer):
 
     def infer(self, inputs: Any) -> Any:
         """The model's output, where its last stage is; None elsewhere. Within `computing`."""
-        return self._pipeline.infer(inputs)
+        output = self._pipeline.infer(inputs)
+        return whole(output) if self.layout.tp > 1 else output
 
     def computing(self) -> ExitStack:
         """Around forward and loss."""
@@ -146,9 +148,14 @@ class SplitTrainer(Trainer):
 
     def loss(self, stage: int, micro_batch: int, output: Any) -> Tensor:
         loss = self.job.loss(output, self._waiting[stage, micro_batch])
+        if self.layout.tp > 1:
+            loss = whole(loss)
         check_loss(loss)
         self._losses.append(float(loss.detach()))
         return loss / self.job.micro_batches
+
+    def sent(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(whole(list(values))) if self.layout.tp > 1 else tuple(values)
 
     def forward_done(self, stage: int, micro_batch: int) -> None:
         assert self._split is not None
