@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manyhands.collective import Contribution, Edge, Forest, Op, Tree, compile_forest, count_chunks, ranges
+from manyhands.collective import (
+    Contribution,
+    Edge,
+    Forest,
+    Op,
+    Tree,
+    compile_forest,
+    count_ahead,
+    count_chunks,
+    ranges,
+)
 from manyhands.collective.blocks import assign_blocks
 
 
@@ -108,7 +118,7 @@ def test_every_forest_does_its_operation(data, operation):
     place = operation not in ("reduce_scatter", "all_gather", "reduce") and data.draw(st.booleans())
     generator = np.random.default_rng(0)
     given_ = [[generator.integers(0, 100, part if operation == "all_gather" else numel)] for _ in range(world)]
-    outputs, inputs = run(forest, numel, chunks, given_, in_place=place)
+    outputs, inputs = run(forest, numel, chunks, given_, in_place=place, ahead=data.draw(st.integers(0, 4)))
     total = sum(row[0] for row in given_)
     root = forest.rank[forest.trees[0].root]
     for rank, output in enumerate(outputs):
@@ -154,6 +164,7 @@ def test_aligned_sums_are_the_same_bits_for_every_forest_and_every_number_of_mem
         association="aligned",
         contribution=Contribution(nodes, leaves),
         in_place=False,
+        ahead=data.draw(st.integers(0, 3)),
     )
     for output in outputs:
         assert np.array_equal(output, tree_sum(0, leaves))
@@ -169,3 +180,22 @@ def test_parts_of_ranks_are_never_rounded():
 def test_large_data_flows_in_many_chunks_and_small_data_in_one(size, few, many):
     forest = Forest("x", "all_reduce", ("a", "b"), (Tree(Fraction(1), "a", (Edge("b", "a"),), (Edge("a", "b"),)),))
     assert few <= count_chunks(forest, size) <= many
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_every_rank_sends_so_many_chunks_before_it_waits(ahead):
+    there, back = (Edge("a", "b"),), (Edge("b", "a"),)
+    trees = (Tree(Fraction(1, 2), "a", back, there), Tree(Fraction(1, 2), "b", there, back))
+    forest = Forest("ring", "all_reduce", ("a", "b"), trees)
+    for rank in (0, 1):
+        ops = [step.op for step in compile_forest(forest, rank, 1 << 12, chunks=8, ahead=ahead).instructions]
+        assert ops.index(Op.RECEIVE_ADD) == 1 + ahead
+
+
+def test_less_is_sent_ahead_the_larger_chunks_are():
+    tree = Tree(Fraction(1), "a", (Edge("b", "a"),), (Edge("a", "b"),))
+    forest = Forest("x", "all_reduce", ("a", "b"), (tree,))
+    counts = [count_ahead(forest, 1 << 20, chunks, lead=1 << 18) for chunks in (1, 4, 8, 16)]
+    assert counts == [0, 0, 1, 3]
+    assert count_ahead(forest, 1 << 10, 1, lead=1 << 18) == 0  # there is nothing more to send
+    assert count_ahead(forest, 1 << 20, 16, lead=0) == 0

@@ -6,6 +6,10 @@ the edges it depends on. Every rank sorts what it has to do by time. So the orde
 at both ends and needs no headers, and the ranks cannot block each other in a circle: among the messages that are not
 yet through, one with the least time has all it needs, and a receiver that is there for it.
 
+A message is taken half a step after its time, so every rank sends before it waits; or `ahead` steps more: then so many
+more chunks are on their way, and a link has work while a rank waits for a core. Levels on a tree's way are 1 + ahead
+steps apart, so what is sent on has been taken. In the code, times are in half steps.
+
 All trees are cut into the same number of chunks: each tree's chunks are as large as its share, so in every unit
 of time each link carries its share of the plan. With C chunks and a tree of depth d the links stand idle for
 d / (C + d) of the time.
@@ -27,6 +31,8 @@ from manyhands.collective.sums import Stream, Sums
 from manyhands.collective.tree import Node, fold
 
 Association = Literal["any", "aligned"]
+_STEP = 2
+"""From a chunk's time to that of the next, in half steps."""
 
 
 class Contribution(NamedTuple):
@@ -52,6 +58,7 @@ def compile_forest(
     contribution: Contribution | None = None,
     in_place: bool = True,
     lossy: bool = False,
+    ahead: int = 0,
 ) -> Program:
     """The program of one rank (or helper: `forest.rank` numbers them).
 
@@ -64,9 +71,10 @@ def compile_forest(
             inputs are overwritten all the same, and for `reduce_scatter` and `all_gather`.
         lossy: for all-reduce, prepare the program for a lossy wire format (lossy.py): one more buffer, before the
             scratch, holds what earlier rounds lost.
+        ahead: chunks that are sent before the first must have been taken, besides one.
     """
     contribution = contribution or one_each(len(forest.members))
-    return Compiler(forest, rank, numel, chunks, association, contribution, in_place, lossy).compile()
+    return Compiler(forest, rank, numel, chunks, association, contribution, in_place, lossy, ahead).compile()
 
 
 class Compiler:
@@ -80,8 +88,9 @@ class Compiler:
         contribution: Contribution,
         in_place: bool,
         lossy: bool,
+        ahead: int,
     ) -> None:
-        self.lossy = lossy
+        self.lossy, self.ahead = lossy, ahead
         self.forest, self.rank, self.numel, self.chunks = forest, rank, numel, chunks
         self.aligned = association == "aligned"
         self.contribution = contribution
@@ -164,18 +173,19 @@ class Compiler:
     # One tree
 
     def _stream(self, index: int, tree: Tree, start: int, stop: int) -> Stream:
-        levels = levels_of(tree)
+        hop = _STEP * (1 + self.ahead)
+        levels = levels_of(tree, hop)
         stream = Stream(index, start, stop, tree.root == self.name)
-        stream.start_level = max((level + 1 for level in levels.reduce.values()), default=0)
+        stream.start_level = max((level + hop for level in levels.reduce.values()), default=0)
         for edge, level in levels.reduce.items():
             if edge.target == self.name:
-                stream.children.append((level, edge))
+                stream.children.append((level + hop - 1, edge))
                 stream.incoming.append(self.partials(tree, edge))
             if edge.source == self.name:
                 stream.parent = (level, edge)
         for edge, level in levels.broadcast.items():
             if edge.target == self.name:
-                stream.source = (level, edge)
+                stream.source = (level + hop - 1, edge)
             if edge.source == self.name:
                 stream.targets.append((level, edge))
         if self.reduces:
@@ -183,7 +193,7 @@ class Compiler:
         if not self.member:
             stream.slots += 1
         used = [level for level, _ in (*stream.children, *stream.targets, stream.parent or stream.source or (0, None))]
-        stream.turns = 1 + max(used) - min(used)
+        stream.turns = 1 + (max(used) - min(used)) // _STEP
         return stream
 
     def partials(self, tree: Tree, edge: Edge) -> list[Node]:
@@ -210,6 +220,7 @@ class Compiler:
         return self.forest.rank[name]
 
     def _run(self, stream: Stream, chunk: int, start: int, count: int) -> None:
+        time = _STEP * chunk
         held: list[Place] = []
         result = self.result(start) if self.member else None
         if self.reduces:
@@ -220,7 +231,7 @@ class Compiler:
             level, edge = stream.parent
             for place in held:
                 self.emit(
-                    chunk + level,
+                    time + level,
                     stream,
                     Instruction(
                         Op.SEND,
@@ -235,20 +246,20 @@ class Compiler:
             level, edge = stream.source
             result = result or self.scratch(stream, chunk, stream.slots - 1)
             self.emit(
-                chunk + level,
+                time + level,
                 stream,
                 Instruction(Op.RECEIVE, count, target=result, peer=self.peer(edge.source), rail=rail_of(edge)),
             )
         elif stream.root and held:
             result = held[0]
             if self.lossy:  # so that the root has what the others get
-                time = chunk + stream.start_level
+                begin = time + stream.start_level
                 rounded = Instruction(Op.ROUND, count, target=result, left=result, right=self._lost(start))
-                self.emit(time, stream, rounded)
+                self.emit(begin, stream, rounded)
         for level, edge in stream.targets:
             assert result is not None
             self.emit(
-                chunk + level,
+                time + level,
                 stream,
                 Instruction(Op.SEND, count, left=result, peer=self.peer(edge.target), rail=rail_of(edge)),
             )
@@ -258,15 +269,15 @@ class Compiler:
         own = Place(0, start - self.rank * self.part) if self.forest.operation == "all_gather" else Place(0, start)
         result = self.result(start)
         if own != result:
-            self.emit(chunk, stream, Instruction(Op.COPY, count, target=result, left=own))
+            self.emit(_STEP * chunk, stream, Instruction(Op.COPY, count, target=result, left=own))
         return result
 
     def _reduce(self, stream: Stream, chunk: int, start: int, count: int) -> list[Place]:
         """Join the node's own data with what its children send. Returns where the partial sums are, in order."""
-        sums = Sums(self, stream, chunk, start, count)
+        sums = Sums(self, stream, chunk, _STEP * chunk, start, count)
         for buffer, node in enumerate(self.own):
             sums.hold(node, Place(buffer, start))
         for (level, edge), nodes in zip(stream.children, stream.incoming, strict=True):
             for node in nodes:
-                sums.receive(node, chunk + level, edge)
+                sums.receive(node, _STEP * chunk + level, edge)
         return sums.finish()

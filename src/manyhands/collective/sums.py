@@ -19,7 +19,7 @@ class Stream:
     stop: int
     root: bool
     children: list[tuple[int, Edge]] = field(default_factory=list)
-    """With the level of each edge, in order."""
+    """With the time of its first chunk, in order: when it is taken, as of `source`, or sent."""
     parent: tuple[int, Edge] | None = None
     source: tuple[int, Edge] | None = None
     targets: list[tuple[int, Edge]] = field(default_factory=list)
@@ -59,13 +59,13 @@ class Writer(Protocol):
 class Sums:
     """The partial sums of one chunk at one node, joined as they come."""
 
-    def __init__(self, compiler: Writer, stream: Stream, chunk: int, start: int, count: int) -> None:
+    def __init__(self, compiler: Writer, stream: Stream, chunk: int, time: int, start: int, count: int) -> None:
         self.compiler, self.stream, self.chunk, self.start, self.count = compiler, stream, chunk, start, count
         self.places: dict[Node, Place] = {}
         slots = stream.slots - (not compiler.member)
         self.free = [compiler.scratch(stream, chunk, slot) for slot in range(slots)]
         self.expected = len(compiler.own) + sum(map(len, stream.incoming))
-        self.time = chunk
+        self.time = time
 
     def hold(self, node: Node, place: Place) -> None:
         """The node's own data."""

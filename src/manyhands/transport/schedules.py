@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from manyhands.cluster import Cluster
 from manyhands.collective import (
+    LEAD,
     MEMORY_CHUNK,
     NETWORK_CHUNK,
     Forest,
@@ -22,6 +23,7 @@ from manyhands.collective import (
     Wire,
     compile_forest,
     compressed,
+    count_ahead,
     count_chunks,
     forest_from_json,
     forest_to_json,
@@ -65,6 +67,7 @@ class Schedules:
         self.told_by_rank_0 = cluster is not None and world > 1
         self._planner: Planner = planned(cluster) if cluster else direct(names(world))
         self._smallest = NETWORK_CHUNK if cluster else MEMORY_CHUNK
+        self._lead = LEAD if cluster else 0
         self._agreement, self._say, self._encode = agreement, say, encode
         self._forests: dict[tuple[Operation, int, int], Forest] = {}
         self._programs: OrderedDict[tuple[Operation, int, int, int, Wire], Scheduled] = OrderedDict()
@@ -84,12 +87,13 @@ class Schedules:
             return self._programs[key]
         forest = self._forest(operation, numel * itemsize, root, timeout)
         chunks = count_chunks(forest, numel * itemsize, self._smallest)
+        ahead = count_ahead(forest, numel * itemsize, chunks, self._lead)
         in_place = operation in ("all_reduce", "broadcast")
         lossy = wire != "full"
-        program = compile_forest(forest, self.rank, numel, chunks=chunks, in_place=in_place, lossy=lossy)
+        program = compile_forest(forest, self.rank, numel, chunks=chunks, in_place=in_place, lossy=lossy, ahead=ahead)
         if lossy:
             program = compressed(program, wire)
-        digest = hashlib.sha256(f"{forest_to_json(forest)} {chunks} {wire}".encode()).digest()
+        digest = hashlib.sha256(f"{forest_to_json(forest)} {chunks} {ahead} {wire}".encode()).digest()
         self._programs[key] = Scheduled(self._encode(program, itemsize), digest)
         if len(self._programs) > _REMEMBERED:
             self._programs.popitem(last=False)

@@ -97,7 +97,10 @@ def test_any_forest_over_any_channels_gives_the_same_bits_as_computed_at_once(da
     place = operation in ("all_reduce", "broadcast") and data.draw(st.booleans())
     portable = data.draw(st.sets(st.integers(0, nodes - 1), max_size=nodes))
     capacity = data.draw(st.sampled_from([0, 64, 128, 4096]))
-    programs = [compile_forest(forest, rank, numel, chunks=chunks, in_place=place) for rank in range(nodes)]
+    ahead = data.draw(st.integers(0, 3))
+    programs = [
+        compile_forest(forest, rank, numel, chunks=chunks, in_place=place, ahead=ahead) for rank in range(nodes)
+    ]
     generator = np.random.default_rng(data.draw(st.integers(0, 9)))
     dtype = data.draw(st.sampled_from([torch.int64, torch.int16, torch.uint8]))
     with Bench(nodes, portable, capacity) as bench:
