@@ -25,10 +25,11 @@ def chart(rows: list[dict[str, Any]]) -> str:
         "<style>text{fill:#24292f} .g{stroke:#8a919955} .v{font-size:10px} "
         "@media (prefers-color-scheme:dark){text{fill:#d5dbe1}}</style>",
     ]
-    for index, (side, colour) in enumerate(SIDES.items()):
-        x = _LEFT + index * 140
+    x = _LEFT
+    for side, colour in SIDES.items():
         parts.append(f'<rect x="{x}" y="10" width="12" height="12" fill="{colour}"/>')
         parts.append(f'<text x="{x + 18}" y="21">{html.escape(side)}</text>')
+        x += 44 + 8 * len(side)
     for tenths in range(0, 11, 2):
         x = _LEFT + scale * tenths / 10
         parts.append(f'<path class="g" d="M{x:.1f} {_TOP - 8}V{height - 24}"/>')
