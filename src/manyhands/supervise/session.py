@@ -36,6 +36,8 @@ class Session:
     """Fields of `Plan` that were given; a resumed run keeps its own for the others."""
     care: Care = field(default_factory=Care)
     trackers: tuple[str, ...] = ()
+    trial: int | None = None
+    """Train only so many steps and look at them closely: `figures` in `result.json`, one entry per rank."""
     quiet: bool = False
     debug: bool = False
 
@@ -55,6 +57,8 @@ def run_session(session: Session) -> int:
     else:
         assert session.job_file is not None
         settings = _settings(session.job_file, session.arguments)
+        if session.trial is not None:
+            settings["trial"] = session.trial
     before = settings.get("plan", {})
     plan = Plan.merged(before, session.plan)
     slots, board, loop = Slots(), Board(), Loop()
@@ -66,6 +70,7 @@ def run_session(session: Session) -> int:
         "board": board.descriptor,
         "slots": slots.descriptors,
         "snapshot_share": session.care.snapshot_share,
+        "trial": settings.get("trial"),
     }
     inherit = (board.descriptor, *slots.descriptors)
     engine = LocalEngine("manyhands.train.worker:prepare", spec, loop, inherit)

@@ -86,6 +86,8 @@ class Supervisor:
         self._out_of_memory = OutOfMemory()
         self._ending: Ending | None = None
         self._sha256 = ""
+        self._figures: dict[int, Any] = {}
+        """By rank, what workers of a short run found out."""
         self._cuts: dict[str, list[int]] = {}
         """By layout, where its stages begin: found once, by measurement."""
         self._interrupts = 0
@@ -323,6 +325,8 @@ class Supervisor:
         member.step = message["step"]
         member.sha256 = message["sha256"]
         member.whole = message["whole"]
+        if "figures" in message and member.rank is not None:
+            self._figures[member.rank] = message["figures"]
         self._set_phase(member, Phase.FINISHED)
         if not member.sha256:  # it holds a part; the one that put the parts together says what they are
             return
@@ -504,6 +508,8 @@ class Supervisor:
             "durable_step": self._checkpoints.durable,
             "seconds": time.monotonic() - self._began,
         }
+        if self._figures:
+            figures["figures"] = [self._figures[rank] for rank in sorted(self._figures)]
         return conclude(self._directory, ending, self._record, figures, self._view.note)
 
     @property

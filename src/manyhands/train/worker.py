@@ -37,6 +37,7 @@ from manyhands.shm import Board, Slots
 from manyhands.state import Budget, Image, bit_sum, read_image, state_bytes, tree_sha256
 from manyhands.timeline import Recorder
 from manyhands.train.jobfile import load_job, where
+from manyhands.train.probe import Probe, shortened
 from manyhands.train.trainer import NotFiniteError, Step, Trainer
 from manyhands.transport import Group, GroupError, PeerLostError, links_over
 from manyhands.transport.interpreter import library
@@ -60,7 +61,8 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Channel, in
     """The engine's entry: load the job, once, in the process that workers are forked from.
 
     Args:
-        spec: `job_file`, `arguments`, `cwd`, `plan`, `board`, `slots` (descriptors), `snapshot_share`.
+        spec: `job_file`, `arguments`, `cwd`, `plan`, `board`, `slots` (descriptors), `snapshot_share`, `trial`
+            (steps of a short run that is looked at closely, or None).
 
     Returns:
         Facts for the supervisor, and the main function of a worker.
@@ -70,7 +72,11 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Channel, in
     library()  # compiled once on a machine, loaded before the workers are forked
     os.chdir(spec["cwd"])  # where the run began: its flags may hold relative paths
     job = load_job(Path(spec["job_file"]), spec["arguments"])
+    if spec.get("trial"):
+        job = shortened(job, spec["trial"])
     plan = Plan(**spec["plan"])
+    if plan.layout.split:
+        _split_trainer()
     cuda_devices = torch.cuda.device_count()
     if torch.cuda.is_initialized():
         raise UserError(
@@ -132,6 +138,7 @@ class _Worker:
         self.slots = Slots(tuple(spec["slots"]))
         self.budget = Budget(spec["snapshot_share"], expected=0.0)
         self.recorder = Recorder(self._whereabouts)
+        self.probe = Probe(self.recorder) if spec.get("trial") else None
         self.trainer: Trainer | None = None
         self.keeper = False
         self.touched: set[int] = set()
@@ -211,6 +218,8 @@ class _Worker:
                 exchanged = trainer.join(group, self._waiting)
             if self.keeper and group is not None:
                 self.channel.send({"say": "joined", "exchange": exchanged, "cuts": trainer.cuts})
+            if self.probe is not None:
+                self.probe.joined(group)
             doing = "training"
             self._train()
         except PeerLostError as error:
@@ -265,7 +274,7 @@ class _Worker:
         while trainer.step < trainer.total_steps:
             self.recorder.keep_spans = trainer.step < 10 or trainer.step % every == 0
             began = time.monotonic_ns()
-            step = trainer.train_step(self._listen)
+            step = self.probe.step(trainer, self._listen) if self.probe else trainer.train_step(self._listen)
             self.recorder.enter("snapshot")  # what follows keeps state and records
             ended = time.monotonic_ns()
             self.budget.earn((ended - began) / 1e9)
@@ -278,7 +287,8 @@ class _Worker:
                 return
         sha256 = trainer.weights_sha256() if not self._split else self.digest
         self._report()
-        self.channel.send({"say": "finished", "step": trainer.step, "sha256": sha256, "whole": not self._split})
+        finished = {"say": "finished", "step": trainer.step, "sha256": sha256, "whole": not self._split}
+        self.channel.send(finished | ({"figures": self.probe.figures} if self.probe else {}))
 
     def _keep_state(self, flags: Sequence[int]) -> None:
         """After a step: leave the state for others, if it is time."""
@@ -359,8 +369,10 @@ class _Worker:
 
     def _record(self, step: Step, began: int, ended: int) -> None:
         sums, spans = self.recorder.take()
-        self.unreported.append([*step[:-1], began, ended, sums, spans[:_SPANS_PER_STEP]])
-        if time.monotonic() - self.reported_at >= _REPORT_SECONDS:
+        # The steps of a short run are reported one by one, so that all of their spans fit.
+        spans = spans[: _SPANS_PER_STEP * (_STEPS_PER_MESSAGE if self.probe else 1)]
+        self.unreported.append([*step[:-1], began, ended, sums, spans])
+        if self.probe or time.monotonic() - self.reported_at >= _REPORT_SECONDS:
             self._report()
 
     def _report(self) -> None:

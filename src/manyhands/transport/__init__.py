@@ -1,7 +1,7 @@
 """Bytes between workers: groups of ranks over shared memory and TCP."""
 
 from manyhands.transport.errors import GroupError, MismatchError, PeerLostError, WaitedTooLongError
-from manyhands.transport.group import Group
+from manyhands.transport.group import Group, sent_bytes
 from manyhands.transport.rendezvous import links_over
 
 __all__ = [
@@ -11,4 +11,5 @@ __all__ = [
     "PeerLostError",
     "WaitedTooLongError",
     "links_over",
+    "sent_bytes",
 ]

@@ -222,6 +222,11 @@ class Group:
         """Bytes moved by collectives so far, by peer and rail."""
         return self._channels.traffic()
 
+    @property
+    def sent(self) -> int:
+        """Bytes that this rank has sent so far: in collectives, and single tensors."""
+        return sum(way.sent for way in self.traffic()) + self._messages.sent
+
     def close(self, patience: float | None = None) -> None:
         """Finish what was issued, say goodbye, disconnect. May be called twice.
 
@@ -408,6 +413,11 @@ class Group:
 
 _groups: weakref.WeakSet[Group] = weakref.WeakSet()
 """That are open."""
+
+
+def sent_bytes() -> int:
+    """Bytes that this process has sent so far over the groups that are open."""
+    return sum(group.sent for group in list(_groups))
 
 
 def _leave() -> None:

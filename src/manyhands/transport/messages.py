@@ -70,6 +70,8 @@ class Messages:
 
     def __init__(self, rank: int, sockets: Mapping[int, socket.socket], why: Callable[[int], Exception | None]) -> None:
         self.rank, self._why = rank, why
+        self.sent = 0
+        """Bytes of tensors, so far."""
         self._failed: Exception | None = None
         self._peers = {peer: _Peer(sock) for peer, sock in sockets.items()}
         self._wanted: deque[_Wanted] = deque()
@@ -98,6 +100,7 @@ class Messages:
             entry.unsent.append((memoryview(head), None if len(body) else future))
             if len(body):
                 entry.unsent.append((body, future))
+            self.sent += len(body)
         self._awake()
         return future
 
