@@ -46,6 +46,7 @@ BY_SHARES = {
     "cat along the split": lambda x: torch.cat([x, x * 2], 1).sum(2),
     "expand": lambda x: x.sum(2, keepdim=True).expand(-1, -1, 3, -1) + x[:, :, :3].expand(2, 6, 3, 5),
     "repeat": lambda x: x.repeat(1, 2, 1, 1)[0] * x.repeat_interleave(3, dim=2).repeat(1, 2, 1, 1).sum(0)[:, :4],
+    "glu": lambda x: F.glu(torch.cat([x, x * 2], 1), 1) + F.glu(x, 2).repeat(1, 1, 2, 1),
     "repeat interleaved": lambda x: x.repeat_interleave(2, 1).sum(0),
     "matmul": lambda x: x @ x.transpose(-1, -2) @ OTHER,
     "matmul of rows": lambda x: x[:, :, 0] @ OTHER[0, 0].mT,

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import DeviceMesh
 
+from manyhands.errors import UserError
 from manyhands.tensor_parallel import (
     apply,
     context,
@@ -145,6 +146,24 @@ def tied_by_torch():
     head = model.head.weight.full_tensor().detach()
     one = train(*build("tied_gpt"), steps=3, split=False)
     return {"tied": model.head.weight is model.token.weight, "weight": far(head, one.weights["head.weight"])}
+
+
+def refusals():
+    """What cannot be applied, or was not foreseen, is said in words."""
+    model, inputs, _ = build("tied_gpt")
+    model.spare = torch.nn.Embedding.from_pretrained(model.token.weight, freeze=False)
+    model.spare.weight = model.token.weight
+    messages = []
+    plan = derive(model, lambda: call(model, inputs(0)), dist.get_world_size())
+    for wrong in (
+        lambda: apply(model, derive(model, lambda: call(model, inputs(0)), 3), mesh()),
+        lambda: (apply(model, plan, mesh()), model.spare(torch.tensor([1]))),
+    ):
+        try:
+            wrong()
+        except UserError as error:
+            messages.append(str(error))
+    return messages
 
 
 def round_trip(name):

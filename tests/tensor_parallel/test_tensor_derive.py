@@ -76,6 +76,13 @@ def test_a_chain_of_layers_alternates():
     assert [str(m.style) for m in plan.modules] == ["column", "row", "column", "row", "replicated"]
 
 
+def test_gate_and_value_of_one_projection_stay_together():
+    model = nn.Sequential(nn.Linear(8, 24), nn.GLU(), nn.Linear(12, 8))
+    plan = derive(model, lambda: model(torch.ones(2, 8)), 3)
+    assert shares(plan, "0") == Split((4, 4, 4), (1, 1))
+    assert plan.style("2") == Style.ROW
+
+
 def test_what_nothing_else_may_see():
     """A layer whose features meet in a way unknown to us stays whole."""
 

@@ -1,7 +1,7 @@
 """Split models of every kind against one worker: loss, gradients, norm, weights after steps of AdamW, outputs."""
 
 import pytest
-from tensor_checks import compare, round_trip, tied_by_torch
+from tensor_checks import compare, refusals, round_trip, tied_by_torch
 
 OURS = ["gpt", "tied_gpt", "functional", "convolutions", "grouped", "encoder"]
 HUGGING_FACE = ["llama", "qwen3", "phi3", "gpt2", "gpt_neox", "bert", "eager_bert", "t5"]
@@ -51,6 +51,12 @@ def test_an_uneven_sequence_and_a_split_vocabulary(gang_of):
 def test_heads_that_are_too_few_stay_whole(gang_of):
     styles = gang_of(3).run(compare, "two_groups")[0]["styles"]
     assert (styles["qkv"], styles["gate_up"]) == ("replicated", "column")
+
+
+def test_what_does_not_fit_is_said(gang_of):
+    size, unseen = gang_of(2).run(refusals)[0]
+    assert "tensor group of 3; the mesh is (2,)" in size
+    assert "spare was called in training but not in the example" in unseen
 
 
 def test_whole_values_come_back(gang_of):

@@ -167,6 +167,9 @@ def labels_of_result(labels: Labels, func: Any, name: str, args: Any, kwargs: An
         labels.set(out, _product(labels, name, args))
     elif name in _SOFTMAX:
         labels.set(out, labels.along(_known(labels, args[0]), [args[1] % args[0].ndim]))
+    elif name == "glu":
+        first, second = _known(labels, args[0]).chunk(2, args[1] if len(args) > 1 else -1)
+        labels.set(out, labels.combine(first, second))
     elif name in _NORMS:
         found = _known(labels, args[0])
         labels.set(made[0], labels.along(found, range(found.ndim - len(args[1]), found.ndim)))

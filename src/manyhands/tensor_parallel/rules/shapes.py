@@ -170,6 +170,12 @@ def divide(func: Callable[..., Any], tensor: SplitTensor, *args: Any, **kwargs: 
     return tuple(found)
 
 
+@rule("glu")
+def gated(func: Callable[..., Any], tensor: SplitTensor, dim: int = -1) -> Any:
+    value, gate = tensor.chunk(2, dim)
+    return value * gate.sigmoid()
+
+
 @rule("unbind", "__iter__")
 def unbind(func: Callable[..., Any], tensor: SplitTensor, dim: int = 0) -> Any:
     dim = dim % tensor.local.ndim
