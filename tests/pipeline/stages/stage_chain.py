@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 
-from manyhands.pipeline.stages import Recording, StageModule, record
+from manyhands.pipeline.stages import Recording, Split, StageModule, record
 
 Loss = Callable[[Any], Tensor]
 
@@ -74,10 +73,12 @@ class Worker:
     ) -> list[Tensor | None]:
         """`later`: tied parameters' gradients from later stages. Given as roots, they come first in autograd's sum."""
         if split:
-            outputs = [o.clone() for o in outputs]  # torch detaches them in place, also what a node has saved
-            found, groups = stage_backward_input(outputs, grads, self.received, self.stage.parameters())
-            stage_backward_weight(self.stage.parameters(), groups)
-            return list(found)
+            roots = [*outputs, *(self.stage.owned[name] for name in later)]
+            given = [*(grads or [torch.ones_like(o) for o in outputs]), *later.values()]
+            found, rest = Split().inputs(roots, given, self.received, self.stage.parameters())
+            self.output = outputs = ()
+            Split().weights(self.stage.parameters(), rest)
+            return found
         pairs = [(o, g) for o, g in zip(outputs, grads or [None] * len(outputs), strict=True) if o.requires_grad]
         pairs += [(self.stage.owned[name], grad) for name, grad in later.items()]
         torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
@@ -107,7 +108,7 @@ def chain(
         grads = worker.backward(outputs, grads, apart, later)
         for name, parameter in worker.stage.owned.items():
             if parameter.grad is not None:
-                total[name] = parameter.grad + later[name] if apart and name in later else parameter.grad
+                total[name] = parameter.grad
         assert all(p.grad is None for n, p in worker.model.named_parameters() if n not in worker.stage.owned)
         buffers |= worker.stage.owned_buffers
     assert set().union(*(worker.stage.owned for worker in workers)) == set(total)

@@ -24,14 +24,7 @@ from stage_models import (
 )
 from torch import nn
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
+from manyhands.pipeline.stages import StageModule
 
 MASK = {"input_ids": ids(), "attention_mask": (ids() >= 0).long().index_fill(1, torch.tensor([6, 7]), 0)}
 
@@ -81,6 +74,7 @@ def test_a_block_that_is_called_several_times():
     assert [u.name for u in recording.units] == ["embed", "block", "block#1", "block#2", "head"]
     assert recording.ties == {"block.weight": (1, 2, 3), "block.bias": (1, 2, 3)}
     check(build(Shared), ids(), of_logits, recording, [(0, 2, 3), (0, 1, 2, 3)])
+    check(build(Shared), ids(), of_logits, recording, [(0, 1), (0, 2, 4)], split=True)
 
 
 def test_code_that_writes_into_tensors():
@@ -130,6 +124,7 @@ def test_t5(tied):
     # the encoder's output is for all blocks of the decoder, and the first blocks make the position biases of the others
     assert len(recording.crossing(names.index("decoder.block.1"))) == 4
     check(model, inputs, of_logits, recording, [(0, 2, 5), (0, 1, 3, 6), (0, 4, 5, 6)])
+    check(model, inputs, of_logits, recording, [(0, 1), (0, 5), (0, 3, 6)], split=True)
 
 
 def test_albert_mixtral_and_frozen_parameters():
@@ -152,8 +147,6 @@ def test_under_autocast():
 
 
 def test_one_process_holds_several_stages_and_the_model_stays_as_it_was():
-    from manyhands.pipeline.stages import StageModule
-
     model = build(Residual)
     types = [type(module) for module in model.modules()]
     recording = recorded(model, ids())
@@ -167,5 +160,12 @@ def test_one_process_holds_several_stages_and_the_model_stays_as_it_was():
     assert torch.equal(sent["logits"], expected["logits"]) and torch.equal(sent["extra"][0], expected["extra"][0])
     assert [type(module) for module in model.modules()] == types
     assert {n for stage in stages for n, _ in stage.named_parameters()} == {n for n, _ in model.named_parameters()}
+
+
+def test_evaluation():
+    model = build(TiedGPT).eval()
+    recording = recorded(build(TiedGPT), ids())
     with torch.no_grad():
-        assert not stages[0](ids())[0].requires_grad
+        sent = StageModule(model, recording, 0, 2)(ids())
+        assert not sent[0].requires_grad
+        assert torch.equal(StageModule(model, recording, 2, 5)(ids(), sent), model(ids()))

@@ -6,12 +6,14 @@ from manyhands.pipeline.stages.exported import cuttable, exported
 from manyhands.pipeline.stages.measure import measure
 from manyhands.pipeline.stages.recorder import record
 from manyhands.pipeline.stages.recording import Parameter, Recording, Unit, Value
+from manyhands.pipeline.stages.split import Split
 from manyhands.pipeline.stages.stage_module import StageModule
 from manyhands.pipeline.stages.units import find_units
 
 __all__ = [
     "Parameter",
     "Recording",
+    "Split",
     "StageModule",
     "Unit",
     "Value",
