@@ -89,7 +89,7 @@ def _swap(forest: Forest, index: int, tree: Tree) -> tuple[Tree, ...]:
     return (*forest.trees[:index], tree, *forest.trees[index + 1 :])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_broken_forests_are_refused(data):
     cluster = data.draw(clusters(most=6, least=2))

@@ -54,7 +54,7 @@ def test_a_rank_may_bring_several_contributions():
         check([skipped, programs[1]], forest)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_changed_programs_are_refused(data):
     cluster = data.draw(clusters(most=5, least=2))

@@ -24,7 +24,7 @@ def ends():
     right.close()
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(st.lists(st.dictionaries(st.text(max_size=5), json_values, max_size=5), max_size=5))
 def test_messages_arrive_whole_and_in_order(messages):
     left, right = Channel.pair()

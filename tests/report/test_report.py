@@ -167,7 +167,7 @@ def test_text_in_the_readouts_cannot_end_their_script(tmp_path):
 
 
 def test_long_runs_stay_small(tmp_path):
-    directory = make_run(tmp_path / "run", steps=100_000, workers=8, spans=16)
+    directory = make_run(tmp_path / "run", steps=100_000, workers=8, spans=4)
     assert len(write(directory).encode()) < 2_000_000
     assert "100,000 of 100,000" in text_of(directory.report.read_text())
 

@@ -14,6 +14,13 @@ import pytest
 from manyhands.run import checkpoint as module
 from manyhands.run import newest_checkpoint, prune, verify, write_checkpoint
 
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """Nobody cuts the power here; that everything is synced, and in which order, is tested by its calls."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 OLD, NEW = bytes(range(256)) * 40, bytes(reversed(range(256))) * 50
 
 

@@ -11,6 +11,12 @@ from hypothesis import strategies as st
 from manyhands.run import Journal, read_journal
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """Nobody cuts the power here; that everything is synced, and in which order, is tested by its calls."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 def lines(path) -> list[dict]:
     return list(read_journal(path))
 

@@ -100,8 +100,8 @@ def test_a_pinned_slot_keeps_its_bytes(actions):
 
 def test_a_writer_killed_at_any_moment_leaves_a_whole_state():
     chance = random.Random(0)
-    length = 3 << 20
-    for _ in range(25):
+    length = 1 << 20
+    for _ in range(20):
         slots = Slots()
         save(slots, 1, length)
         said, say = os.pipe()
@@ -116,7 +116,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_state():
 
         with child(write_for_ever) as pid:
             assert select.select([said], [], [], DEADLINE)[0]
-            time.sleep(chance.random() * 0.02)  # a random moment, not a wait for anything
+            time.sleep(chance.random() * 0.01)  # a random moment, not a wait for anything
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
         os.close(said)

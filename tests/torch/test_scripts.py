@@ -24,7 +24,7 @@ BEGIN = """
 """
 
 
-PORTS = itertools.count(20_000 + os.getpid() % 5_000)
+PORTS = itertools.count(20_000 + os.getpid() % 500 * 20)
 """Below those that the kernel gives to whoever asks for any: nobody takes one between its choice and its use."""
 
 

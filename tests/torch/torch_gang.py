@@ -48,6 +48,7 @@ class Server:
     def close(self):
         for gang in self.gangs.values():
             gang.close()
+        self.process.kill()
         self.process.stdin.close()
         self.process.wait(DEADLINE)
 
