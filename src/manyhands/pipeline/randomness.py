@@ -1,9 +1,8 @@
 """The random generators' state on its way through a pipeline.
 
 A micro-batch has one random stream, and one worker would draw from it from the first layer to the last. A stage
-therefore goes
-on where the one before left off: the state travels with the activations, as 5 KB of bytes (torch's Mersenne twister;
-16 bytes for a CUDA generator).
+therefore goes on where the one before left off: the state travels with the activations, as 5 KB of bytes (torch's
+Mersenne twister; 16 bytes for a CUDA generator).
 """
 
 from __future__ import annotations
@@ -60,12 +59,12 @@ class Randomness:
 
 def other_generators() -> tuple[Any, bytes]:
     """The state of Python's and NumPy's generators, to compare."""
-    return random.getstate(), np.array(_numpy_words(), dtype=np.uint32).tobytes()
+    return random.getstate(), _numpy_words().tobytes()
 
 
-def _numpy_words() -> list[int]:
+def _numpy_words() -> np.ndarray:
     _, words, position, *_ = np.random.get_state()
-    return [*map(int, words), int(position)]  # type: ignore[call-overload]
+    return np.append(words, np.uint32(position))  # type: ignore[call-overload]
 
 
 def _bytes(words: Any) -> Tensor:

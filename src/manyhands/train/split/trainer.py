@@ -49,6 +49,8 @@ class SplitTrainer(Trainer):
         self._split: SplitGradients | None = None
         self._losses: list[float] = []
         self._waiting: dict[tuple[int, int], Any] = {}
+        self._draws_elsewhere = False
+        """Whether the model draws from Python's or NumPy's generators, as far as was seen."""
 
     def join(
         self,
@@ -67,9 +69,8 @@ class SplitTrainer(Trainer):
         assert group is not None and group.world == self.layout.workers
         self.group, self.rank = group, group.rank
         self.place = mesh = Mesh(self.layout, group, self.device)
-        before = other_generators()
         built = construct(self, mesh, cuts)
-        self._randomness = Randomness(self.device, others=other_generators() != before)
+        self._randomness = Randomness(self.device, others=self._draws_elsewhere)
         self.cuts, self._built, self._handles = built.cuts, built, built.handles
         table = built.table
         pipe = mesh.process_group("pp") if self.layout.pp > 1 else None
@@ -216,8 +217,12 @@ class SplitTrainer(Trainer):
         inputs, self._sample_targets = self._fetch(0)
 
         def run() -> Any:
-            with self._autocast():
-                return call(self.model, inputs)
+            before = other_generators()
+            try:
+                with self._autocast():
+                    return call(self.model, inputs)
+            finally:
+                self._draws_elsewhere |= other_generators() != before
 
         return run
 
