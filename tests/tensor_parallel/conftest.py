@@ -1,16 +1,24 @@
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "torch"))
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "torch"))
 
-from torch_gang import Server
+from torch_gang import Server  # noqa: E402
+
+
+class TensorServer(Server):
+    def __init__(self):
+        self.process = subprocess.Popen([sys.executable, HERE / "tensor_gang.py"], stdin=subprocess.PIPE, text=True)
+        self.gangs = {}
 
 
 @pytest.fixture(scope="session")
 def tensor_server():
-    server = Server()
+    server = TensorServer()
     yield server
     server.close()
 
