@@ -206,6 +206,9 @@ class Ledger:
         checkpointed: bool,
     ) -> Recording:
         values = tuple(map(_value, self._values))
+        for made in self._values:
+            # A tensor that the graph holds and that knows its own record is never collected, nor is the graph.
+            delattr(made.tensor, _MARK)
         cuts = range(1, len(calls))
         for made, read, why in self._hidden:
             self._refuse(cuts, lambda k, a=made, b=read: a <= 2 * k and (2 * k < b or b % 2 == 0), why)
