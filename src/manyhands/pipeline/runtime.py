@@ -2,8 +2,7 @@
 
 A table says in which order a rank computes; torch's runtime inserts the sends and receives where they cannot
 deadlock, and drives the stages. What is used, the same in torch 2.11 to 2.13: `schedules._PipelineScheduleRuntime`
-with `_prepare_schedule_with_comms` and `_step_microbatches`, `schedules._Action`, and
-`_backward.stage_backward_input` and `stage_backward_weight`, which take the two halves of a backward pass apart.
+with `_prepare_schedule_with_comms` and `_step_microbatches`, and `schedules._Action`.
 """
 
 from __future__ import annotations
@@ -15,25 +14,12 @@ from typing import Any
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.pipelining import schedules
-from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 
 from manyhands.pipeline.stage import Stage
 from manyhands.pipeline.table import Table
 
 # It logs the whole schedule when a stage raises, which would bury the one message that says what was wrong.
 logging.getLogger(schedules.__name__).setLevel(logging.CRITICAL)
-
-
-class TorchSplit:
-    """Input gradients first, weight gradients later, on one graph."""
-
-    def inputs(
-        self, outputs: list[Tensor], grads: list[Tensor | None] | None, received: list[Tensor], weights: Any
-    ) -> tuple[Sequence[Tensor | None], Any]:
-        return stage_backward_input(outputs, grads, received, iter(weights))  # type: ignore[arg-type]
-
-    def weights(self, weights: Any, groups: Any) -> None:
-        stage_backward_weight(iter(weights), groups)
 
 
 class _Runtime(schedules._PipelineScheduleRuntime):

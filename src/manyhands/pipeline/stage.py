@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from manyhands.pipeline.randomness import Randomness
+from manyhands.pipeline.stages.split import Rest, Split
 
 _INFERRED = -1
 """Stands for the micro-batch where there is no step."""
@@ -101,17 +102,8 @@ class _Held:
     """Of the generators, after this stage's forward; None at the last one."""
     grads: list[Tensor | None] = field(default_factory=list)
     """Of the outputs; none at the last stage."""
-    groups: Any = None
-
-
-class Split(Protocol):
-    """How to take input and weight gradients apart; torch's way is private (runtime.py)."""
-
-    def inputs(
-        self, outputs: list[Tensor], grads: list[Tensor | None] | None, received: list[Tensor], weights: Any
-    ) -> tuple[Sequence[Tensor | None], Any]: ...
-
-    def weights(self, weights: Any, groups: Any) -> None: ...
+    rest: Rest | None = None
+    """What is left to do for the weights."""
 
 
 class Stage:
@@ -125,7 +117,6 @@ class Stage:
         task: the training loop around it.
         randomness: of every micro-batch.
         weights: gives the stage's parameters as autograd knows them at that moment.
-        split: takes input and weight gradients apart.
     """
 
     has_backward = True
@@ -140,7 +131,6 @@ class Stage:
         task: Task,
         randomness: Randomness,
         weights: Callable[[], list[nn.Parameter]],
-        split: Split,
     ) -> None:
         self.body, self.stage_index, self.num_stages, self.group, self.device = body, index, count, group, device
         self.group_rank = dist.get_rank(group) if group is not None else 0
@@ -152,7 +142,7 @@ class Stage:
         self.stage_index_to_group_rank: dict[int, int] = {}
         self.high_water = 0
         """The most micro-batches held at once."""
-        self._task, self._randomness, self._weights, self._split = task, randomness, weights, split
+        self._task, self._randomness, self._weights, self._split = task, randomness, weights, Split()
         self._arrived: dict[int, list[Tensor]] = {}
         self._held: dict[int, _Held] = {}
         self._gradient_arrived: dict[int, list[Tensor]] = {}
@@ -200,10 +190,8 @@ class Stage:
         if self.is_first:  # nobody waits for its inputs' gradient; all is done with the weights
             self._task.enter("idle")
             return
-        outputs = [o.clone() if o._is_view() else o for o in held.outputs]  # torch detaches them in place
-        found, held.groups = self._split.inputs(
-            outputs, None if self.is_last else held.grads, held.received, self._weights()
-        )
+        grads = None if self.is_last else held.grads
+        found, held.rest = self._split.inputs(held.outputs, grads, held.received, self._weights())
         self._leave(micro_batch, held, found)
         held.outputs, held.grads = (), []
         self._task.enter("idle")
@@ -215,7 +203,8 @@ class Stage:
         if self.is_first:
             self._backward(micro_batch, held)
         else:
-            self._split.weights(self._weights(), held.groups)
+            assert held.rest is not None
+            self._split.weights(self._weights(), held.rest)
         self._finish(micro_batch)
 
     def perform_reduce_grad(self, grad_scale_factor: int) -> None:

@@ -240,8 +240,8 @@ ORDERS = (
         on="shard=2 or 3",
         effect=Effect.ORDER,
         when=lambda layout, _: layout.shard > 1,
-        because="sharded gradients are added up where they are kept, not in the order of the tree. With shard=1 gradients "
-        "are added up as without it, and only the update is divided.",
+        because="sharded gradients are added up where they are kept, not in the order of the tree. With shard=1 "
+        "gradients are added up as without it, and only the update is divided.",
     ),
     Rule(
         name="compiled in parts",

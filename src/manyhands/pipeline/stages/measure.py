@@ -98,7 +98,7 @@ class _Probe:
             address = tensor.untyped_storage().data_ptr()
             if address not in fixed and address not in known:
                 held[address] = tensor.detach()
-            return tensor
+            return tensor.detach()  # the tensor itself would hold its graph, and the graph it, for ever
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             output = self._forward(_fresh(received))

@@ -7,14 +7,15 @@ import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from manyhands.collective import assign_blocks
 from manyhands.errors import UserError
-from manyhands.pipeline import Table, make_table
-from manyhands.pipeline.stages import Recording, StageModule, find_units, record
+from manyhands.pipeline import Table, balance, make_table
+from manyhands.pipeline.stages import Recording, StageModule, cuttable, find_units, measure
 from manyhands.plan import Layout, Traits, judge
 from manyhands.tensor_parallel import apply, context, derive
 from manyhands.tensor_parallel.values import Placement, placement
@@ -46,6 +47,7 @@ def construct(trainer: SplitTrainer, mesh: Mesh, cuts: Sequence[int] | None) -> 
     found: tuple[int, ...] = ()
     if layout.pp > 1:
         recording = _record(trainer, traits)
+        model = trainer.model
         found = _cuts(trainer, mesh, recording, table.stages, cuts)
         placements = _split_layers(trainer, mesh)
         parts = _stages(model, recording, table, found, mesh)
@@ -94,14 +96,11 @@ def _record(trainer: SplitTrainer, traits: Traits) -> Recording:
         UserError: the model cannot be cut like this; says where and why.
     """
     try:
-        recording = record(trainer.model, trainer.sample())
+        trainer.model, recording = cuttable(trainer.model, trainer.sample(), trainer.layout.stages)
     except UserError as error:
         judge(trainer.layout, replace(traits, uncut=str(error))).check()
         raise
     names = [unit.name for unit in recording.units]
-    if len(names) < trainer.layout.stages:
-        uncut = f"it can be cut only into {len(names)}: {', '.join(names)}. {_why_not_more(recording)}"
-        judge(trainer.layout, replace(traits, units=len(names), uncut=uncut)).check()
     judge(trainer.layout, find_traits(trainer.job, trainer.model, names)).check()
     return recording
 
@@ -110,7 +109,7 @@ def _split_layers(trainer: SplitTrainer, mesh: Mesh) -> dict[str, Placement]:
     """Divide every layer that can be over the tensor group; by name, how the parameters are divided."""
     if trainer.layout.tp == 1:
         return {}
-    plan = derive(trainer.model, trainer.sample(), trainer.layout.tp)
+    plan = derive(trainer.model, partial(trainer.sample(), trainer.model), trainer.layout.tp)
     gc.collect()  # a graph that still waits to be collected keeps nodes that know parameters by their whole shapes
     apply(trainer.model, plan, mesh.along("tp"))
     placements = {name: placement(param) for name, param in trainer.model.named_parameters()}
@@ -134,16 +133,9 @@ def _cuts(
         return tuple(known)
     said = ""
     if mesh.rank == 0:
-        from manyhands.pipeline.cuts import balance
-        from manyhands.pipeline.stages import measure
-
-        said = json.dumps(balance(measure(trainer.model, recording, trainer.sample(), trainer.sample_loss), stages))
+        run = partial(trainer.sample(), trainer.model)
+        said = json.dumps(balance(measure(trainer.model, recording, run, trainer.sample_loss), stages))
     return tuple(json.loads(mesh.gang.all_gather_bytes(said.encode())[0]))
-
-
-def _why_not_more(recording: Recording) -> str:
-    reasons = [f"not before {recording.calls[call].name}: {why}" for call, why in recording.refused.items() if call]
-    return "; ".join(reasons[:3]) + ". " if reasons else ""
 
 
 def _unit(cut: str | int, names: list[str]) -> int:

@@ -75,7 +75,9 @@ class ShardedBody(nn.Module):
         self._body.entered = hook
 
     def forward(self, inputs: Any, received: Sequence[Tensor] = ()) -> Any:
-        return whole(self._body(inputs, received))  # FSDP hangs hooks on the output, which shares of a tensor do not take
+        return whole(
+            self._body(inputs, received)
+        )  # FSDP hangs hooks on the output, which shares of a tensor do not take
 
 
 def _within(name: str, module: str) -> bool:

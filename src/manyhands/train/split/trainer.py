@@ -13,11 +13,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from manyhands.job import Job
 from manyhands.pipeline.randomness import Randomness, other_generators
-from manyhands.pipeline.runtime import Pipeline, TorchSplit
+from manyhands.pipeline.runtime import Pipeline
 from manyhands.pipeline.stage import Stage
 from manyhands.plan import Plan
 from manyhands.state import tree_sha256
@@ -74,7 +74,6 @@ class SplitTrainer(Trainer):
         self.cuts, self._built, self._handles = built.cuts, built, built.handles
         table = built.table
         pipe = mesh.process_group("pp") if self.layout.pp > 1 else None
-        split = TorchSplit()
         stages = [
             Stage(
                 part.body,
@@ -85,7 +84,6 @@ class SplitTrainer(Trainer):
                 self,
                 self._randomness,
                 partial(part.weights, self.model),
-                split,
             )
             for part in built.parts
         ]
@@ -212,15 +210,15 @@ class SplitTrainer(Trainer):
             torch.nn.utils.clip_grads_with_norm_(params, self.job.clip_grad_norm, norm.to(self.device))
         return float(norm)
 
-    def sample(self) -> Callable[[], Any]:
+    def sample(self) -> Callable[[nn.Module], Any]:
         """The first micro-batch's way through the whole model, for those who look at it or time it."""
         inputs, self._sample_targets = self._fetch(0)
 
-        def run() -> Any:
+        def run(model: nn.Module) -> Any:
             before = other_generators()
             try:
                 with self._autocast():
-                    return call(self.model, inputs)
+                    return call(model, inputs)
             finally:
                 self._draws_elsewhere |= other_generators() != before
 
