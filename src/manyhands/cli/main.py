@@ -12,6 +12,7 @@ import tyro
 
 from manyhands.cli.cluster import ClusterCommand
 from manyhands.cli.collective import CollectiveCommand
+from manyhands.cli.compare import Compare
 from manyhands.cli.convert import Convert
 from manyhands.cli.lab import LabCommand
 from manyhands.cli.report import Report
@@ -27,6 +28,7 @@ Command = (
     | Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Stop, tyro.conf.subcommand("stop")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[ClusterCommand, tyro.conf.subcommand("cluster")]
     | Annotated[CollectiveCommand, tyro.conf.subcommand("collective")]

@@ -36,8 +36,9 @@ class Session:
     """Fields of `Plan` that were given; a resumed run keeps its own for the others."""
     care: Care = field(default_factory=Care)
     trackers: tuple[str, ...] = ()
-    trial: int | None = None
-    """Train only so many steps and look at them closely: `figures` in `result.json`, one entry per rank."""
+    trial: dict[str, Any] | None = None
+    """`{"steps": n, "stages": [...]}`: train only n steps, in silence, and look at them closely (train/probe.py):
+    `figures` in `result.json`, one entry per rank."""
     quiet: bool = False
     debug: bool = False
 
@@ -95,7 +96,7 @@ def run_session(session: Session) -> int:
         trackers: list[Tracker] = [TensorBoard(directory.path / "tensorboard") for _ in session.trackers]
         write_json(directory.run, settings)
         directory.result.unlink(missing_ok=True)
-        view = View(directory.log, session.quiet)
+        view = View(directory.log, session.quiet, silent=session.trial is not None)
         if not resuming:
             view.note(f"run directory {directory.path}", urgent=False)
         if facts["warning"]:

@@ -20,10 +20,11 @@ class View:
     Args:
         log: `log.txt` of the run.
         quiet: print nothing but what goes wrong.
+        silent: print nothing at all.
     """
 
-    def __init__(self, log: Path, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, highlight=False)
+    def __init__(self, log: Path, quiet: bool = False, silent: bool = False) -> None:
+        self._console = Console(stderr=True, highlight=False, quiet=silent)
         self._quiet = quiet
         self._log = log.open("a", buffering=1)
         self._shown_at = 0.0

@@ -8,11 +8,12 @@ its own (no files, nothing shared) above what it had before the model was built;
 from __future__ import annotations
 
 import ctypes
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from manyhands.errors import UserError
 from manyhands.job import Job
 from manyhands.timeline import Recorder
-from manyhands.train.batch import call
+from manyhands.train.cuts import measure_cuts, operators_of
 from manyhands.train.trainer import Step, Trainer
 from manyhands.transport import Group, sent_bytes
 
 _SMALL, _LARGE = 1 << 10, 1 << 22
 """Bytes of the messages by which links are measured."""
 _ROUNDS = {_SMALL: 20, _LARGE: 4}
+_MOST_TEXT = 96_000
+"""Characters that the units may take in a message."""
 _ACTIONS = ("F", "B", "I", "W", "SEND_F", "SEND_B", "RECV_F", "RECV_B")
 
 
@@ -42,12 +44,17 @@ def shortened(job: Job, steps: int) -> Job:
 class Probe:
     """What is found out on one worker. Made before the model is built.
 
+    Args:
+        recorder: knows in which phase the worker is.
+        trial: `steps`, and `stages`, numbers of stages for which one worker alone is to measure the model's units.
+
     Attributes:
         figures: plain data, as `docs/run-directory.md` says.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, trial: Mapping[str, Any]) -> None:
         self._recorder = recorder
+        self._stages: list[int] = trial.get("stages", [])
         self._before = _own_bytes()
         self._began: tuple[float, float] | None = None
         self.figures: dict[str, Any] = {}
@@ -69,9 +76,7 @@ class Probe:
         return self._look(trainer, flag)
 
     def _look(self, trainer: Trainer, flag: Callable[[], int]) -> Step:
-        alone = trainer.group is None
-        units = self._measure_units(trainer) if alone else []
-        with _Operators(self._recorder) as operators, _units_watched(trainer.model, units, operators):
+        with _Operators(self._recorder) as operators, _watched(trainer.model, operators):
             _forget_peak(trainer.device)
             sent = sent_bytes()
             step = trainer.train_step(flag)
@@ -83,45 +88,33 @@ class Probe:
             "actions": dict(operators.actions),
             "cuts": list(trainer.cuts),
         }
-        if alone:
+        if trainer.group is None:
             self.figures |= _sizes(trainer)
-            self.figures["operators_by_unit"] = [operators.by_unit[name] for name in units]
+            for cut in self._measure_cuts(trainer).values():
+                cut["operators"] = operators_of(cut.get("units", ()), operators.by_module)
         return step
 
-    def _measure_units(self, trainer: Trainer) -> list[str]:
-        """Costs of what the model can be cut into; the units' names. None where it cannot be cut, and why."""
-        from manyhands.pipeline.stages import measure, record
-
+    def _measure_cuts(self, trainer: Trainer) -> dict[str, dict[str, Any]]:
+        """What the units of the model cost, for the numbers of stages that were asked for."""
         self._recorder.enter("snapshot")
-        inputs, targets = trainer._fetch(0)
-
-        def run() -> Any:
-            with trainer._autocast():
-                return call(trainer.model, inputs)
-
-        def loss(output: Any) -> Tensor:
-            return trainer.job.loss(output, targets)
-
-        try:
-            costs = measure(trainer.model, record(trainer.model, run), run, loss)
-        except UserError as error:
-            self.figures["uncut"] = str(error)
-            return []
-        self.figures["units"] = [asdict(cost) for cost in costs]
-        return [cost.name for cost in costs]
+        self.figures["by_stages"] = found = measure_cuts(trainer, self._stages)
+        while len(json.dumps(found)) > _MOST_TEXT:  # the largest; it will count as one that cannot be cut
+            largest = max(found, key=lambda count: len(found[count].get("units", ())))
+            found[largest] = {"uncut": f"it has {len(found[largest]['units'])} parts, too many to compare"}
+        return found
 
 
 class _Operators(TorchDispatchMode):
-    """Counts the operators that compute something, by phase and by unit, and the actions of a pipeline."""
+    """Counts the operators that compute something, by phase and module, and the actions of a pipeline."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self._recorder = recorder
         self.by_phase: Counter[str] = Counter()
-        self.by_unit: Counter[str] = Counter()
+        self.by_module: Counter[str] = Counter()
         self.actions: Counter[str] = Counter()
-        self.unit = ""
-        """The one whose forward is running."""
+        self.module = ""
+        """The one whose forward began last."""
 
     @property
     def total(self) -> int:
@@ -137,8 +130,8 @@ class _Operators(TorchDispatchMode):
         elif not func.is_view and not _without_data(result):
             phase = self._recorder.phase
             self.by_phase[phase] += 1
-            if phase == "forward" and self.unit:
-                self.by_unit[self.unit] += 1
+            if phase == "forward":
+                self.by_module[self.module] += 1
         return result
 
     def _note_action(self, args: Sequence[Any]) -> None:
@@ -151,23 +144,18 @@ class _Operators(TorchDispatchMode):
 
 
 @contextmanager
-def _units_watched(model: nn.Module, names: Sequence[str], operators: _Operators) -> Iterator[None]:
-    """Tell whose forward runs. What comes before the first unit counts to it, what comes between, to the one before."""
-    operators.unit = names[0] if names else ""
-    calls: Counter[str] = Counter()
+def _watched(model: nn.Module, operators: _Operators) -> Iterator[None]:
+    """Tell which module's forward began last."""
 
     def entering(name: str) -> Callable[..., None]:
         def hook(*_: Any) -> None:
-            numbered = f"{name}#{calls[name]}" if calls[name] else name
-            calls[name] += 1
-            operators.unit = numbered if numbered in names else name
+            operators.module = name
 
         return hook
 
     with ExitStack() as stack:
-        stack.callback(model.register_forward_pre_hook(lambda *_: calls.clear()).remove)
-        for name in dict.fromkeys(name.partition("#")[0] for name in names):
-            stack.callback(model.get_submodule(name).register_forward_pre_hook(entering(name)).remove)
+        for name, module in model.named_modules():
+            stack.callback(module.register_forward_pre_hook(entering(name)).remove)
         yield
 
 

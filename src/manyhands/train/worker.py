@@ -62,7 +62,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Channel, in
 
     Args:
         spec: `job_file`, `arguments`, `cwd`, `plan`, `board`, `slots` (descriptors), `snapshot_share`, `trial`
-            (steps of a short run that is looked at closely, or None).
+            (of a short run that is looked at closely: train/probe.py; or None).
 
     Returns:
         Facts for the supervisor, and the main function of a worker.
@@ -73,7 +73,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Channel, in
     os.chdir(spec["cwd"])  # where the run began: its flags may hold relative paths
     job = load_job(Path(spec["job_file"]), spec["arguments"])
     if spec.get("trial"):
-        job = shortened(job, spec["trial"])
+        job = shortened(job, spec["trial"]["steps"])
     plan = Plan(**spec["plan"])
     if plan.layout.split:
         _split_trainer()
@@ -138,7 +138,7 @@ class _Worker:
         self.slots = Slots(tuple(spec["slots"]))
         self.budget = Budget(spec["snapshot_share"], expected=0.0)
         self.recorder = Recorder(self._whereabouts)
-        self.probe = Probe(self.recorder) if spec.get("trial") else None
+        self.probe = Probe(self.recorder, spec["trial"]) if spec.get("trial") else None
         self.trainer: Trainer | None = None
         self.keeper = False
         self.touched: set[int] = set()
