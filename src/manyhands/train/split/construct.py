@@ -56,6 +56,9 @@ def construct(trainer: SplitTrainer, mesh: Mesh, cuts: Sequence[int] | None) -> 
         placements = _split_layers(trainer, mesh)
         names = trainer.names
         parts = [Part(0, Whole(model), list(names.order), list(names.buffers), list(find_units(model)))]
+    if trainer.job.compile:
+        for name in {name for part in parts for name in part.units}:
+            model.get_submodule(name).compile()
     owned = [name for name in trainer.names.order if any(name in part.parameters for part in parts)]
     empty(model, owned)
     shardings: dict[int, Sharding] = {}
