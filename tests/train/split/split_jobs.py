@@ -164,12 +164,14 @@ class Sometimes(nn.Module):
 # Models of transformers
 
 
-def _transformer(family: str, **sizes: Any) -> nn.Module:
+def _transformer(family: str, tied: bool = False, **sizes: Any) -> nn.Module:
     import transformers
 
     cls = getattr(transformers, family)
     common = {"vocab_size": WORDS, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
-    return cls(cls.config_class(**{**common, **sizes}))
+    config = cls.config_class(**{**common, **sizes})
+    config.tie_word_embeddings = tied  # T5's constructor does not take it
+    return cls(config)
 
 
 _SIZES = {
@@ -197,12 +199,12 @@ JOBS: dict[str, Callable[[], Job]] = {
     "llama": lambda: _job(
         partial(_transformer, "LlamaForCausalLM", **_SIZES, num_key_value_heads=1, attention_dropout=0.1), _masked,
     ),
-    "bert": lambda: _job(partial(_transformer, "BertForMaskedLM", **_SIZES), _masked, micro_batches=4),
+    "bert": lambda: _job(partial(_transformer, "BertForMaskedLM", tied=True, **_SIZES), _masked, micro_batches=4),
     "t5": lambda: _job(
-        partial(_transformer, "T5ForConditionalGeneration", **_T5, tie_word_embeddings=False), _pairs, micro_batches=4
+        partial(_transformer, "T5ForConditionalGeneration", **_T5), _pairs, micro_batches=4
     ),
     "t5-tied": lambda: _job(
-        partial(_transformer, "T5ForConditionalGeneration", **_T5, tie_word_embeddings=True), _pairs, micro_batches=4
+        partial(_transformer, "T5ForConditionalGeneration", tied=True, **_T5), _pairs, micro_batches=4
     ),
     "gpt-sgd": lambda: _job(partial(_gpt, 3, True), _text, optimizer=_sgd),
 }  # fmt: skip

@@ -31,6 +31,9 @@ class Rest:
     """Weights whose gradients are still to come."""
     nodes: list[tuple[Node, list[tuple[Node, int]], tuple[Tensor | None, ...]]] = field(default_factory=list)
     """Nodes of the path, their edges to weights, and the gradients they were given; in the order they ran."""
+    early: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
+    """Gradients that are there already. They wait with the others: before `weights` is called, the first parts of
+    other micro-batches may come."""
 
 
 class Split:
@@ -52,7 +55,7 @@ class Split:
             weights: all weights of the stage.
 
         Returns:
-            The gradients of `received`, and what `weights` needs. Gradients of weights that cannot wait are in `.grad`.
+            The gradients of `received`, and what `weights` needs.
         """
         given = grads if grads is not None else [torch.ones_like(output) for output in outputs]
         roots = [(o, g) for o, g in zip(outputs, given, strict=True) if o.requires_grad]
@@ -67,13 +70,12 @@ class Split:
         finally:
             for hook in hooks:
                 hook.remove()
-        for weight, grad in zip(early, found[len(sources) :], strict=True):
-            _add(weight, grad)
+        rest.early += zip(early, found[len(sources) :], strict=True)
         by_source = iter(found)
         return [next(by_source) if tensor.requires_grad else None for tensor in received], rest
 
     def weights(self, weights: Iterable[Tensor], rest: Rest) -> None:
-        """The second part: the remaining gradients are added to `.grad`."""
+        """The second part: the weights' gradients are added to `.grad`."""
         edges: list[Any] = []
         grads: list[Tensor | None] = []
         for node, wanted, given in rest.nodes:
@@ -85,6 +87,9 @@ class Split:
                     edges.append(target)
                     grads.append(grad)
         rest.nodes.clear()
+        for weight, grad in rest.early:
+            _add(weight, grad)
+        rest.early.clear()
         for weight, grad in zip(rest.late, _grad(edges, rest.late, grads, keep=False), strict=True):
             _add(weight, grad)
 

@@ -23,7 +23,7 @@ from manyhands.sync import Exchange, LocalSum, choose_forest, lay_out
 from manyhands.train.buffers import BufferChanges
 from manyhands.train.gradients import Finished, sums
 from manyhands.train.split.parts import Built, Part
-from manyhands.train.split.ties import Tie
+from manyhands.train.split.ties import Tie, watch_uses
 
 
 class SplitGradients:
@@ -96,7 +96,12 @@ class SplitGradients:
         """Of gradients that were whole here before they were divided."""
         self._folded: set[int] = set()
         self._unused: set[str] = set()
-        self._waiting: list[tuple[str, int, int, Tensor, Callable[[], Tensor]]] = []
+        self._waiting: list[tuple[str, int, int, Sequence[Tensor], Callable[[], Tensor]]] = []
+        self._uses: dict[tuple[str, int, int], list[Tensor]] = {}
+        self._outputs: Any = None
+        for part in self._parts:
+            if self._split_backward and self._awaiting(part.index):
+                part.body.register_forward_hook(self._saw)  # type: ignore[attr-defined]
 
     # The step
 
@@ -111,6 +116,9 @@ class SplitGradients:
 
     def after_forward(self, stage: int, micro_batch: int) -> None:
         """Take the buffers' changes; `micro_batch` counts from the block's beginning."""
+        for name in self._awaiting(stage) if self._outputs is not None else ():
+            self._uses[name, stage, micro_batch] = watch_uses(self._handles[name], self._outputs)
+        self._outputs = None
         changes = self._changes[stage].after_micro_batch(self.block.start + micro_batch)
         self._push(micro_batch, self._buffer_items[stage], changes)
 
@@ -140,7 +148,8 @@ class SplitGradients:
                 gradients.append(gradient)
             elif self._split_backward and not tie.last(stage):
                 wait = tie.from_later(stage, micro_batch, self._handles[name])
-                self._waiting.append((name, stage, micro_batch, gradient, wait))
+                uses = self._uses.pop((name, stage, micro_batch))
+                self._waiting.append((name, stage, micro_batch, uses or [gradient], wait))
             else:
                 self._give(tie, stage, micro_batch, gradient)
         self._push(micro_batch, items, gradients)
@@ -152,7 +161,10 @@ class SplitGradients:
             PeerLostError: a worker was lost; the step has changed nothing.
         """
         for name, stage, micro_batch, own, wait in self._waiting:
-            self._give(self._ties[name, stage], stage, micro_batch, wait().add_(own))
+            total = wait()
+            for gradient in own:
+                total.add_(gradient)
+            self._give(self._ties[name, stage], stage, micro_batch, total)
         self._waiting.clear()
         for tie in self._all_ties:
             tie.finish()
@@ -247,6 +259,13 @@ class SplitGradients:
     def _part(self, stage: int) -> Part | None:
         return next((part for part in self._parts if part.index == stage), None)
 
+    def _awaiting(self, stage: int) -> list[str]:
+        """Parameters to whose gradients later stages add."""
+        return [name for (name, place), tie in self._ties.items() if place == stage and not tie.last(stage)]
+
+    def _saw(self, body: nn.Module, args: Any, output: Any) -> None:
+        self._outputs = output if torch.is_grad_enabled() else None
+
     def _owns(self, name: str, stage: int) -> bool:
         tie = self._ties.get((name, stage))
         return tie is None or tie.owner(stage)
@@ -264,6 +283,7 @@ class SplitGradients:
                 self._handles[name].grad = None
                 self._parameters[name].grad = None
         self._waiting.clear()
+        self._uses.clear()
         for tie in self._all_ties:
             tie.clear()
 

@@ -1,8 +1,7 @@
 """A parameter that several stages use: its gradients, added as one worker would add them.
 
 Each stage has a copy. The first stage that uses it owns it; the others hand it every micro-batch's gradient, one
-stage to the
-one before, so that the sum is the one of autograd, which goes through the model backwards: (last use + use before) +
+stage to the one before, so that the sum is the one of autograd, which goes through the model backwards: (last use + use before) +
 ... The sum over micro-batches is then made by the owner alone: the same bits as one worker's, for a copy of the
 parameter sent per micro-batch. After the update the owner sends the new value to the others. It counts once in the
 norm, because only the owner has its gradient.
@@ -10,11 +9,13 @@ norm, because only the owner has its gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
 
 _TAGS = 1 << 24
 """Above the tags of the stages."""
@@ -93,3 +94,36 @@ class Tie:
         for work in [dist.isend(value, group=self._group, group_dst=rank, tag=self._tag + 255) for rank in others]:
             assert work is not None
             work.wait()
+
+
+def watch_uses(param: Tensor, outputs: Iterable[Tensor]) -> list[Tensor]:
+    """Where a graph uses a parameter several times: a list that will hold the gradient of each use, in the order in
+    which backward adds them. Empty for ever where it is used once.
+
+    What later stages give comes first in the sum, and in a zero-bubble pipeline it may come last in time: then the
+    uses cannot be added up before.
+    """
+    accumulates = get_gradient_edge(param).node
+    uses: list[tuple[Node, int]] = []
+    seen: set[Node] = set()
+    stack = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            for place, (following, _) in enumerate(node.next_functions):
+                if following is accumulates:
+                    uses.append((node, place))
+                elif following is not None:
+                    stack.append(following)
+    found: list[Tensor] = []
+    if len(uses) > 1:
+        for node, place in uses:
+            node.register_hook(partial(_keep, found, place))
+    return found
+
+
+def _keep(found: list[Tensor], place: int, gradients: Sequence[Tensor | None], given: object) -> None:
+    gradient = gradients[place]
+    if gradient is not None:
+        found.append(gradient)
