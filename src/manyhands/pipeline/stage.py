@@ -171,7 +171,9 @@ class Stage:
         self.high_water = max(self.high_water, len(self._held))
         self._task.forward_done(self.stage_index, micro_batch)
         self._task.enter("idle")
-        return held.outputs[0] if self.is_last else (held.outputs, held.state)
+        if self.is_last:
+            return held.outputs[0].detach()  # torch keeps all losses to the end of the step, and with them the graphs
+        return held.outputs, held.state
 
     def backward_one_chunk(
         self, micro_batch: int, loss: Any = None, full_backward: bool = True, last_backward: bool = False
