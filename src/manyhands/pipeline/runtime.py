@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.pipelining import schedules
 
 from manyhands.pipeline.stage import Stage
@@ -83,15 +82,3 @@ def runtime(
 def _own_loss(output: Tensor, target: None) -> Tensor:
     """Our last stage gives the loss itself."""
     return output
-
-
-def reduce_sharded(module: FSDPModule) -> None:
-    """Divide the gradients that FSDP has kept whole, as torch's own stages do after a step that took backward apart."""
-    state = fully_shard.state(module)  # type: ignore[attr-defined]
-    for inner in state._state_ctx.all_states:
-        groups = getattr(inner, "_fsdp_param_groups", None)
-        if groups is None:  # one group a module, before torch 2.13
-            groups = [inner._fsdp_param_group] if inner._fsdp_param_group else []
-        for group in groups:
-            group.post_backward()
-    state._root_post_backward_final_callback()

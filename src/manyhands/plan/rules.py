@@ -174,11 +174,11 @@ REFUSALS = (
 SETTINGS = (
     Rule(
         name="reshard_after_forward=False",
-        on="zero-bubble, shard=3",
+        on="zero-bubble, shard=2 or 3",
         effect=Effect.SET,
-        when=lambda layout, _: _zero_bubble(layout) and layout.shard == 3,
-        because="weights stay gathered between the forward and the weight part of the backward pass (the memory of "
-        "shard=2): torch frees them after the input part, and weight gradients become wrong or None.",
+        when=lambda layout, _: _zero_bubble(layout) and layout.shard >= 2,
+        because="weights stay gathered and gradients whole until the step's last action (the memory of shard=1): torch "
+        "frees weights after the input part of the backward pass, and weight gradients become wrong or None.",
     ),
     Rule(
         name="exchange after the step",
@@ -208,7 +208,7 @@ SETTINGS = (
         on="tied weights, shard",
         effect=Effect.SET,
         when=lambda layout, traits: layout.shard > 0 and traits.tied > 0,
-        because="modules that share a weight are gathered and freed together.",
+        because="modules that share a weight are gathered and freed together; one that ties pipeline stages stays whole.",
     ),
     Rule(
         name="norm over the mesh",
@@ -236,19 +236,11 @@ ORDERS = (
         because="tensor parallelism splits a sum inside an operator.",
     ),
     Rule(
-        name="scattered sums",
-        on="shard=2 or 3",
-        effect=Effect.ORDER,
-        when=lambda layout, _: layout.shard > 1,
-        because="sharded gradients are added up where they are kept, not in the order of the tree. With shard=1 "
-        "gradients are added up as without it, and only the update is divided.",
-    ),
-    Rule(
         name="compiled in parts",
-        on="pp, compile",
+        on="pp or shard, compile",
         effect=Effect.ORDER,
-        when=lambda layout, traits: layout.pp > 1 and traits.compile,
-        because="stages are compiled one by one, and other operations are fused than in the whole model.",
+        when=lambda layout, traits: (layout.pp > 1 or layout.shard > 0) and traits.compile,
+        because="units are compiled one by one, and other operations are fused than in the whole model.",
     ),
 )
 
@@ -258,8 +250,8 @@ NOTES = (
         on="tp that does not divide the heads",
         effect=Effect.NOTE,
         when=lambda layout, traits: layout.tp > 1 and not _divides(traits.heads, layout.tp),
-        because="{traits.heads} attention heads cannot be dealt to {layout.tp} shards evenly: every shard computes all "
-        "of attention, and only the rest is split.",
+        because="{traits.heads} attention heads are dealt to {layout.tp} shards unevenly: the one with the most sets the "
+        "pace. With fewer heads than shards every shard computes all of attention.",
     ),
     Rule(
         name="key and value heads do not divide",
@@ -268,8 +260,8 @@ NOTES = (
         when=lambda layout, traits: (
             layout.tp > 1 and _divides(traits.heads, layout.tp) and not _divides(traits.kv_heads, layout.tp)
         ),
-        because="{traits.kv_heads} heads of keys and values cannot be dealt to {layout.tp} shards evenly: every shard "
-        "keeps all of them.",
+        because="{traits.kv_heads} heads of keys and values, with their queries, are dealt to {layout.tp} shards "
+        "unevenly. With fewer of them than shards every shard computes all of attention.",
     ),
     Rule(
         name="sums in bf16",

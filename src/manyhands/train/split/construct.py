@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -67,7 +68,8 @@ def construct(trainer: SplitTrainer, mesh: Mesh, cuts: Sequence[int] | None) -> 
         for part in parts:
             body = ShardedBody(part.body, model, part.parameters, part.units, {tie.name for tie in ties})
             blocks = _blocks(model, part.units)
-            shardings[part.index] = Sharding(body, blocks, mesh.along("dp"), layout.shard, table.splits_backward)
+            order = trainer.job.micro_batches if trainer.job.reproducible else None
+            shardings[part.index] = Sharding(body, blocks, mesh.along("dp"), layout.shard, table.splits_backward, order)
             part.body = body
             divided |= set(body.divided)
     parameters = dict(model.named_parameters())
@@ -164,13 +166,16 @@ def _stages(model: nn.Module, recording: Recording, table: Table, cuts: tuple[in
 
 
 def _blocks(model: nn.Module, units: Sequence[str]) -> list[nn.Module]:
-    """The members of lists among the units, gathered one at a time. What else there is may be used without being
-    called, as a tied weight is: FSDP would not notice."""
+    """The members of lists among the units, gathered one at a time, unless they share a weight with another module. What
+    else there is may be used without being called, as a tied weight is: FSDP would not notice."""
+    uses = Counter(param for _, param in model.named_parameters(remove_duplicate=False))
     found = []
     for name in units:
         parent = model.get_submodule(name.rpartition(".")[0])
         if isinstance(parent, nn.ModuleList | nn.Sequential):
-            found.append(model.get_submodule(name))
+            block = model.get_submodule(name)
+            if all(uses[param] == 1 for param in block.parameters()):
+                found.append(block)
     return found
 
 

@@ -23,6 +23,7 @@ from manyhands.sync import Exchange, LocalSum, choose_forest, lay_out
 from manyhands.train.buffers import BufferChanges
 from manyhands.train.gradients import Finished, sums
 from manyhands.train.split.parts import Built, Part
+from manyhands.train.split.sharding import reduces
 from manyhands.train.split.ties import Tie, watch_uses
 
 
@@ -49,8 +50,8 @@ class SplitGradients:
         on_wait: Callable[[bool], None],
     ) -> None:
         parts, handles, ties, mesh = built.parts, built.handles, built.ties, built.mesh
-        self._reduced = set(built.sharded) if mesh.layout.shard >= 2 else set()
-        """Names of the parameters whose gradients FSDP adds up."""
+        self._reduced = set(built.sharded) if reduces(mesh.layout.shard, built.table.splits_backward) else set()
+        """Names of the parameters whose gradients are divided as they come."""
         self._model, self._built = model, built
         self._parameters, self._parts, self._handles, self._mesh = built.parameters, list(parts), handles, mesh
         self._split_backward, self._on_wait = built.table.splits_backward, on_wait
@@ -80,7 +81,7 @@ class SplitGradients:
         plan, nodes, total = sums(job, mesh.replica, mesh.layout.dp)
         self._exchange: Exchange | None = None
         self._buckets: list[set[int]] = []
-        self.exchanged = "each replica holds a share of the state; FSDP adds gradients up" if self._reduced else ""
+        self.exchanged = "each replica adds up the gradients of its share of the parameters" if self._reduced else ""
         summed = [_whole_form(built, name) for name in order] + floats
         if mesh.layout.dp > 1 and summed:
             forest, how = choose_forest(collective, mesh.layout.dp)

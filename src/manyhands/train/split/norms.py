@@ -1,8 +1,10 @@
 """The norm of the whole gradient, whoever holds which part of it.
 
-A parameter that one worker has whole contributes its norm, computed as one worker would; one that is divided
-contributes the squares of its shards. The norms are then put together in the model's order, which for pipelines gives
-the same bits as `torch.nn.utils.clip_grad_norm_` in an unsplit run.
+A parameter that one worker has whole contributes its norm, computed as one worker would. One whose gradient replicas
+divide (ZeRO 2 and 3) is gathered for it, one after another, because the last bit of the norm decides about all
+weights; without `reproducible`, and where a tensor group divides it, the squares of the shards are added. The norms
+are then put together in the model's order, which for pipelines gives the same bits as
+`torch.nn.utils.clip_grad_norm_` in an unsplit run.
 """
 
 from __future__ import annotations
@@ -18,18 +20,22 @@ from manyhands.train.split.mesh import Mesh
 from manyhands.train.split.parts import Built, Names
 
 
-def total(mesh: Mesh, built: Built, names: Names, known: Mapping[str, float]) -> Tensor:
+def total(mesh: Mesh, built: Built, names: Names, known: Mapping[str, float], exact: bool) -> Tensor:
     """The norm, a scalar of fp32; every worker calls it and gets the same.
 
     Args:
         known: norms of whole gradients of which only a share is left.
+        exact: gather what replicas divide.
     """
     said: dict[str, float] = dict(known) if mesh.speaks else {}
     divided: dict[str, float] = {}
     for name, handle in built.handles.items():
         if handle.grad is None or name in known:
             continue
-        if name in built.divided:
+        if exact and name in built.sharded and name not in built.placements:
+            norm = float(torch.linalg.vector_norm(built.whole(name, handle.grad)))
+            said |= {name: norm} if mesh.speaks else {}
+        elif name in built.divided:
             if built.counts(name):
                 divided[name] = float(torch.linalg.vector_norm(handle.grad.double()).square())
         elif mesh.speaks:

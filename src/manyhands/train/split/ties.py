@@ -1,10 +1,10 @@
 """A parameter that several stages use: its gradients, added as one worker would add them.
 
 Each stage has a copy. The first stage that uses it owns it; the others hand it every micro-batch's gradient, one
-stage to the one before, so that the sum is the one of autograd, which goes through the model backwards: (last use + use before) +
-... The sum over micro-batches is then made by the owner alone: the same bits as one worker's, for a copy of the
-parameter sent per micro-batch. After the update the owner sends the new value to the others. It counts once in the
-norm, because only the owner has its gradient.
+stage to the one before, so that the sum is the one of autograd, which goes through the model backwards. The sum over
+micro-batches is then made by the owner alone: the same bits as one worker's, for a copy of the parameter sent per
+micro-batch. After the update the owner sends the new value to the others. It counts once in the norm, because only
+the owner has its gradient.
 """
 
 from __future__ import annotations

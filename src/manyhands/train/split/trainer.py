@@ -173,8 +173,7 @@ class SplitTrainer(Trainer):
         self._split.after_backward(stage, micro_batch)
 
     def reduce(self, stage: int) -> None:
-        if stage in self._built.shardings:
-            self._built.shardings[stage].reduce()
+        pass  # gradients were taken micro-batch by micro-batch
 
     def enter(self, phase: str, micro_batch: int = -1) -> None:
         assert self._split is not None
@@ -203,7 +202,7 @@ class SplitTrainer(Trainer):
         """As `_clip`, over what all workers hold: each element once."""
         if self.job.clip_grad_norm is None:
             return None
-        norm = norms.total(self.place, self._built, self.names, gradients.norms)
+        norm = norms.total(self.place, self._built, self.names, gradients.norms, self.job.reproducible)
         self._check_norm(float(norm), gradients)
         params = [handle for handle in self._handles.values() if handle.grad is not None]
         if params:
