@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _FEWEST = 4
 """Two steps to warm up, one to time, one to look at closely."""
+_WIDTH = 120
+"""Of the table where it is not printed to a terminal."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def print_comparison(comparison: Comparison) -> None:
     from manyhands.report.compare import findings
     from manyhands.report.figures import COLUMNS, shortened
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     table = Table(caption="measured, predicted, error; of ranks, idle is the mean and all else the most")
     table.add_column("layout", overflow="fold")
     for column in COLUMNS:

@@ -25,8 +25,10 @@ from manyhands.timeline import Event
 
 RANDOM_STATE = 5056
 """Bytes of torch's Mersenne twister, which travels forward with every micro-batch."""
-_SUMS_PER_UNIT = 2
-"""Tensor parallelism adds up a layer's attention and its MLP, forward and backward."""
+_SUMS_PER_BLOCK = 2
+"""Tensor parallelism adds up a block's attention and its MLP, in forward and again in backward."""
+_BLOCK = 4
+"""Parameters from which on a unit counts as such a block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,7 @@ def _step(layout: Layout, cuts: Sequence[int], profile: Profile, links: Links, s
         seconds=(max(e.end for e in events) - min(e.start for e in events)) / 1e9,
         idle=idle_shares(events, layout.workers),
         sent=tuple(
-            runs[table.micro_batches].sent[share.stage_rank] + round(_exchanged(layout, share, table, profile.units))
+            runs[table.micro_batches].sent[share.stage_rank] + round(_exchanged(layout, share, table, profile))
             for share, table in zip(shares, mine, strict=True)
         ),
         operators=tuple(_operators(share, table, profile) for share, table in zip(shares, mine, strict=True)),
@@ -153,7 +155,7 @@ def _costs(layout: Layout, cuts: Sequence[int], profile: Profile, links: Links, 
     for stage, (a, b) in enumerate(bounds):
         held = sum(unit.parameter_bytes for unit in units[a:b]) / layout.tp
         gather = links.gather_seconds(layout.dp, held) if layout.shard >= 2 else 0.0
-        sums = sum(_shard_sums(layout, unit, links) for unit in units[a:b])
+        sums = _SUMS_PER_BLOCK * sum(links.sum_seconds(layout.tp, size) for size in _summed(layout, profile, a, b))
         forward[stage] += slower * profile.data + sums + (gather if layout.shard == 3 else 0.0)
         weight[stage] += gather * (2 if layout.shard == 3 else 1)
         inputs[stage] += sums
@@ -173,11 +175,12 @@ def _transfer(links: Links, size: int) -> Transfer:
     return Transfer(size / links.bandwidth, links.latency, size)
 
 
-def _shard_sums(layout: Layout, unit: UnitCost, links: Links) -> float:
-    """Seconds in which the shards of a layer add up what they made, in one direction."""
-    if layout.tp == 1 or not unit.crossing_bytes:
-        return 0.0
-    return _SUMS_PER_UNIT * links.sum_seconds(layout.tp, unit.crossing_bytes)
+def _summed(layout: Layout, profile: Profile, first: int, last: int) -> list[int]:
+    """Bytes of what the shards of each block among some units add up."""
+    if layout.tp == 1:
+        return []
+    units = zip(profile.units[first:last], profile.parameters_by_unit[first:last], strict=True)
+    return [unit.crossing_bytes for unit, parameters in units if parameters >= _BLOCK and unit.crossing_bytes]
 
 
 def _pipelines(layout: Layout, micro_batches: int, tables: Sequence[Table], runs: dict[int, Simulation]) -> list[Event]:
@@ -214,7 +217,7 @@ def _after(
     return found
 
 
-def _exchanged(layout: Layout, share: Share, table: Table, units: Sequence[UnitCost]) -> float:
+def _exchanged(layout: Layout, share: Share, table: Table, profile: Profile) -> float:
     """Bytes that a rank sends besides what its pipeline sends."""
     n, size = layout.dp, share.parameter_bytes
     once = (n - 1) / n * size
@@ -225,8 +228,8 @@ def _exchanged(layout: Layout, share: Share, table: Table, units: Sequence[UnitC
             total += once * table.micro_batches * (1 if layout.shard == 2 else 3)
     if layout.tp > 1:
         per_sum = 2 * (layout.tp - 1) / layout.tp
-        crossing = sum(unit.crossing_bytes for stage in share.stages for unit in units[slice(*stage)])
-        total += 2 * _SUMS_PER_UNIT * per_sum * crossing * table.micro_batches
+        crossing = sum(sum(_summed(layout, profile, *stage)) for stage in share.stages)
+        total += 2 * _SUMS_PER_BLOCK * per_sum * crossing * table.micro_batches
     return total
 
 
@@ -244,10 +247,12 @@ def _memory(layout: Layout, share: Share, table: Table, profile: Profile) -> int
     """Weights, sums of gradients while they are folded, the optimizer's state, live activations."""
     size, replicas = share.parameter_bytes, layout.dp
     weights = size / (replicas if layout.shard == 3 else 1)
+    if layout.shard in (1, 2):
+        weights += size / replicas  # the whole that was gathered, and the share that is updated
     if layout.shard >= 2:
         gradients = size / replicas + size / max(1, len(profile.units))
-    else:
-        gradients = size * (table.micro_batches - 1).bit_length() + size
+    else:  # sums that wait for others, the newest gradient, and the sum of all replicas
+        gradients = size * ((table.micro_batches - 1).bit_length() + 1 + (replicas > 1))
     state = profile.optimizer_bytes * share.part / (replicas if layout.shard else 1)
     per_stage = [0] * table.stages
     for stage, (a, b) in zip(table.stages_of(share.stage_rank), share.stages, strict=True):

@@ -89,34 +89,36 @@ def _header(comparison: Comparison) -> str:
 
 
 def _summary(comparison: Comparison) -> str:
-    heads = ["layout", *(escape(column.name) for column in COLUMNS), "differs from one worker"]
-    rows = [_row(comparison, entry) for entry in comparison.entries]
     lead = (
         "Measured, and below it what was predicted from one worker's run, with the error. Idle is the mean of all "
         "ranks; the other figures are those of the rank that has most of it."
     )
-    return section("layouts", "Side by side", lead, table("layouts side by side", heads, rows, "compare"))
+    heads = "".join(f'<th scope="col">{escape(column.name)}</th>' for column in COLUMNS)
+    rows = "".join(_row(comparison, entry) for entry in comparison.entries)
+    body = (
+        '<div class="scroll" tabindex="0" role="region" aria-label="layouts side by side"><table class="compare">'
+        f'<thead><tr><th scope="col">layout</th>{heads}<th scope="col">weights differ by</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+    return section("layouts", "Side by side", lead, body)
 
 
-def _row(comparison: Comparison, entry: Entry) -> list[str]:
-    name = f"<b>{escape(_name(comparison, entry))}</b>"
+def _row(comparison: Comparison, entry: Entry) -> str:
+    name = f'<th scope="row">{escape(_name(comparison, entry))}</th>'
     if entry.measured is None:
-        return [
-            name,
-            f'<span class="refused">did not run: {escape(shortened(entry.refusal))}</span>',
-            *[""] * len(COLUMNS),
-        ]
-    cells = [_cell(column, entry, comparison.reference) for column in COLUMNS]
-    return [name, *cells, _difference(comparison, entry)]
+        reason = f"<b>did not run.</b> {escape(shortened(entry.refusal))}"
+        return f'<tr>{name}<td class="refused" colspan="{len(COLUMNS) + 1}">{reason}</td></tr>'
+    cells = [*(_cell(column, entry, comparison.reference) for column in COLUMNS), _difference(comparison, entry)]
+    return f"<tr>{name}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
 def _cell(column: Column, entry: Entry, reference: Entry) -> str:
     assert entry.measured is not None and reference.measured is not None
     value = column.value(entry.measured)
     text = f"<b>{escape(column.text(value))}</b>"
-    if column.relative and entry is not reference:
-        ratio = value / max(1e-12, column.value(reference.measured))
-        text += f" <small>{ratio:.2f}x</small>"
+    alone = column.value(reference.measured)
+    if column.relative and entry is not reference and alone:
+        text += f" <small>{value / alone:.2f}x</small>"
     if entry.predicted is None:
         return text
     foreseen = column.value(entry.predicted)
@@ -151,7 +153,8 @@ def _timeline(comparison: Comparison, entry: Entry, longest: float) -> str:
     if entry.stages:
         parts.append(f'<p class="cuts">Stages begin at {escape(", ".join(entry.stages))}.</p>')
     if entry.predicted is not None:
-        parts.append(draw(entry.predicted.events, entry.table, title="predicted", seconds=longest))
+        predicted = draw(entry.predicted.events, entry.table, title="predicted", seconds=longest)
+        parts.append(f'<div class="above">{predicted}</div>')
     parts.append(draw(entry.measured.events, entry.table, title="measured", seconds=longest))
     if len(entry.measured.idle) > 1:
         parts.append(_ranks(entry, entry.measured))
@@ -201,10 +204,11 @@ def _method(comparison: Comparison) -> str:
 
 def _style() -> str:
     return (
-        "<style>.compare td{white-space:nowrap}"
-        ".compare td:has(.refused){white-space:normal;max-width:0;min-width:520px}"
-        ".refused{color:var(--bad);overflow-wrap:anywhere}"
-        ".compare th{white-space:normal;vertical-align:bottom}.compare b{font-weight:600}"
+        "<style>.compare td,.compare th[scope=row]{white-space:nowrap;padding-right:22px}"
+        ".compare td small{margin-left:4px}"
+        ".scroll:has(.compare){max-height:none}.compare th[scope=row]{position:static;color:var(--ink);font-weight:600}"
+        "td.refused{color:var(--bad);white-space:normal!important;overflow-wrap:anywhere}.compare b{font-weight:600}"
+        ".above{margin-bottom:-34px}.above .pd-key,.above rect[rx]{display:none}td small.foreseen{margin-left:0}"
         ".foreseen{display:block;color:var(--soft)}.foreseen i{font-style:normal;opacity:.85}.same{color:var(--good)}"
         ".findings{margin:14px 0 0;padding-left:20px}.findings li{margin:2px 0}"
         ".step{margin:0 0 26px}.step h3{font-size:16px;margin:22px 0 2px}.cuts{margin:0 0 6px;color:var(--soft);"

@@ -500,7 +500,7 @@ class Supervisor:
     def _conclude(self) -> int:
         """Write down how it ended; returns the exit code."""
         ending = self._ending = self._ending or Ending("stopped", "interrupted")
-        figures = {
+        figures: dict[str, Any] = {
             "total_steps": self._total_steps,
             "weights_sha256": self._sha256 if ending.status == "finished" else None,
             "workers": len(self._gang),

@@ -12,7 +12,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -223,11 +223,9 @@ def _forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # freed memory that the allocator keeps is nobody's
+    _trim()
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
-        pass
 
 
 def _peak(device: torch.device, before: int) -> int:
@@ -238,7 +236,15 @@ def _peak(device: torch.device, before: int) -> int:
 
 
 def _own_bytes() -> int:
+    _trim()
     return _status()["RssAnon"]
+
+
+def _trim() -> None:
+    """Give back freed memory that the C library keeps: it is nobody's. Others than glibc keep little."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _status() -> Mapping[str, int]:
