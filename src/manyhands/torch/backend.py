@@ -219,7 +219,7 @@ class ProcessGroup(Identity):
         title = self._title(f"send to rank {dstRank}")
         check_dense(title, tensors)
         outcomes = [self._group.send(flat(tensor), dstRank, tag) for tensor in tensors]
-        return self._work(title, outcomes, None, tensors)
+        return self._work(title, outcomes, None, [])  # whoever keeps the handle, as pipelines do, keeps no tensor
 
     def recv(self, tensors: Sequence[Tensor], srcRank: int, tag: int) -> Work:
         return self._receive(f"receive from rank {srcRank}", tensors, srcRank, tag)
