@@ -139,6 +139,25 @@ class Chain(nn.Module):
         return self.head(x)
 
 
+class Aliases(nn.Module):
+    """A weight with three names: of an embedding, of a layer that is called, of one whose weight alone is used; and one
+    block twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.block = nn.Embedding(WORDS, 6), nn.Linear(6, 6)
+        self.blocks = nn.ModuleList([self.block, nn.Linear(6, 6), self.block])
+        self.middle, self.head = nn.Linear(6, WORDS, bias=False), nn.Linear(6, WORDS, bias=False)
+        self.middle.weight = self.head.weight = self.embed.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        for block in self.blocks:
+            x = x + torch.tanh(block(x))
+        x = x + F.linear(self.middle(x).softmax(-1), self.middle.weight.T)
+        return F.linear(x, self.head.weight)
+
+
 class Sometimes(nn.Module):
     """A scale of the root's own, a parameter that is never used, and a buffer that counts."""
 
@@ -195,6 +214,7 @@ JOBS: dict[str, Callable[[], Job]] = {
     "chain": lambda: _job(partial(Chain, 7, 0), _numbers, _squares),
     "frozen": lambda: _job(partial(Chain, 5, 2), _numbers, _squares),
     "sometimes": lambda: _job(Sometimes, _numbers, _squares, scheduler=None, clip_grad_norm=None, evaluate=None),
+    "aliases": lambda: _job(Aliases, _text, micro_batches=4),
     "bf16": lambda: _job(partial(_gpt, 2, True), _text, precision="bf16", micro_batches=4),
     "llama": lambda: _job(
         partial(_transformer, "LlamaForCausalLM", **_SIZES, num_key_value_heads=1, attention_dropout=0.1), _masked,

@@ -22,7 +22,7 @@ from manyhands.tensor_parallel import apply, context, derive
 from manyhands.tensor_parallel.values import Placement, placement
 from manyhands.train.split.mesh import Mesh
 from manyhands.train.split.parts import Built, Part, Whole, empty, give_to, make_handles
-from manyhands.train.split.sharding import ShardedBody, Sharding
+from manyhands.train.split.sharding import ShardedBody, Sharding, reduces
 from manyhands.train.split.ties import Tie
 from manyhands.train.traits import find_traits
 
@@ -67,11 +67,11 @@ def construct(trainer: SplitTrainer, mesh: Mesh, cuts: Sequence[int] | None) -> 
     if layout.shard:
         for part in parts:
             body = ShardedBody(part.body, model, part.parameters, part.units, {tie.name for tie in ties})
-            blocks = _blocks(model, part.units)
-            order = trainer.job.micro_batches if trainer.job.reproducible else None
-            shardings[part.index] = Sharding(body, blocks, mesh.along("dp"), layout.shard, table.splits_backward, order)
-            part.body = body
-            divided |= set(body.divided)
+            # A block on its own adds up what it gives back to a value before that meets others': not one worker's
+            order. blocks = _blocks(model, part.units) if reduces(layout.shard, table.splits_backward) else [] order =
+            trainer.job.micro_batches if trainer.job.reproducible else None shardings[part.index] = Sharding(body,
+            blocks, mesh.along("dp"), layout.shard, table.splits_backward, order) part.body = body divided |=
+            set(body.divided)
     parameters = dict(model.named_parameters())
     handles = make_handles(parameters, owned)
     give_to(trainer.optimizer, before, handles)
@@ -166,8 +166,8 @@ def _stages(model: nn.Module, recording: Recording, table: Table, cuts: tuple[in
 
 
 def _blocks(model: nn.Module, units: Sequence[str]) -> list[nn.Module]:
-    """The members of lists among the units, gathered one at a time, unless they share a weight with another module. What
-    else there is may be used without being called, as a tied weight is: FSDP would not notice."""
+    """The members of lists among the units, gathered one at a time, unless they share a weight with another module.
+    What else there is may be used without being called, as a tied weight is: FSDP would not notice."""
     uses = Counter(param for _, param in model.named_parameters(remove_duplicate=False))
     found = []
     for name in units:

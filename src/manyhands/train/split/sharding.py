@@ -47,9 +47,10 @@ class ShardedBody(nn.Module):
         super().__init__()
         self.__dict__["_body"] = body  # not registered: its children are not this module's
         owners = _owners(model, parameters)
-        held = dict.fromkeys(name for name in units if any(_within(o, name) for found in owners.values() for o in found))
+        everywhere = [owner for found in owners.values() for owner in found]
+        held = dict.fromkeys(name for name in units if any(_within(owner, name) for owner in everywhere))
         mine = {model.get_parameter(name) for name in parameters}
-        for owner in (owner for found in owners.values() for owner in found):
+        for owner in everywhere:
             module = model.get_submodule(owner)
             alone = not any(module.children()) and mine.issuperset(module.parameters())
             if alone and not any(_within(owner, name) for name in held):
