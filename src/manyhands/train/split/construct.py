@@ -67,11 +67,12 @@ def construct(trainer: SplitTrainer, mesh: Mesh, cuts: Sequence[int] | None) -> 
     if layout.shard:
         for part in parts:
             body = ShardedBody(part.body, model, part.parameters, part.units, {tie.name for tie in ties})
-            # A block on its own adds up what it gives back to a value before that meets others': not one worker's
-            order. blocks = _blocks(model, part.units) if reduces(layout.shard, table.splits_backward) else [] order =
-            trainer.job.micro_batches if trainer.job.reproducible else None shardings[part.index] = Sharding(body,
-            blocks, mesh.along("dp"), layout.shard, table.splits_backward, order) part.body = body divided |=
-            set(body.divided)
+            # A block of its own adds up its gradients of a value before it meets others': not one worker's order.
+            blocks = _blocks(model, part.units) if reduces(layout.shard, table.splits_backward) else []
+            order = trainer.job.micro_batches if trainer.job.reproducible else None
+            shardings[part.index] = Sharding(body, blocks, mesh.along("dp"), layout.shard, table.splits_backward, order)
+            part.body = body
+            divided |= set(body.divided)
     parameters = dict(model.named_parameters())
     handles = make_handles(parameters, owned)
     give_to(trainer.optimizer, before, handles)
