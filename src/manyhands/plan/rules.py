@@ -208,7 +208,8 @@ SETTINGS = (
         on="tied weights, shard",
         effect=Effect.SET,
         when=lambda layout, traits: layout.shard > 0 and traits.tied > 0,
-        because="modules that share a weight are gathered and freed together; one that ties pipeline stages stays whole.",
+        because="modules that share a weight are gathered and freed together; one that ties pipeline stages stays "
+        "whole.",
     ),
     Rule(
         name="norm over the mesh",
@@ -250,8 +251,8 @@ NOTES = (
         on="tp that does not divide the heads",
         effect=Effect.NOTE,
         when=lambda layout, traits: layout.tp > 1 and not _divides(traits.heads, layout.tp),
-        because="{traits.heads} attention heads are dealt to {layout.tp} shards unevenly: the one with the most sets the "
-        "pace. With fewer heads than shards every shard computes all of attention.",
+        because="{traits.heads} attention heads are dealt to {layout.tp} shards unevenly: the one with the most sets "
+        "the pace. With fewer heads than shards every shard computes all of attention.",
     ),
     Rule(
         name="key and value heads do not divide",

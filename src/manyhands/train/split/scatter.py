@@ -18,6 +18,7 @@ from torch import Tensor
 from manyhands.collective import assign_blocks, fold, leaves
 from manyhands.errors import UserError
 from manyhands.sync import LocalSum
+from manyhands.torch.backend import ProcessGroup
 
 
 class TreeReduceScatter:
@@ -49,7 +50,9 @@ class TreeReduceScatter:
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: Any, async_op: bool = False
     ) -> None:
         received = torch.empty_like(input_tensor)
-        dist.all_to_all_single(received, input_tensor, group=group)
+        assert isinstance(group, ProcessGroup)
+        parts = group.size()
+        group.transport.all_to_all(received.chunk(parts), input_tensor.chunk(parts)).result()
         if not self._sums:
             self._subtrees = [[torch.empty_like(output_tensor) for _ in pieces] for pieces in self._pieces]
             self._sums = [
