@@ -154,7 +154,7 @@ def test_settings(layout, traits, setting):
 @pytest.mark.parametrize(
     ("layout", "traits", "words"),
     [
-        ("tp=2", {"heads": 5}, "5 attention heads cannot be dealt to 2"),
+        ("tp=2", {"heads": 5}, "5 attention heads are dealt to 2 shards unevenly"),
         ("tp=4", {"heads": 8, "kv_heads": 2}, "2 heads of keys and values"),
         ("tp=2", {"precision": "bf16"}, "rounded to bf16"),
         ("dp=3", {}, "share 8 micro-batches unevenly"),

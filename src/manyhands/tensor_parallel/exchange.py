@@ -29,6 +29,11 @@ REMEMBERED = 8
 """Entered tensors that are remembered, so that q, k and v projections of one tensor share one all-reduce."""
 
 
+# torch 2.13 has new names and warns of the old ones.
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
+
 class Peers:
     """The tensor group, and this worker's place in it."""
 
@@ -91,7 +96,7 @@ class Peers:
         if moved.shape[0] < most:
             moved = torch.cat([moved, moved.new_zeros(most - moved.shape[0], *moved.shape[1:])])
         everyone = moved.new_empty(self.degree * most, *moved.shape[1:])
-        dist.all_gather_into_tensor(everyone, moved, group=self.group)
+        _all_gather(everyone, moved, group=self.group)
         shares = everyone.unflatten(0, (self.degree, most))
         parts, starts = [], [0] * self.degree
         for piece in split.pieces:
@@ -106,7 +111,7 @@ class Peers:
             return take(self.sum(tensor), dim, split, self.rank).contiguous()
         moved = torch.cat([take(tensor.detach(), dim, split, rank).movedim(dim, 0) for rank in range(self.degree)])
         share = moved.new_empty(moved.shape[0] // self.degree, *moved.shape[1:])
-        dist.reduce_scatter_tensor(share, moved.contiguous(), group=self.group)
+        _reduce_scatter(share, moved.contiguous(), group=self.group)
         return share.movedim(0, dim).contiguous()
 
 
