@@ -37,6 +37,7 @@ bench: $(VENV)/.ready  ## all benchmarks; over an hour on 2 quiet cores
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/packing.py
 	$(BIN)/python benchmarks/collectives.py
+	$(BIN)/python benchmarks/pipeline.py
 	PYTHON=$(BIN)/python sh benchmarks/gpu/run.sh
 
 lock: $(VENV)/.ready  ## pin what is installed now
