@@ -80,8 +80,13 @@ class Compare:
         page = directory / "compare.html"
         write_comparison(comparison, page)
         told.print(f"page: {page}", soft_wrap=True)
-        ran = [entry for entry in comparison.entries if entry.measured is not None]
-        return 0 if len(ran) > 1 or len(layouts) == 1 else 1
+        return exit_code(comparison)
+
+
+def exit_code(comparison: Comparison) -> int:
+    """1 if none of the layouts ran that were to be compared with one worker."""
+    others = [entry.measured is not None for entry in comparison.entries[1:]]
+    return 0 if any(others) or not others else 1
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -57,7 +57,7 @@ def compare(trials: Trials, tell: Callable[[str], None] = lambda text: None) -> 
     found: list[Trial] = []
     for number, layout in enumerate(trials.layouts):
         tell(str(layout))
-        trial = _run(trials, number, layout)
+        trial = _run(trials, number, layout, found)
         if trial.interrupted:
             return None
         if number == 0 and trial.refusal:
@@ -66,8 +66,12 @@ def compare(trials: Trials, tell: Callable[[str], None] = lambda text: None) -> 
     return _compared(trials, found)
 
 
-def _run(trials: Trials, number: int, layout: Layout) -> Trial:
-    """One layout's run, to its end or to what kept it from running."""
+def _run(trials: Trials, number: int, layout: Layout, before: list[Trial]) -> Trial:
+    """One layout's run, to its end or to what kept it from running.
+
+    Args:
+        before: what ran before; what it tells of the job may be reason enough.
+    """
     name = f"{number}-{str(layout).replace('/', '+')}" if number else "0-one-worker"
     directory = RunDirectory(trials.directory / name)
     session = Session(
@@ -81,7 +85,10 @@ def _run(trials: Trials, number: int, layout: Layout) -> Trial:
     )
     refusal, code = "", 0
     try:
-        Plan(**session.plan)
+        plan = Plan(**session.plan)
+        if before:
+            job = read_json(before[0].directory.run)["job"]
+            plan.check(job["micro_batches"], job["cuda_devices"])
         code = run_session(session)
         if code and code != INTERRUPTED:
             refusal = f"it ended with code {code}; see {directory.log}"

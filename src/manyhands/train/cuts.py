@@ -45,18 +45,16 @@ def measure_cuts(trainer: Trainer, stages: Sequence[int]) -> dict[str, dict[str,
 
 
 def operators_of(units: Sequence[Mapping[str, Any]], calls: Mapping[str, int]) -> list[int]:
-    """Operators of each unit: its own and those of the modules within it. What came before all of them counts to the
-    first.
+    """Operators of each unit: its own, those of the modules within it, and what comes between it and the next.
 
     Args:
-        calls: by the module whose forward began last.
+        calls: by the module whose forward began last, in the order in which they began.
     """
-    sums = []
-    for unit in units:
-        name = unit["name"].partition("#")[0]
-        sums.append(sum(count for module, count in calls.items() if module == name or module.startswith(f"{name}.")))
-    if sums:
-        sums[0] += calls.get("", 0)
+    sums, at = [0] * len(units), 0
+    names = [unit["name"].partition("#")[0] for unit in units]
+    for module, count in calls.items() if units else ():
+        at = next((k for k, name in enumerate(names) if module == name or module.startswith(f"{name}.")), at)
+        sums[at] += count
     return sums
 
 
