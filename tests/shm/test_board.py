@@ -25,6 +25,24 @@ def test_the_supervisor_reads_what_a_worker_wrote():
     release(board)
 
 
+def test_a_line_is_never_read_empty_while_it_is_written():
+    """A worker that is stopped in the middle of writing must not look as if it had stood still since 0."""
+    board = Board()
+    board.write(3, 0, 0, 0)
+
+    def worker():
+        mine = Board(board.descriptor)
+        for step in range(300_000):
+            mine.write(3, step, 0, 1)
+
+    with child(worker) as pid:
+        empty = 0
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            empty += sum(board.read(3).since == 0 for _ in range(1000))
+        assert empty == 0
+    release(board)
+
+
 @given(st.lists(st.tuples(st.integers(0, 1023), st.integers(-1, 2**40), st.integers(-1, 4096), st.integers(0, 7))))
 def test_lines_do_not_touch_each_other(writes):
     board = Board()

@@ -39,7 +39,9 @@ class Board:
         return self._memory.descriptor
 
     def write(self, line: int, step: int, micro_batch: int, phase: int) -> None:
-        _LINE.pack_into(self._memory.view, line % self.LINES * _STRIDE, step, micro_batch, phase, monotonic_ns())
+        place = line % self.LINES * _STRIDE
+        # In one copy: `pack_into` clears the line first, and a reader would find a worker that has stood still since 0.
+        self._memory.view[place : place + _LINE.size] = _LINE.pack(step, micro_batch, phase, monotonic_ns())
 
     def read(self, line: int) -> Whereabouts:
         return Whereabouts(*_LINE.unpack_from(self._memory.view, line % self.LINES * _STRIDE))
