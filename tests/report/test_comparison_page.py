@@ -1,11 +1,12 @@
 """The page that compares layouts, from figures made by hand."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from manyhands.pipeline import even_costs, make_table, simulate
-from manyhands.report.compare import comparison_page, findings, write_comparison
+from manyhands.report.compare import comparison_page, crowded, findings, write_comparison
 from manyhands.report.comparison import Comparison, Entry, Figures, idle_shares
 from manyhands.report.figures import COLUMNS, error, shortened
 from manyhands.timeline import Event
@@ -72,6 +73,15 @@ def test_findings_say_what_is_best():
     assert said[3] == "Step times were predicted within 3% on average, 5% at worst."
     assert next(findings(comparison(ROUNDED))).startswith("One worker is the fastest")
     assert list(findings(comparison(REFUSED))) == ["No layout but one worker ran."]
+
+
+def test_a_machine_that_was_busy_is_named():
+    """Only where every worker could have had a core."""
+    assert not crowded(comparison(replace(RAN, core_wait=0.05)))
+    said = crowded(comparison(replace(RAN, core_wait=0.4)))
+    assert "up to 40% of the time" in said and said in text_of(comparison_page(comparison(replace(RAN, core_wait=0.4))))
+    many = replace(RAN, core_wait=0.4, measured=figures(0.2, 4))
+    assert not crowded(comparison(many))
 
 
 def test_the_page_is_written_whole(tmp_path):

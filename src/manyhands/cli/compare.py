@@ -91,7 +91,7 @@ def exit_code(comparison: Comparison) -> int:
 
 def print_comparison(comparison: Comparison) -> None:
     """The table: what was measured, and below it what was predicted, with the error."""
-    from manyhands.report.compare import findings
+    from manyhands.report.compare import crowded, findings
     from manyhands.report.figures import COLUMNS, shortened
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
@@ -110,7 +110,7 @@ def print_comparison(comparison: Comparison) -> None:
     console.print(table)
     for entry in refused:
         console.print(f"{entry.layout} did not run: {shortened(entry.refusal)}", markup=False, soft_wrap=True)
-    for sentence in findings(comparison):
+    for sentence in filter(None, (*findings(comparison), crowded(comparison))):
         console.print(sentence, markup=False, soft_wrap=True)
 
 

@@ -53,6 +53,7 @@ def entry_of(
         predicted=predicted,
         difference=difference,
         same_bits=same_bits,
+        core_wait=max(figures.get("core_wait", 0.0) for figures in trial.figures),
         stages=stages,
         table=table,
     )

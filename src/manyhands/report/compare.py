@@ -14,6 +14,9 @@ from manyhands.report.figures import COLUMNS, Column, error, shortened, size
 from manyhands.report.page import date, definitions, page, section, table
 from manyhands.report.pipeline import draw
 
+_CROWDED = 0.1
+"""Share of the time that workers may wait for a core before times are doubted."""
+
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
     """Write the page whole or not at all.
@@ -34,6 +37,18 @@ def comparison_page(comparison: Comparison) -> str:
     body = [_style(), _header(comparison), _summary(comparison), _timelines(comparison), _method(comparison)]
     body.append(f"<footer>Written {date(time.time())}</footer>")
     return page(f"{comparison.job_file}: layouts compared", "".join(body))
+
+
+def crowded(comparison: Comparison) -> str:
+    """Whether times are to be doubted: workers that would have had a core each waited for one. Empty if not."""
+    alone = [entry for entry in comparison.entries if entry.measured and len(entry.measured.idle) <= comparison.cores]
+    waits = [entry.core_wait for entry in alone]
+    if max(waits, default=0.0) < _CROWDED:
+        return ""
+    return (
+        f"This machine was busy with something else: workers waited for a core up to {max(waits):.0%} of the time. "
+        "Counts, bytes and memory stand; compare times again on a quiet machine."
+    )
 
 
 def findings(comparison: Comparison) -> Iterator[str]:
@@ -79,11 +94,13 @@ def _header(comparison: Comparison) -> str:
         "Machine": comparison.machine,
         "Versions": comparison.versions,
     }
+    busy = crowded(comparison)
+    notice = f'<p class="notice">{escape(busy)}</p>' if busy else ""
     sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings(comparison))
     return (
         '<header><p class="over">manyhands compare</p>'
         f'<div class="title"><h1>{escape(comparison.job_file)}: layouts compared</h1></div>'
-        f'<ul class="findings">{sentences}</ul>'
+        f'<ul class="findings">{sentences}</ul>{notice}'
         f"{definitions('facts', {name: escape(text) for name, text in facts.items()})}</header>"
     )
 

@@ -45,6 +45,8 @@ class Entry:
     difference: float = 0.0
     """The largest of any final weight from one worker's."""
     same_bits: bool = False
+    core_wait: float = 0.0
+    """The largest share of the time in which a worker was ready to compute and others had the cores."""
     stages: tuple[str, ...] = ()
     """The first unit of each, where the model is cut."""
     table: Table | None = None

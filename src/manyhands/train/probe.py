@@ -56,7 +56,7 @@ class Probe:
         self._recorder = recorder
         self._stages: list[int] = trial.get("stages", [])
         self._before = _own_bytes()
-        self._began: tuple[float, float] | None = None
+        self._began: tuple[float, float, float] | None = None
         self.figures: dict[str, Any] = {}
 
     def joined(self, group: Group | None) -> None:
@@ -67,12 +67,13 @@ class Probe:
     def step(self, trainer: Trainer, flag: Callable[[], int]) -> Step:
         """A step of the trainer; the last one is looked at."""
         if trainer.step == 1:  # the first warms up
-            self._began = time.perf_counter(), time.process_time()
+            self._began = _clocks()
         if trainer.step + 1 < trainer.total_steps:
             return trainer.train_step(flag)
         if self._began is not None:
-            wall, cpu = (now - then for now, then in zip(_clocks(), self._began, strict=True))
-            self.figures["cpu_share"] = min(1.0, cpu / wall)
+            wall, cpu, waited = (now - then for now, then in zip(_clocks(), self._began, strict=True))
+            self.figures["cpu_share"] = min(1.0, cpu / max(1e-9, wall - waited))
+            self.figures["core_wait"] = waited / wall
         return self._look(trainer, flag)
 
     def _look(self, trainer: Trainer, flag: Callable[[], int]) -> Step:
@@ -214,8 +215,13 @@ def _exchange(group: Group, tensor: Tensor) -> None:
             group.receive(tensor, 1 - group.rank).result()
 
 
-def _clocks() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
+def _clocks() -> tuple[float, float, float]:
+    """Seconds: on the clock, computing, and ready to compute while others had the cores (0 where the kernel does not
+    say)."""
+    waited = 0
+    with suppress(OSError, IndexError):
+        waited = int(Path("/proc/self/schedstat").read_text().split()[1])
+    return time.perf_counter(), time.process_time(), waited / 1e9
 
 
 def _forget_peak(device: torch.device) -> None:
