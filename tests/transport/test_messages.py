@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from groups import joined, no_unix, outcomes
+from groups import joined, no_unix, outcomes, until
 
 from manyhands.transport import GroupError, MismatchError, PeerLostError
 
@@ -110,6 +110,7 @@ def test_a_callback_may_send_and_receive(groups):
     groups[1].receive(got, 0).add_done_callback(answer)
     back = torch.zeros(2)
     assert outcomes([groups[0].receive(back, 1), groups[0].send(torch.ones(2), 1)]) == [1, None]
+    until(lambda: received, "the callback")  # what it sends may arrive before it has returned
     assert back.sum() == 4 and outcomes(received) == [None]
 
 
