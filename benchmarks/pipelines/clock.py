@@ -1,9 +1,10 @@
 """Predicted step times beside measured ones, where layers sleep.
 
 Every configuration runs as a job of the project does: SplitTrainer, Pipeline, torch's runtime. What is predicted is
-`pipeline.simulate` on what the layers are told to sleep and two constants that are measured once, before: the latency
-of a transfer, by ping-pong, and the overhead of an action, from one run without any overlap (vanilla, of a size that
-is not among the configurations).
+`pipeline.simulate` on what the layers are told to sleep and two constants. They are measured once, before, in a run
+without any overlap (vanilla, of a size that is not among the configurations): the latency of a transfer, from the end
+of an action to the beginning of the next on the other rank, as the timeline has it; and the overhead of an action,
+which is what is left of the step's time.
 """
 
 from __future__ import annotations
@@ -97,19 +98,21 @@ def summed(by_rank: list[list[Table]]) -> list[tuple[float, float]]:
 
 
 def predict(layers: list[Times], layout: Layout, count: int, constants: Constants) -> Simulation:
-    """On paper. Nobody waits for the gradient of the model's input, so the first stage takes its whole backward as
-    one, when the table says weights."""
+    """On paper. Nobody waits for the gradient of the model's input: the first stage does nothing where the table says
+    input, and its whole backward where it says weight."""
     each = len(layers) // layout.stages
     stages = [layers[first : first + each] for first in range(0, len(layers), each)]
     forward, input, weight = (
         [sum(getattr(layer, part) for layer in stage) for stage in stages] for part in Times._fields
     )
-    weight[0], input[0] = weight[0] + input[0], 0.0
+    weight[0], input[0] = weight[0] + input[0], -constants.overhead
+    backward = tuple(a + b for a, b in zip(input, weight, strict=True))
     sends = (Transfer(latency=constants.latency),) * (len(stages) - 1)
     costs = Costs(
         forward=tuple(forward),
         input=tuple(input),
         weight=tuple(weight),
+        backward=(weight[0], *backward[1:]),
         send_forward=sends,
         overhead=constants.overhead,
     )
@@ -120,11 +123,25 @@ def calibrate(count: int) -> Constants:
     """From vanilla on two ranks, where one action follows the other."""
     layers, layout = [Times(*[SECONDS / 2] * 3)] * 4, Layout(pp=2, schedule="vanilla")
     with Gang(2, partial(_make, layers=layers, layout=layout, count=count)) as gang:
-        latency = statistics.median(max(gang.ask("latency", 50)) for _ in range(5))
         seconds = statistics.median(seconds for seconds, _ in summed(gang.ask("tables", 4))[1:])
+        latency = statistics.median(gap for _ in range(3) for gap in gaps(*gang.ask("spans")))
     plain = predict(layers, layout, count, Constants(0.0, latency)).seconds
     actions = 2 * 2 * count
     return Constants((seconds - plain) / actions, latency)
+
+
+def gaps(first: list[tuple[str, int, int, int]], second: list[tuple[str, int, int, int]]) -> list[float]:
+    """Seconds between the end of an action on one rank and the beginning of what waited for it on the other."""
+    begins, ends = (
+        {(rank, *span[:2]): span[at] for rank, spans in enumerate((first, second)) for span in spans} for at in (2, 3)
+    )
+    found = []
+    for rank, phase, micro_batch in begins:
+        if (rank, phase) == (0, "forward"):
+            found.append(begins[1, "data", micro_batch] - ends[0, "forward", micro_batch])
+        if (rank, phase) == (0, "backward"):
+            found.append(begins[0, "backward", micro_batch] - ends[1, "backward", micro_batch])
+    return [gap / 1e9 for gap in found]
 
 
 def compare_with_vanilla(rows: list[dict[str, Any]]) -> None:

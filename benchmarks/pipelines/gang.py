@@ -10,6 +10,7 @@ import signal
 import socket
 import statistics
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe, wait
@@ -116,13 +117,17 @@ def step_seconds(gang: Gang, count: int) -> list[float]:
 
 def in_turn(gangs: Mapping[str, Gang], rounds: int, steps: int, warm_up: int = 1) -> dict[str, list[float]]:
     """Seconds per step of every side, each the median of `steps` in a row, for so many rounds. Sides alternate, and
-    every other round goes through them backwards."""
+    every other round goes through them backwards. Who runs this with real-time priority, on a machine that others use,
+    leaves it to them after each turn for as long as the turn was."""
+    shares = os.sched_getscheduler(0) != os.SCHED_OTHER
     seconds: dict[str, list[float]] = {side: [] for side in gangs}
     for gang in gangs.values():
         step_seconds(gang, warm_up)
     for number in range(rounds):
         for side in list(gangs)[:: -1 if number % 2 else 1]:
-            seconds[side].append(statistics.median(step_seconds(gangs[side], steps)))
+            found = step_seconds(gangs[side], steps)
+            seconds[side].append(statistics.median(found))
+            time.sleep(sum(found) if shares else 0.0)
     return seconds
 
 

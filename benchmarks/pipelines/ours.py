@@ -7,9 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import torch
-import torch.distributed as dist
-
 from manyhands import Job
 from manyhands.plan import Layout, Plan
 from manyhands.timeline import SPLIT_BACKWARD
@@ -66,18 +63,11 @@ class Ours:
     def cuts(self) -> tuple[int, ...]:
         return self.trainer.cuts
 
-    def latency(self, rounds: int) -> float:
-        """Seconds from sending one number and the generators' state to its having arrived, between ranks 0 and 1."""
-        group, rank = self.trainer.place.process_group("pp"), self.trainer.rank
-        tensors = [torch.zeros(1), torch.zeros(5056, dtype=torch.uint8)]
-        begin = time.perf_counter()
-        for _ in range(rounds if rank < 2 else 0):
-            for sends in (rank == 0, rank != 0):
-                operation = dist.isend if sends else dist.irecv
-                peer = {"group_dst" if sends else "group_src": 1 - rank}
-                for work in [operation(t, group=group, tag=slot, **peer) for slot, t in enumerate(tensors)]:
-                    work.wait()  # type: ignore[union-attr]
-        return (time.perf_counter() - begin) / (2 * rounds)
+    def spans(self) -> list[tuple[str, int, int, int]]:
+        """Of one step: phase, micro-batch, begin and end in ns."""
+        self.trainer.recorder.take()
+        self.trainer.train_step()
+        return [(PHASES[phase], *rest) for phase, *rest in self.trainer.recorder.take()[1]]
 
 
 def ours(
