@@ -225,6 +225,7 @@ def _style() -> str:
         ".compare td small{margin-left:4px}"
         ".scroll:has(.compare){max-height:none}.compare th[scope=row]{position:static;color:var(--ink);font-weight:600}"
         "td.refused{color:var(--bad);white-space:normal!important;overflow-wrap:anywhere}.compare b{font-weight:600}"
+        ".compare tbody tr:last-child th{border-bottom:0}"
         ".above{margin-bottom:-34px}.above .pd-key,.above rect[rx]{display:none}td small.foreseen{margin-left:0}"
         ".foreseen{display:block;color:var(--soft)}.foreseen i{font-style:normal;opacity:.85}.same{color:var(--good)}"
         ".findings{margin:14px 0 0;padding-left:20px}.findings li{margin:2px 0}"
