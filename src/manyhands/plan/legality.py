@@ -68,7 +68,7 @@ class Verdict:
     def __str__(self) -> str:
         if not self.legal:
             reasons = " ".join(finding.because for finding in self.refusals)
-            return f"layout {self.layout} is refused: {reasons} Nearest that works: --layout {self.nearest}"
+            return f"layout {self.layout} is refused: {reasons}\nNearest that works: --layout {self.nearest}"
         lines = [f"layout {self.layout}: {self.equality} as one worker" if self.equality == SAME_BITS else ""]
         lines[0] = lines[0] or f"layout {self.layout}: equal to one worker {self.equality}"
         lines += [f"  set: {finding.name}. {finding.because}" for finding in self.settings]

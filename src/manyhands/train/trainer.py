@@ -182,8 +182,8 @@ class Trainer:
             if not math.isfinite(loss):
                 gradients.abandon()
                 raise NotFiniteError(
-                    f"the loss became {loss} at step {self.step + 1}, micro-batch {index}. The state before that step "
-                    "is kept. Lower the learning rate, set clip_grad_norm, or check the data of that batch."
+                    f"the loss became {loss} at step {self.step + 1}, micro-batch {index}. Lower the learning rate, "
+                    "set clip_grad_norm, or check the data of that batch."
                 )
 
     def _committed(self, finished: Finished, grad_norm: float | None, learning_rate: float) -> Step:
@@ -298,8 +298,8 @@ class Trainer:
         if not math.isfinite(norm):
             gradients.abandon()
             raise NotFiniteError(
-                f"the norm of the gradient became {norm} at step {self.step + 1}, though the loss is finite. The state "
-                "before that step is kept. Lower the learning rate, or look for a square root or logarithm of zero."
+                f"the norm of the gradient became {norm} at step {self.step + 1}, though the loss is finite. Lower "
+                "the learning rate, or look for a square root or logarithm of zero."
             )
 
     def _update(self, losses: list[float]) -> None:

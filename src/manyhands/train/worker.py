@@ -228,7 +228,7 @@ class _Worker:
             if group is not None and (lost := _lost_peer(error, group)) is not None:
                 self._say_lost(lost)
                 return
-            whole = self.recorder.phase != "optimizer"
+            whole = not self._split and self.recorder.phase != "optimizer"
             place = self._place() if doing == "training" else doing
             self._report()
             self._say_failed(error, "" if isinstance(error, NotFiniteError) else place, whole)

@@ -8,8 +8,11 @@ parameters, buffers and names of the original.
 
 from __future__ import annotations
 
+import io
+import logging
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from itertools import count, pairwise
 from typing import Any
 
@@ -77,11 +80,29 @@ def exported(model: nn.Module, run: Callable[[], Any], segments: int) -> nn.Modu
             raise UserError(f"the model was called {len(calls)} times for one micro-batch; a pipeline needs one call.")
         args, kwargs, output = calls[0]
         try:
-            with torch.enable_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            with (
+                torch.enable_grad(),
+                torch.autocast("cpu", enabled=False),
+                torch.autocast("cuda", enabled=False),
+                _quietly(),
+            ):
                 program: Any = torch.export.export(model, args, kwargs, strict=False).module()
         except Exception as error:
             raise UserError(_failure(error)) from None
     return _Exported(model, program, output, segments)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what torch prints on its way to an exception: the whole graph, several times."""
+    logger = logging.getLogger("torch.fx")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 class _Segment(nn.Module):

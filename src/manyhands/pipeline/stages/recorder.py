@@ -62,11 +62,13 @@ def record(model: nn.Module, run: Callable[[], Any], at_least: int = 1) -> Recor
 def _too_few(recording: Recording, at_least: int) -> str:
     names = ", ".join(unit.name for unit in recording.units) or "none"
     count = len(recording.units)
-    text = f"{at_least} stages were asked for, and the model can be cut into {count} parts at most ({names})."
+    parts = f"into {count} parts at most" if count > 1 else "nowhere"
+    text = f"{at_least} stages were asked for, and the model can be cut {parts} (its units: {names})."
     reasons = dict.fromkeys(recording.refused.values())
     if reasons:
         text += "\nNo cut could be made where " + "; or where ".join(list(reasons)[:3]) + "."
-    return text + f"\nAsk for at most {max(count, 1)} stages, or build the model of more modules."
+    fewer = f"Ask for at most {count} stages, or build" if count > 1 else "Build"
+    return f"{text}\n{fewer} the model of more modules."
 
 
 class _Recorder(TorchFunctionMode):

@@ -117,9 +117,10 @@ class SplitGradients:
 
     def after_forward(self, stage: int, micro_batch: int) -> None:
         """Take the buffers' changes; `micro_batch` counts from the block's beginning."""
-        for name in self._awaiting(stage) if self._outputs is not None else ():
-            self._uses[name, stage, micro_batch] = watch_uses(self._handles[name], self._outputs)
-        self._outputs = None
+        outputs, self._outputs = self._outputs, None
+        if outputs is not None:
+            for name in self._awaiting(stage):
+                self._uses[name, stage, micro_batch] = watch_uses(self._handles[name], outputs)
         changes = self._changes[stage].after_micro_batch(self.block.start + micro_batch)
         self._push(micro_batch, self._buffer_items[stage], changes)
 
