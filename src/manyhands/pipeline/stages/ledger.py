@@ -49,6 +49,7 @@ class Ledger:
         self._uses: dict[str, dict[int, None]] = {name: {} for name in self.names.values()}
         self._buffers = {id(buffer): name for name, buffer in model.named_buffers()}
         self._buffer_uses: dict[str, dict[int, None]] = {name: {} for name in self._buffers.values()}
+        self._counted: dict[str, int] = {}
         self._known: set[int] = set()
         self._refused: dict[int, str] = {}
         self._from: list[tuple[int, str]] = []
@@ -118,6 +119,13 @@ class Ledger:
             elif tensor.requires_grad and id(tensor) not in self._known:
                 self.refuse_from(1, _unseen(reader))
         return seen
+
+    def counted(self, before: list[tuple[Tensor, int]]) -> None:
+        """An operation on nothing that depends on parameters, between units: all stages from here on do it, too."""
+        for tensor, old in before:
+            if id(tensor) in self._buffers and version(tensor) != old:
+                name = self._buffers[id(tensor)]
+                self._counted[name] = min(self._counted.get(name, self._call), self._call)
 
     def changes(self, seen: list[tuple[Tensor, int]], given: list[Any], maker: str) -> tuple[tuple[int, int], ...]:
         """Which tensors were written into since `look`: (leaf of `given`, new value) for those that were no values."""
@@ -221,7 +229,7 @@ class Ledger:
             gaps=gaps,
             values=values,
             parameters=self._parameters(),
-            buffers={name: tuple(uses) or (0,) for name, uses in self._buffer_uses.items()},
+            buffers=self._used_buffers(len(calls)),
             described=described,
             inputs=inputs,
             output=output,
@@ -233,6 +241,11 @@ class Ledger:
         for cut in cuts:
             if applies(cut):
                 self._refused.setdefault(cut, why)
+
+    def _used_buffers(self, calls: int) -> dict[str, tuple[int, ...]]:
+        for name, first in self._counted.items():
+            self._buffer_uses[name].update(dict.fromkeys(range(first, calls)))
+        return {name: tuple(uses) or (0,) for name, uses in self._buffer_uses.items()}
 
     def _parameters(self) -> dict[str, Parameter]:
         found, last = {}, 0

@@ -206,6 +206,7 @@ class _Recorder(TorchFunctionMode):
         output = func(*args, **kwargs)
         drew = _drew(state)
         if not present and not drew:
+            self._ledger.counted(before)
             return output
         changed = any(version(tensor) != old for tensor, old in before)
         if next(tensors(output), None) is None and not changed:
