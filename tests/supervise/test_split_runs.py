@@ -8,7 +8,7 @@ import pytest
 from support import PATIENT, ROOT, Brake, Run, alive, cli, kill_worker, ledger_positions, side_by_side, train
 
 JOB = ROOT / "tests" / "jobs" / "split_net.py"
-STEPS = 60
+STEPS = 90
 LONG = (f"--steps={STEPS}", "--evaluate")
 GRACE = 60.0
 """Seconds for what happens at once."""
@@ -24,7 +24,7 @@ def expected(tmp_path_factory) -> dict:
 
 @pytest.fixture
 def brake(tmp_path) -> Brake:
-    return Brake(tmp_path / "brake", STEPS - 2, 0.01)
+    return Brake(tmp_path / "brake", STEPS - 2, 0.03)
 
 
 def begin(directory, layout: str, *job: str, flags: tuple = (PATIENT,)) -> Run:

@@ -55,4 +55,6 @@ class Patience:
     def next_check(self, running: Mapping[int, Whereabouts], now: int) -> float:
         """Seconds until it is worth looking again."""
         left = [self.limit(where.phase) - (now - where.since) / 1e9 for where in running.values()]
+        if left:
+            left.append(self.limit(_IDLE))  # who is in a slow phase now may be in another, and hang, a moment later
         return max(0.1, min(left, default=self.startup))

@@ -285,6 +285,9 @@ class Supervisor:
         self._record.exchange = message["exchange"]
         if message.get("cuts"):
             self._cuts[str(member.layout)] = message["cuts"]
+        for worker in self._gang:  # steps begin now: splitting a model takes seconds, and is no measure for them
+            if worker in self._members:
+                self._set_phase(self._members[worker], self._members[worker].phase)
 
     def _said_steps(self, member: Member, message: Message) -> None:
         committed = self._record.committed
