@@ -4,6 +4,7 @@ import sys
 import threading
 from itertools import pairwise
 
+from manyhands.transport import PeerLostError
 from manyhands.transport.agreement import Agreement
 
 
@@ -59,3 +60,18 @@ def test_what_is_told_is_one_operation_whenever_it_ends():
         sys.setswitchinterval(interval)
     assert all(frame["text"] == str(frame["sequence"]) for _, frame in said)
     assert all(a["sequence"] < b["sequence"] for (_, a), (_, b) in pairwise(said))
+
+
+def test_who_leaves_a_broken_group_says_why_first():
+    """Else the others might take it for the one that was lost: who found out may still be about to speak."""
+    said = []
+    agreement = Agreement(0, lambda peer, message: said.append(message), lambda error: None)
+    agreement.begin("all_reduce")
+    agreement.fail(PeerLostError(3, agreement.context()), tell=False)
+    agreement.leave()
+    others = Agreement(2, lambda peer, message: None, lambda error: None)
+    others.begin("all_reduce")
+    for message in said:
+        others.hear(0, message)
+    assert isinstance(others.broken, PeerLostError)
+    assert others.broken.rank == 3

@@ -243,6 +243,13 @@ ORDERS = (
         when=lambda layout, traits: (layout.pp > 1 or layout.shard > 0) and traits.compile,
         because="units are compiled one by one, and other operations are fused than in the whole model.",
     ),
+    Rule(
+        name="uses gathered one by one",
+        on="tied weights, shard 2 or 3",
+        effect=Effect.ORDER,
+        when=lambda layout, traits: layout.shard > 1 and traits.tied > 0,
+        because="a weight that is gathered anew for each of its uses has their gradients added in another order.",
+    ),
 )
 
 NOTES = (

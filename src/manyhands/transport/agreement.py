@@ -107,11 +107,14 @@ class Agreement:
             self.changed.notify_all()
         try:
             if tell:  # first: who is told by a failing operation may end this process
-                lost = {"rank": error.rank, "reason": error.reason} if isinstance(error, PeerLostError) else {}
-                self._say(None, {"say": "failed", "kind": type(error).__name__, "text": str(error), **lost})
+                self._tell(error)
         finally:
             self._on_broken(error)
         return error
+
+    def _tell(self, error: GroupError) -> None:
+        lost = {"rank": error.rank, "reason": error.reason} if isinstance(error, PeerLostError) else {}
+        self._say(None, {"say": "failed", "kind": type(error).__name__, "text": str(error), **lost})
 
     def channel_broke(self, peer: int) -> GroupError:
         """A connection ended. Others may know better why: a rank that fails tells all before it goes."""
@@ -139,7 +142,10 @@ class Agreement:
         return self.broken
 
     def leave(self) -> None:
-        """Tell the others after which operation this rank left."""
+        """Tell the others after which operation this rank left; and why, if the group broke: the thread that found out
+        may not have come to say so, and they would take this rank for the one that was lost."""
+        if self.broken is not None:
+            self._tell(self.broken)
         self._say(None, {"say": "bye", "sequence": self.sequence - bool(self.doing)})
 
     def _learn_why(self, seconds: float) -> None:

@@ -19,9 +19,10 @@ from torch_gang import MEMBER
 
 from manyhands import Trainer
 from manyhands.errors import UserError
-from manyhands.plan import Layout, Plan
+from manyhands.plan import Layout, Plan, judge
 from manyhands.state import Image, read_image
 from manyhands.train.split import SplitTrainer
+from manyhands.train.traits import find_traits
 from manyhands.transport import Group
 
 
@@ -76,7 +77,13 @@ def split(job: str, layout: str, steps: int, reference: str, cuts: Sequence[int]
             evaluation = trainer.evaluate() if trainer.job.evaluate else None
             state = trainer.capture()
             if MEMBER["rank"] == 0:
-                return compare(facts(done, evaluation, state), load(reference)) | {"cuts": trainer.cuts}
+                ended, expected = facts(done, evaluation, state), load(reference)
+                verdict = judge(trainer.layout, find_traits(trainer.job, JOBS[job]().model()))
+                return compare(ended, expected) | {
+                    "cuts": trainer.cuts,
+                    "equality": verdict.equality,
+                    "weights": furthest(ended, expected),
+                }
     except UserError as error:
         return {"refused": str(error)}
 
@@ -99,6 +106,16 @@ def compare(ended: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
         if difference and difference > worst.get(kind, [0.0])[0]:
             worst[kind] = [difference, path]
     return {"worst": worst}
+
+
+NOISE = ("key.bias", "k.bias", "k_proj.bias", "qkv.bias")
+"""Softmax takes no notice of a key's bias: its gradient is only rounding, which AdamW scales up to full steps."""
+
+
+def furthest(ended: dict[str, Any], expected: dict[str, Any]) -> float:
+    """The largest difference of any weight, but for `NOISE`."""
+    own, other = ended["state"]["model"], expected["state"]["model"]
+    return max(_difference(own[name], other[name]) for name in other if not name.endswith(NOISE))
 
 
 def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -82,7 +82,7 @@ def _job(
 ) -> Job:
     metrics = {} if loss is _squares else {"right": _right}
     settings: dict[str, Any] = {
-        "optimizer": lambda params: torch.optim.AdamW(params, lr=1e-2),
+        "optimizer": torch.optim.AdamW,
         "scheduler": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12),
         "batch_size": 16,
         "micro_batches": 8,

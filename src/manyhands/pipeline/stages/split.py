@@ -61,9 +61,9 @@ class Split:
         roots = [(o, g) for o, g in zip(outputs, given, strict=True) if o.requires_grad]
         sources = [tensor for tensor in received if tensor.requires_grad]
         graph = _Graph([get_gradient_edge(root).node for root, _ in roots], map(_node, sources))
-        trained = [weight for weight in weights if weight.requires_grad]
-        early = [weight for weight in trained if _node(weight) in graph.early]
-        rest = Rest(late=[weight for weight in trained if _node(weight) in graph.late])
+        trained = [(weight, _node(weight)) for weight in weights if weight.requires_grad]
+        early = [weight for weight, node in trained if node in graph.early]
+        rest = Rest(late=[weight for weight, node in trained if node in graph.late])
         hooks = [_remember(node, edges, rest) for node, edges in graph.entries.items()]
         try:
             found = _grad([r for r, _ in roots], [*sources, *early], [g for _, g in roots], keep=True)

@@ -29,7 +29,7 @@ from manyhands.train.split.construct import construct
 from manyhands.train.split.evaluate import evaluate
 from manyhands.train.split.gradients import SplitGradients
 from manyhands.train.split.mesh import Mesh
-from manyhands.train.split.parts import Names
+from manyhands.train.split.parts import Names, Part
 from manyhands.train.split.state import gather, take
 from manyhands.train.trainer import Step, Trainer, check_loss
 from manyhands.transport import Group
@@ -69,7 +69,11 @@ class SplitTrainer(Trainer):
         assert group is not None and group.world == self.layout.workers
         self.group, self.rank = group, group.rank
         self.place = mesh = Mesh(self.layout, group, self.device)
-        built = construct(self, mesh, cuts)
+        try:
+            built = construct(self, mesh, cuts)
+        except BaseException:
+            mesh.close()
+            raise
         self._randomness = Randomness(self.device, others=self._draws_elsewhere)
         self.cuts, self._built, self._handles = built.cuts, built, built.handles
         table = built.table
@@ -83,7 +87,7 @@ class SplitTrainer(Trainer):
                 self.device,
                 self,
                 self._randomness,
-                partial(part.weights, self.model),
+                self._weights(part),
             )
             for part in built.parts
         ]
@@ -197,6 +201,12 @@ class SplitTrainer(Trainer):
         return self.group.all_gather_bytes(text.encode())[0].decode()
 
     # Help
+
+    def _weights(self, part: Part) -> Callable[[], list[nn.Parameter]]:
+        if self.layout.shard or self.layout.tp > 1:  # FSDP and tensor parallelism exchange them
+            return partial(part.weights, self.model)
+        weights = part.weights(self.model)
+        return lambda: weights
 
     def _clip_parts(self, gradients: SplitGradients) -> float | None:
         """As `_clip`, over what all workers hold: each element once."""
