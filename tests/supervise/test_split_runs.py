@@ -82,6 +82,8 @@ def test_resizes(expected, brake, tmp_path):
     assert refused.returncode != 0
     assert "micro-batches" in refused.stderr
     run.until_step(run.step() + 2)
+    assert cli("resize", tmp_path / "run", "--layout", "pp=3,cuts=layers.1/nowhere").returncode == 0
+    run.until(lambda: run.ended() or "The run goes on as pp=3,schedule=zb-h1" in run.output(), "the layout before")
     brake.release()
     finishes_as(run, expected)
     seen = [json.loads(line)["workers"] for line in run.directory.ledger.read_text().splitlines()]

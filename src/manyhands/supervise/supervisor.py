@@ -74,6 +74,8 @@ class Supervisor:
         self._members: dict[int, Member] = {}
         self._gang: list[int] = []
         self._gang_layout: Layout | None = None
+        self._proven: Layout | None = None
+        """The last layout that committed a step."""
         self._generation = 0
         self._next_worker = 0
         self._total_steps = 0
@@ -297,6 +299,7 @@ class Supervisor:
         member.step = max(member.step, message["steps"][-1][0])
         if self._record.committed > committed and self._record.loss is not None:
             self._losses_without_progress = 0
+            self._proven = self._gang_layout
             last = self._record.committed == self._total_steps
             args = self._record.committed, self._total_steps, self._record.loss, self._facts["batch_size"]
             self._view.step(*args, len(self._gang), last)
@@ -341,7 +344,7 @@ class Supervisor:
         self._sha256 = member.sha256
 
     def _said_failed(self, member: Member, message: Message) -> None:
-        if self._gives_up_growing(member, message["error"]):
+        if self._gives_up_growing(member, message["error"]) or self._goes_back(member, message):
             return
         member.step = message["step"]
         member.whole = message["whole"]
@@ -405,6 +408,19 @@ class Supervisor:
         for other in list(self._members.values()):
             if other.worker not in self._gang:
                 self._dismiss(other)
+        return True
+
+    def _goes_back(self, member: Member, message: Message) -> bool:
+        """Whether this was a resize to a layout that the model cannot have: the run goes on with the one before."""
+        before, wanted = self._proven, self._gang_layout
+        impossible = member.phase is Phase.RUNNING and message["splitting"]
+        if self._ending is not None or not impossible or before is None or before == wanted:
+            return False
+        self._view.logged(message["trace"])
+        self._view.note(f"{message['error']}\nThe run goes on as {before}.")
+        self._record.membership("resize", len(self._gang), f"{wanted} is impossible: back to {before}")
+        self._plan = replace(self._plan, workers=before.workers, layout=before)
+        self._end_generation()
         return True
 
     def _dismiss(self, member: Member) -> None:

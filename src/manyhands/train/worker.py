@@ -53,6 +53,7 @@ _COPY_RATE = 1e9
 """Bytes/s: the first guess of what a snapshot costs."""
 _PAUSE, _SAVE = 1, 2
 """What a worker can ask of the gang, as bits of its flag: to pause after the step, to put the state together."""
+_SPLITTING = "splitting the model"
 _DETAILED_STEPS = 200
 """Steps of a run whose single spans are kept for the timeline."""
 
@@ -211,7 +212,7 @@ class _Worker:
             doing = "joining the gang"
             group = Group(order["rank"], links_over(order["rank"], links), name="the gang") if len(links) > 1 else None
             if self._split:
-                doing = "splitting the model"
+                doing = _SPLITTING
                 exchanged = trainer.join(group, self._waiting, order["cuts"])  # type: ignore[call-arg]
                 self._load(order["load"])
             else:
@@ -395,6 +396,7 @@ class _Worker:
                 "doing": doing,
                 "trace": trace,
                 "whole": whole,
+                "splitting": doing == _SPLITTING,
                 "step": step,
             }
         )
