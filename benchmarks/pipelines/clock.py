@@ -1,10 +1,11 @@
 """Predicted step times beside measured ones, where layers sleep.
 
 Every configuration runs as a job of the project does: SplitTrainer, Pipeline, torch's runtime. What is predicted is
-`pipeline.simulate` on what the layers are told to sleep and two constants. They are measured once, before, in a run
-without any overlap (vanilla, of a size that is not among the configurations): the latency of a transfer, from the end
-of an action to the beginning of the next on the other rank, as the timeline has it; and the overhead of an action,
-which is what is left of the step's time.
+`pipeline.simulate` on what the layers sleep and two constants. What they sleep is what they are told to and a little
+more, which is measured first: waking up takes its time. The constants come from a run without any overlap (vanilla, of
+a size that is not among the configurations): the latency of a transfer, from the end of an action to the beginning of
+the next on the other rank, as the timeline has it; and the overhead of an action, which is what is left of the step's
+time.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Constants(NamedTuple):
 
     overhead: float
     latency: float
+    oversleep: float
+    """What a layer sleeps longer than it is told to, each time."""
 
 
 def skews(ranks: int) -> dict[str, list[float]]:
@@ -46,7 +49,10 @@ def skews(ranks: int) -> dict[str, list[float]]:
 def measure(quick: bool) -> dict[str, Any]:
     """All schedules, sizes and skews."""
     constants = calibrate(4 if quick else 10)
-    console.print(f"overhead of an action {constants.overhead * 1e3:.2f} ms, latency {constants.latency * 1e6:.0f} us")
+    console.print(
+        f"overhead of an action {constants.overhead * 1e3:.2f} ms, latency {constants.latency * 1e6:.0f} us, "
+        f"oversleep {constants.oversleep * 1e6:.0f} us"
+    )
     rows = []
     for ranks in RANKS[: 1 if quick else None]:
         for count in MICRO_BATCHES[: 1 if quick else None]:
@@ -103,7 +109,8 @@ def predict(layers: list[Times], layout: Layout, count: int, constants: Constant
     each = len(layers) // layout.stages
     stages = [layers[first : first + each] for first in range(0, len(layers), each)]
     forward, input, weight = (
-        [sum(getattr(layer, part) for layer in stage) for stage in stages] for part in Times._fields
+        [sum(getattr(layer, part) + constants.oversleep for layer in stage) for stage in stages]
+        for part in Times._fields
     )
     weight[0], input[0] = weight[0] + input[0], -constants.overhead
     backward = tuple(a + b for a, b in zip(input, weight, strict=True))
@@ -125,9 +132,10 @@ def calibrate(count: int) -> Constants:
     with Gang(2, partial(_make, layers=layers, layout=layout, count=count)) as gang:
         seconds = statistics.median(seconds for seconds, _ in summed(gang.ask("tables", 4))[1:])
         latency = statistics.median(gap for _ in range(3) for gap in gaps(*gang.ask("spans")))
-    plain = predict(layers, layout, count, Constants(0.0, latency)).seconds
+        oversleep = statistics.median(gang.ask("oversleep", SECONDS / 2))
+    plain = predict(layers, layout, count, Constants(0.0, latency, oversleep)).seconds
     actions = 2 * 2 * count
-    return Constants((seconds - plain) / actions, latency)
+    return Constants((seconds - plain) / actions, latency, oversleep)
 
 
 def gaps(first: list[tuple[str, int, int, int]], second: list[tuple[str, int, int, int]]) -> list[float]:

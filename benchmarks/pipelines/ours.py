@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -59,6 +60,15 @@ class Ours:
             busy = sum(end - start for phase, start, end in spans if phase in COMPUTING)
             measured.append(Table(begin, end, busy))
         return measured
+
+    def oversleep(self, seconds: float) -> float:
+        """Seconds by which a sleep of this length is longer."""
+        found = []
+        for _ in range(100):
+            begin = time.perf_counter()
+            time.sleep(seconds)
+            found.append(time.perf_counter() - begin - seconds)
+        return statistics.median(found)
 
     def cuts(self) -> tuple[int, ...]:
         return self.trainer.cuts

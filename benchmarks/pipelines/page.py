@@ -60,7 +60,8 @@ def clock(figures: Figures) -> str:
     constants = figures["constants"]
     lines = [
         f"Constants of this run: {constants['overhead'] * 1e3:.2f} ms for an action, "
-        f"{constants['latency'] * 1e6:.0f} us for a transfer. Mean error by schedule: "
+        f"{constants['latency'] * 1e6:.0f} us for a transfer, {constants['oversleep'] * 1e6:.0f} us for waking up. "
+        "Mean error by schedule: "
         + ", ".join(f"{name} {error:.1%}" for name, error in figures["mean_error_by_schedule"].items())
         + f". Taking the schedule that was predicted to be the quickest costs at most {figures['worst_regret']:.1%}.",
         "",
@@ -80,7 +81,7 @@ def clock(figures: Figures) -> str:
         for row in figures["rows"]
     ]
     names = ("p, m, stages", "schedule", "predicted ms", "measured ms", "error", "bubble predicted", "measured")
-    return "\n".join(lines) + _table((*names, "theory", "speed / vanilla"), rows)
+    return "\n".join(lines) + "\n" + _table((*names, "theory", "speed / vanilla"), rows)
 
 
 def compute(figures: Figures) -> str:

@@ -114,7 +114,7 @@ def measure(quick: bool) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="peers-") as folder:
             sides = {OURS: _ours(schedule, size), **_theirs(schedule, size, folder)}
             with gangs_of(sides) as gangs:
-                seconds = in_turn(gangs, rounds=2 if quick else 5, steps=2, warm_up=1)
+                seconds = in_turn(gangs, rounds=2 if quick else 5, steps=2 if quick else 5, warm_up=1)
         rows.append(
             {
                 "schedule": schedule,
