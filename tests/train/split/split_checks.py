@@ -6,10 +6,12 @@ A member is forked with torch loaded (tests/torch/torch_gang.py); its place in t
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -137,3 +139,18 @@ def _difference(own: Any, other: Any) -> float:
     if isinstance(own, float) and isinstance(other, float):
         return 0.0 if own == other else (abs(own - other) or math.inf)
     return 0.0 if own == other else math.inf
+
+
+def leave_at_once(late: int) -> str:
+    """Make a mesh that one rank is slow to make, and leave it."""
+    from manyhands.train.split.mesh import Mesh
+
+    rank, connect = MEMBER["rank"], Group.connect
+
+    def slowly(*arguments: Any, **options: Any) -> Group:
+        time.sleep(0.3)
+        return connect(*arguments, **options)
+
+    with mock.patch.object(Group, "connect", slowly if rank == late else connect):
+        Mesh(Layout(dp=MEMBER["world"]), gang(), torch.device("cpu")).close()
+    return "left"

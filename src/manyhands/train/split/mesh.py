@@ -34,6 +34,7 @@ class Mesh:
         dist.init_process_group("manyhands", store=_store(gang), rank=gang.rank, world_size=gang.world)
         shape = (layout.pp, layout.dp, layout.tp)
         self._mesh = init_device_mesh(device.type, shape, mesh_dim_names=DIMENSIONS)
+        gang.barrier().result()  # the store is rank 0's: it may go, on a refusal, as soon as nobody looks anything up
 
     def along(self, dimension: str) -> DeviceMesh:
         """The one-dimensional mesh of this worker's peers."""
