@@ -24,7 +24,7 @@ def test_a_plan_is_plain_data():
     plan = Plan(workers=3, device="cpu", threads=2)
     assert Plan(**plan.as_dict()) == plan
     values = {"workers": 3, "device": "cpu", "threads": 2, "workers_per_device": 1, "collective": "auto"}
-    assert plan.as_dict() == {**values, "layout": Layout(dp=3).as_dict()}
+    assert plan.as_dict() == {**values, "layout": Layout(dp=3).as_dict(), "sync": "allreduce"}
     assert Plan(**values) == plan  # as a run of an older version kept it
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manyhands.plan import Layout
+from manyhands.plan import Plan
 from manyhands.run import Checkpoint
 from manyhands.shm import Held
 from manyhands.supervise.members import Member, Phase, Source, choose_source
@@ -16,7 +16,7 @@ def members(*steps: int, bits: tuple[int, ...] | None = None) -> list[Member]:
     """Idle workers 10, 11, ... that hold so many steps."""
     bits = bits or (7,) * len(steps)
     return [
-        Member(worker=10 + i, pid=0, slot=i, layout=Layout(), since=0, phase=Phase.IDLE, step=step, bits=bit)
+        Member(worker=10 + i, pid=0, slot=i, plan=Plan(), since=0, phase=Phase.IDLE, step=step, bits=bit)
         for i, (step, bit) in enumerate(zip(steps, bits, strict=True))
     ]
 

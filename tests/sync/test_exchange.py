@@ -153,7 +153,7 @@ def take_part(
         assert exchange.finish(f"{rank}/{step}".encode()) == [f"{r}/{step}".encode() for r in range(world)]
         local.clear()
         yield exchange.totals
-    exchange.close()
+    exchange.group.close()
 
 
 @pytest.mark.parametrize("bucket_bytes", [64, 4 << 20])
@@ -218,7 +218,7 @@ def test_blocks_summed_left_to_right(gangs):
                     part = part + rows[index][item]
                 sums.append(part)
             assert bits(exchange.totals[item]) == bits(tree(sums))
-        exchange.close()
+        exchange.group.close()
 
     gang = gangs(world, work)
     assert [gang.wait(rank) for rank in range(world)] == [0] * world
@@ -255,7 +255,7 @@ def test_a_worker_that_leaves_is_a_lost_worker_too(gangs):
             block, plan, nodes, total = parts(4, 1, 2)
             forest = choose_forest("auto", 2)[0]
             exchange = Exchange(lay_out(values(1, 0)[0]), nodes, total, joined(1, links), CPU, forest)
-            exchange.close()
+            exchange.group.close()
             say("closed")
             signal.pause()
         try:

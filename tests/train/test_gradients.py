@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from manyhands import Job
 from manyhands.errors import UserError
+from manyhands.sync import AllReduce, Task
 from manyhands.train.gradients import Gradients
 from manyhands.transport import Group, PeerLostError, links_over
 
@@ -38,17 +38,12 @@ class Net(nn.Module):
         return out * self.sometimes.sum() if index == 2 else out
 
 
-def job(cuts: int = CUTS, **options) -> Job:
-    return Job(
-        model=Net,
-        data=list,
-        loss=lambda output, target: output,
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
-        batch_size=cuts,
-        micro_batches=cuts,
-        steps=1,
-        **options,
-    )
+def alone(cuts: int = CUTS) -> AllReduce:
+    return AllReduce(Task(cuts, True), None)
+
+
+def in_gang(group, cuts: int = CUTS, reproducible: bool = True) -> AllReduce:
+    return AllReduce(Task(cuts, reproducible), group)
 
 
 def loss_of(model, step: int, index: int) -> torch.Tensor:
@@ -138,7 +133,7 @@ def one_thread():
 
 def test_alone_it_is_the_tree_over_the_micro_batches():
     model = Net()
-    gradients = Gradients(model, job(), None)
+    gradients = Gradients(model, alone())
     for step in range(2):
         model.load_state_dict(Net().state_dict())
         finished = compute(model, gradients, step, flag=3)
@@ -153,23 +148,23 @@ def test_in_a_gang_every_worker_has_the_same_bits(world):
 
     def work(rank, group):
         model = Net()
-        gradients = Gradients(model, job(), group)
+        gradients = Gradients(model, policy := in_gang(group))
         taken = []
         for step in range(3):
             model.load_state_dict(Net().state_dict())
             finished = compute(model, gradients, step, flag=rank)
             assert finished.flags == list(range(world))
             taken.append((gradients_of(model), finished.losses, {n: raw(b) for n, b in model.named_buffers()}))
-        gradients.close()
+        gradients.close(), policy.close()
         return taken
 
-    alone = Net()
-    single = Gradients(alone, job(), None)
+    lone = Net()
+    single = Gradients(lone, alone())
     results = gang(world, work)
     for step in range(3):
-        alone.load_state_dict(Net().state_dict())
-        finished = compute(alone, single, step)
-        buffers = {name: raw(buffer) for name, buffer in alone.named_buffers()}
+        lone.load_state_dict(Net().state_dict())
+        finished = compute(lone, single, step)
+        buffers = {name: raw(buffer) for name, buffer in lone.named_buffers()}
         for result in results:
             assert not isinstance(result, Exception), result
             assert result[step] == (definition[step], finished.losses, buffers)
@@ -182,7 +177,7 @@ def test_gradients_are_row_major_whatever_autograd_made():
             self.w = nn.Parameter(torch.arange(6.0).view(3, 2).t())  # autograd keeps a parameter's own layout
 
     model = Turned()
-    gradients = Gradients(model, job(1), None)
+    gradients = Gradients(model, alone(1))
     gradients.begin_step()
     gradients.begin_micro_batch(0)
     (model.w.t() @ torch.ones(2, 4)).square().mean().backward()
@@ -194,13 +189,13 @@ def test_gradients_are_row_major_whatever_autograd_made():
 def test_without_the_guarantee_the_sum_is_the_same_up_to_rounding():
     def work(rank, group):
         model = Net()
-        gradients = Gradients(model, job(reproducible=False), group)
+        gradients = Gradients(model, policy := in_gang(group, reproducible=False))
         compute(model, gradients, 0)
-        gradients.close()
+        gradients.close(), policy.close()
         return {name: parameter.grad for name, parameter in model.named_parameters()}
 
     model = Net()
-    compute(model, Gradients(model, job(), None), 0)
+    compute(model, Gradients(model, alone()), 0)
     first, second = gang(2, work)
     for name, parameter in model.named_parameters():
         assert raw(first[name]) == raw(second[name]), name
@@ -214,11 +209,11 @@ def test_without_the_guarantee_the_sum_is_the_same_up_to_rounding():
 def test_a_lost_peer_leaves_no_gradients_and_the_buffers_of_the_steps_start():
     def work(rank, group):
         model = Net()
-        gradients = Gradients(model, job(), group)
+        gradients = Gradients(model, policy := in_gang(group))
         compute(model, gradients, 0)
         buffers = {name: raw(buffer) for name, buffer in model.named_buffers()}
         if rank == 1:
-            gradients.close()
+            gradients.close(), policy.close()
             return None
         try:
             compute(model, gradients, 1)
@@ -227,7 +222,7 @@ def test_a_lost_peer_leaves_no_gradients_and_the_buffers_of_the_steps_start():
             assert error.rank == 1
             assert all(parameter.grad is None for parameter in model.parameters())
             assert {name: raw(buffer) for name, buffer in model.named_buffers()} == buffers
-            gradients.close()
+            gradients.close(), policy.close()
             return "noticed"
         raise AssertionError("the peer was not missed")
 
@@ -236,7 +231,7 @@ def test_a_lost_peer_leaves_no_gradients_and_the_buffers_of_the_steps_start():
 
 def test_a_step_given_up_in_a_forward_pass_leaves_no_trace():
     model = Net()
-    gradients = Gradients(model, job(), None)
+    gradients = Gradients(model, alone())
     compute(model, gradients, 0)
     buffers = {name: raw(buffer) for name, buffer in model.named_buffers()}
     gradients.begin_step()
@@ -257,11 +252,11 @@ def test_a_step_given_up_in_a_forward_pass_leaves_no_trace():
 def test_the_hooks_go_when_the_gang_is_left():
     def work(rank, group):
         model = Net()
-        gradients = Gradients(model, job(), group)
+        gradients = Gradients(model, policy := in_gang(group))
         compute(model, gradients, 0)
-        gradients.close()
+        gradients.close(), policy.close()
         assert all(not p._post_accumulate_grad_hooks for p in model.parameters() if p.requires_grad)
-        compute(model, Gradients(model, job(), None), 0)
+        compute(model, Gradients(model, alone()), 0)
         return "done"
 
     assert gang(2, work) == ["done", "done"]
@@ -269,7 +264,7 @@ def test_the_hooks_go_when_the_gang_is_left():
 
 def test_sparse_gradients_are_refused_by_name():
     model = nn.Sequential(nn.Embedding(5, 2, sparse=True))
-    gradients = Gradients(model, job(1), None)
+    gradients = Gradients(model, alone(1))
     gradients.begin_step()
     gradients.begin_micro_batch(0)
     model(torch.tensor([1, 2])).sum().backward()
@@ -289,7 +284,7 @@ def reentrant(rank, group, use_reentrant: bool):
             return x
 
     model = Twice()
-    gradients = Gradients(model, job(2), group)
+    gradients = Gradients(model, policy := in_gang(group, 2))
     try:
         gradients.begin_step()
         gradients.begin_micro_batch(rank)
@@ -298,7 +293,7 @@ def reentrant(rank, group, use_reentrant: bool):
         gradients.finish([0.0], 0)
         return "done"
     finally:
-        gradients.close()
+        gradients.close(), policy.close()
 
 
 def test_gradients_that_come_twice_are_refused_by_name():

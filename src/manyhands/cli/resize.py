@@ -9,15 +9,16 @@ from typing import Any
 import tyro
 
 from manyhands.errors import UsageError
-from manyhands.plan import Layout
+from manyhands.plan import Layout, Sync
 from manyhands.run import RunDirectory
 
 
 @dataclass(frozen=True)
 class Resize:
-    """Change the gang of a running job at its next step boundary. The result stays the same.
+    """Change the gang of a running job at its next step boundary. The result stays the same, unless --sync local has a
+    part in it.
 
-    manyhands resize RUN --workers 4; manyhands resize RUN --layout pp=2,dp=2
+    manyhands resize RUN --workers 4; manyhands resize RUN --layout pp=2,dp=2; manyhands resize RUN --sync server
     """
 
     directory: tyro.conf.Positional[Path]
@@ -26,16 +27,21 @@ class Resize:
     """How many workers from now on. Without --layout the number of replicas changes, and nothing else."""
     layout: str | None = None
     """How they divide the work from now on: pp=2,dp=2 and so on (docs/layouts.md)."""
+    sync: str | None = None
+    """When replicas agree from now on: allreduce, server,servers=2 and so on (docs/sync.md)."""
 
     def run(self, job_arguments: list[str]) -> int:
-        if self.workers is None and self.layout is None:
-            raise UsageError("say to what: --workers 4, or --layout pp=2,dp=2.")
+        if self.workers is None and self.layout is None and self.sync is None:
+            raise UsageError("say to what: --workers 4, --layout pp=2,dp=2, or --sync server,servers=2.")
         request: dict[str, Any] = {"command": "resize", "workers": self.workers}
-        what = f"{self.workers} worker(s)"
+        what = f"{self.workers} worker(s)" if self.workers is not None else "the same workers"
         if self.layout is not None:
             layout = Layout.parse(self.layout, self.workers)
             request |= {"workers": layout.workers, "layout": str(layout)}
             what = f"{layout} on {layout.workers} worker(s)"
+        if self.sync is not None:
+            request |= {"sync": str(Sync.parse(self.sync))}
+            what += f", --sync {self.sync}"
         RunDirectory.open(self.directory).ask(request)
         print(f"{self.directory}: going to {what} at the next step boundary")
         return 0

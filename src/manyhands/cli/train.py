@@ -39,6 +39,9 @@ class Train:
     """Workers that may share one CUDA device. Default: 1."""
     collective: Collective | None = None
     """How gradients travel between workers. Default: auto. The sums are the same bits whatever it is."""
+    sync: str | None = None
+    """When replicas agree: allreduce (every step), server,servers=2 (parameter servers), local,every=16 (every so many
+    steps) and so on (docs/sync.md). Default: allreduce."""
     tracker: tuple[Literal["tensorboard"], ...] = ()
     """Also write the figures there."""
     care: Annotated[Care, tyro.conf.arg(name="")] = field(default_factory=Care)
@@ -62,6 +65,7 @@ class Train:
             "threads": self.threads,
             "workers_per_device": self.workers_per_device,
             "collective": self.collective,
+            "sync": self.sync,
         }
         return run_session(
             Session(

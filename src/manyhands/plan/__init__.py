@@ -6,6 +6,7 @@ from manyhands.plan.matrix import Row, matrix, matrix_markdown, rules_markdown
 from manyhands.plan.placement import place
 from manyhands.plan.plan import Collective, Device, Plan
 from manyhands.plan.rules import RULES, Coupling, Effect, Rule, Traits
+from manyhands.plan.sync import Sync
 
 __all__ = [
     "DIMENSIONS",
@@ -22,6 +23,7 @@ __all__ = [
     "Plan",
     "Row",
     "Rule",
+    "Sync",
     "Traits",
     "Verdict",
     "complete",

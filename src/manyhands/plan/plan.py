@@ -1,4 +1,5 @@
-"""*How* a job is run: plain data, printable and savable. A plan never changes the result, only the speed."""
+"""*How* a job is run: plain data, printable and savable. It changes the speed and never the result, but for `sync`:
+with `local`, what comes out depends on when replicas agree."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from manyhands.errors import UsageError
 from manyhands.plan.layout import Layout, as_layout, complete
+from manyhands.plan.sync import Sync, as_sync
 
 Device = Literal["auto", "cpu", "cuda"]
 Collective = Literal["auto", "direct", "ring", "bidirectional_ring", "tree", "star", "halving_doubling", "packed"]
@@ -38,13 +40,15 @@ class Plan:
     """Workers that may share one CUDA device."""
     collective: Collective = "auto"
     """How gradients travel. Changes the speed, never the sums."""
+    sync: Sync = _FOLLOWS
+    """When replicas agree. Also taken as text or as the dict of `as_dict`."""
 
     def __post_init__(self) -> None:
         self._settle_layout()
+        self._settle_sync()
         for name in ("threads", "workers_per_device"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1; it is {getattr(self, name)}.")
-
         if self.collective not in get_args(Collective):
             raise UsageError(f"--collective {self.collective}: there are {', '.join(get_args(Collective))}.")
 
@@ -64,17 +68,41 @@ class Plan:
         object.__setattr__(self, "workers", workers)
         object.__setattr__(self, "layout", layout)
 
+    def _settle_sync(self) -> None:
+        object.__setattr__(self, "sync", as_sync(self.sync))
+        if self.sync.divides and self.layout.split:
+            raise UsageError(
+                f"--sync {self.sync} is for replicas, and in layout {self.layout} a worker has only a part of the "
+                "model. Use --sync allreduce, or leave out the layout."
+            )
+        if self.sync.policy != "allreduce" and self.collective != "auto":
+            raise UsageError(f"--collective is for --sync allreduce, not {self.sync.policy}. Leave it out.")
+
+    @property
+    def gang(self) -> int:
+        """Processes in all: the workers, and servers if there are some."""
+        return self.workers + self.sync.helpers
+
+    @property
+    def divides(self) -> bool:
+        """Whether any worker's state is only a part of the job's."""
+        return self.layout.split or self.sync.divides
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data that JSON can hold and `Plan(**data)` takes."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return values | {"layout": self.layout.as_dict()}
+        return values | {"layout": self.layout.as_dict(), "sync": str(self.sync)}
 
-    def resized(self, workers: int | None = None, layout: Layout | str | None = None) -> Plan:
+    def resized(
+        self, workers: int | None = None, layout: Layout | str | None = None, sync: Sync | str | None = None
+    ) -> Plan:
         """The same plan for another gang. With workers alone the number of replicas changes, nothing else.
 
         Raises:
             UsageError: that many workers cannot be laid out like this.
         """
+        if sync is not None:
+            return replace(self, sync=as_sync(sync)).resized(workers, layout)
         if layout is None:
             if workers is None:
                 return self

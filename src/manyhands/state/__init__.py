@@ -7,10 +7,12 @@ from manyhands.state.capture import (
     check_same_model,
     check_same_state,
     restore,
+    restore_optimizer,
     state_bytes,
     tree_sha256,
     weights_sha256,
 )
+from manyhands.state.gather import gather_trees
 from manyhands.state.image import Image, read_image
 
 __all__ = [
@@ -20,8 +22,10 @@ __all__ = [
     "capture",
     "check_same_model",
     "check_same_state",
+    "gather_trees",
     "read_image",
     "restore",
+    "restore_optimizer",
     "state_bytes",
     "tree_sha256",
     "weights_sha256",

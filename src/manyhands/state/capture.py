@@ -44,11 +44,16 @@ def restore(tree: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, sch
         buffers = dict(model.named_buffers())
         for name, value in tree["buffers"].items():
             buffers[name].copy_(value)
-    optimizer.load_state_dict(_own(tree["optimizer"]))
-    _keep_dtypes(tree["optimizer"], optimizer)
+    restore_optimizer(tree["optimizer"], optimizer)
     if scheduler is not None and tree["scheduler"] is not None:
         scheduler.load_state_dict(_own(tree["scheduler"]))
     return tree["step"]
+
+
+def restore_optimizer(saved: Mapping[str, Any], optimizer: Optimizer) -> None:
+    """Put an optimizer's captured `state_dict` back, in copies of its own."""
+    optimizer.load_state_dict(_own(saved))
+    _keep_dtypes(saved, optimizer)
 
 
 def check_same_model(saved: Mapping[str, Any], model: nn.Module) -> None:

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from manyhands.engine import describe_status
-from manyhands.plan import Layout
+from manyhands.plan import Plan
 from manyhands.run import Checkpoint
 from manyhands.shm import Held
 
@@ -32,7 +32,7 @@ class Member:
     pid: int
     slot: int
     """Which of the machine's device slots it has."""
-    layout: Layout
+    plan: Plan
     """What it was built for."""
     since: int
     """When its phase began, in monotonic ns."""
@@ -54,14 +54,14 @@ class Member:
     def holds_state(self) -> bool:
         return self.whole and self.phase in (Phase.IDLE, Phase.FINISHED, Phase.FAILED)
 
-    def fits(self, layout: Layout) -> bool:
+    def fits(self, plan: Plan) -> bool:
         """Whether it can take a place in the next generation.
 
-        Whole replicas go on from one to the next. A worker that holds a part of the model has groups and tensors that
+        Whole replicas go on from one to the next. A worker that holds a part of the state has groups and tensors that
         end with its generation, and a new one is forked in milliseconds.
         """
-        if self.layout.split or layout.split:
-            return not self.placed and self.layout == layout
+        if self.plan.divides or plan.divides:
+            return not self.placed and self.plan == plan
         return True
 
 

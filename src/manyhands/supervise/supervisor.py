@@ -19,13 +19,12 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from manyhands.engine import Engine, EngineEvent, Exited, Message, Printed, Said
 from manyhands.engine.loop import Loop
 from manyhands.errors import UserError
-from manyhands.plan import Layout, Plan
+from manyhands.plan import Plan
 from manyhands.run import Checkpoint, RunDirectory
 from manyhands.shm import Board, Slots
 from manyhands.supervise.checkpoints import Checkpoints
@@ -73,9 +72,9 @@ class Supervisor:
         self._plan = plan
         self._members: dict[int, Member] = {}
         self._gang: list[int] = []
-        self._gang_layout: Layout | None = None
-        self._proven: Layout | None = None
-        """The last layout that committed a step."""
+        self._gang_plan: Plan | None = None
+        self._proven: Plan | None = None
+        """The last plan that committed a step."""
         self._generation = 0
         self._next_worker = 0
         self._total_steps = 0
@@ -150,13 +149,18 @@ class Supervisor:
 
     @property
     def _target(self) -> int:
-        """How many workers there are to be."""
-        return self._plan.workers
+        """How many members there are to be: workers, and servers."""
+        return self._plan.gang
+
+    @property
+    def _workers(self) -> int:
+        """How many workers the generation has, servers not counted."""
+        return min(len(self._gang), self._gang_plan.workers) if self._gang_plan else 0
 
     def _dismiss_unfit(self) -> None:
         """Let go of members that can have no place in the next generation; their state is in a slot."""
         for member in list(self._members.values()):
-            if member.phase is not Phase.FAILED and not member.fits(self._plan.layout):
+            if member.phase is not Phase.FAILED and not member.fits(self._plan):
                 self._dismiss(member)
 
     def _start(self) -> None:
@@ -165,13 +169,13 @@ class Supervisor:
         self._board.write(worker, -1, -1, 0)
         pid = self._engine.start(worker)
         slot = min(set(range(len(self._members) + 1)) - {member.slot for member in self._members.values()})
-        self._members[worker] = Member(worker, pid, slot, self._plan.layout, time.monotonic_ns())
-        self._engine.send(worker, {"order": "build", "slot": slot, "layout": self._plan.layout.as_dict()})
+        self._members[worker] = Member(worker, pid, slot, self._plan, time.monotonic_ns())
+        self._engine.send(worker, {"order": "build", "slot": slot, "plan": self._plan.as_dict()})
 
     def _keep_running(self) -> None:
         """A generation is at work: pause it for a resize, or have its keeper save a checkpoint."""
         starting = any(member.phase is Phase.STARTING for member in self._members.values())
-        if self._gang_layout != self._plan.layout and not starting and not self._pause_ordered:
+        if self._gang_plan != self._plan and not starting and not self._pause_ordered:
             self._pause_ordered = True
             self._order_running({"order": "pause"})
         keeper = self._members.get(self._gang[0]) if self._gang else None
@@ -205,7 +209,7 @@ class Supervisor:
     def _begin_generation(self, chosen: Sequence[Member], load: dict[str, Any] | None) -> None:
         self._generation += 1
         self._gang = [member.worker for member in chosen]
-        self._gang_layout = self._plan.layout
+        self._gang_plan = self._plan
         self._pause_ordered = self._checkpoint_ordered = False
         pinned = self._slots.pinned if self._checkpoints.writing else None
         orders: list[Message] = []
@@ -286,23 +290,22 @@ class Supervisor:
             self._view.logged(f"gradients travel {message['exchange']}")
         self._record.exchange = message["exchange"]
         if message.get("cuts"):
-            self._cuts[str(member.layout)] = message["cuts"]
+            self._cuts[str(member.plan.layout)] = message["cuts"]
         for worker in self._gang:  # steps begin now: splitting a model takes seconds, and is no measure for them
             if worker in self._members:
                 self._set_phase(self._members[worker], self._members[worker].phase)
 
     def _said_steps(self, member: Member, message: Message) -> None:
         committed = self._record.committed
-        world = max(1, len(self._gang))
-        for seconds in self._record.steps(member.rank or 0, world, message["steps"]):
+        for seconds in self._record.steps(member.rank or 0, max(1, self._workers), message["steps"]):
             self._watch.patience.learn(seconds)
         member.step = max(member.step, message["steps"][-1][0])
         if self._record.committed > committed and self._record.loss is not None:
             self._losses_without_progress = 0
-            self._proven = self._gang_layout
+            self._proven = self._gang_plan
             last = self._record.committed == self._total_steps
             args = self._record.committed, self._total_steps, self._record.loss, self._facts["batch_size"]
-            self._view.step(*args, len(self._gang), last)
+            self._view.step(*args, self._workers, last)
 
     def _said_evaluated(self, member: Member, message: Message) -> None:
         if not self._record.evaluation_done(message["step"], message["metrics"]):
@@ -377,7 +380,7 @@ class Supervisor:
         allowed = self._care.attempts * (10 if outside else 1)
         if self._losses_without_progress < allowed:
             self._view.note(f"{text}; recovering.")
-            if member.placed and member.layout.split:  # nobody can go on without its part
+            if member.placed and member.plan.divides:  # nobody can go on without its part
                 self._end_generation()
             return
         remedy = OUT_OF_MEMORY_REMEDY if out_of_memory else f"What it printed last is in {self._directory.log}."
@@ -386,11 +389,11 @@ class Supervisor:
     def _fail(self, error: str, trace: str = "") -> None:
         if self._ending is None or self._ending.status == "stopped":
             self._ending = Ending("failed", error, trace)
-        if self._gang_layout is not None and self._gang_layout.split:
+        if self._gang_plan is not None and self._gang_plan.divides:
             self._end_generation()
 
     def _end_generation(self) -> None:
-        """End the workers of a split gang at once: they hold parts, and the newest whole state is in a slot."""
+        """End a gang whose members hold parts at once: the newest whole state is in a slot."""
         for member in list(self._members.values()):
             if member.placed and member.phase is Phase.RUNNING:
                 self._engine.kill(member.worker)
@@ -402,9 +405,9 @@ class Supervisor:
         working = [w for w in self._gang if w in self._members and self._members[w].phase is Phase.RUNNING]
         if member.phase is not Phase.STARTING or not working or len(working) < len(self._gang):
             return False
-        assert self._gang_layout is not None
-        self._plan = replace(self._plan, workers=len(working), layout=self._gang_layout)
-        self._view.note(f"a new worker failed ({reason}); the run goes on with {self._target} worker(s).")
+        assert self._gang_plan is not None
+        self._plan = self._gang_plan
+        self._view.note(f"a new worker failed ({reason}); the run goes on with {self._plan.workers} worker(s).")
         for other in list(self._members.values()):
             if other.worker not in self._gang:
                 self._dismiss(other)
@@ -412,14 +415,14 @@ class Supervisor:
 
     def _goes_back(self, member: Member, message: Message) -> bool:
         """Whether this was a resize to a layout that the model cannot have: the run goes on with the one before."""
-        before, wanted = self._proven, self._gang_layout
+        before, wanted = self._proven, self._gang_plan
         impossible = member.phase is Phase.RUNNING and message["splitting"]
-        if self._ending is not None or not impossible or before is None or before == wanted:
+        if self._ending is not None or not impossible or before is None or wanted is None or before == wanted:
             return False
         self._view.logged(message["trace"])
-        self._view.note(f"{message['error']}\nThe run goes on as {before}.")
-        self._record.membership("resize", len(self._gang), f"{wanted} is impossible: back to {before}")
-        self._plan = replace(self._plan, workers=before.workers, layout=before)
+        self._view.note(f"{message['error']}\nThe run goes on as {before.layout}.")
+        self._record.membership("resize", self._workers, f"{wanted.layout} is impossible: back to {before.layout}")
+        self._plan = before
         self._end_generation()
         return True
 
@@ -469,24 +472,26 @@ class Supervisor:
                 self._stop("stopped by command")
                 return {"ok": True}
             case "resize":
-                return self._resize(request.get("workers"), request.get("layout"))
+                return self._resize(request.get("workers"), request.get("layout"), request.get("sync"))
         return {"error": f"unknown command {request.get('command')!r}"}
 
-    def _resize(self, workers: object, layout: object) -> dict[str, Any]:
+    def _resize(self, workers: object, layout: object, sync: object) -> dict[str, Any]:
         if self._ending is not None:
             return {"error": "the run is ending and cannot be resized."}
-        if not isinstance(workers, int) or not isinstance(layout, str | None):
-            return {"error": "resize needs a number of workers."}
+        texts = isinstance(layout, str | None) and isinstance(sync, str | None)
+        if not isinstance(workers, int | None) or not texts or workers is layout is sync is None:
+            return {"error": "resize needs a number of workers, a layout or a policy."}
         try:
-            plan = self._plan.resized(workers, layout)
+            plan = self._plan.resized(workers, layout, sync)
             plan.check(self._facts["micro_batches"], self._facts["cuda_devices"])
         except UserError as error:
             return {"error": str(error)}
         before, self._plan = self._plan, plan
         how = f" as {plan.layout}" if plan.layout.split or before.layout.split else ""
-        self._view.note(f"resizing from {before.workers} to {workers} worker(s){how} at the next step boundary.")
-        self._record.membership("resize", len(self._gang), f"resize to {workers}{how} asked for")
-        return {"ok": True, "workers": workers}
+        how += f", --sync {plan.sync}" if plan.sync != before.sync else ""
+        self._view.note(f"resizing from {before.workers} to {plan.workers} worker(s){how} at the next step boundary.")
+        self._record.membership("resize", self._workers, f"resize to {plan.workers}{how} asked for")
+        return {"ok": True, "workers": plan.workers}
 
     def status(self) -> dict[str, Any]:
         """What `manyhands show` tells of a live run."""
@@ -522,7 +527,7 @@ class Supervisor:
         figures: dict[str, Any] = {
             "total_steps": self._total_steps,
             "weights_sha256": self._sha256 if ending.status == "finished" else None,
-            "workers": len(self._gang),
+            "workers": self._workers,
             "samples": self._samples,
             "durable_step": self._checkpoints.durable,
             "seconds": time.monotonic() - self._began,

@@ -9,18 +9,18 @@ order the gradients come in, and run on the group's thread.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from manyhands.collective import MEMORY_CHUNK, Contribution, Forest, Node, compile_forest, count_chunks, forest_to_json
 from manyhands.sync.layout import Layout
+from manyhands.sync.policy import Piece
+from manyhands.sync.waiting import OnWait, wait_for
 from manyhands.transport import Group
-
-_EXCHANGE_SECONDS = 0.2
-"""What a worker waits for longer is not the exchange but another worker."""
 
 
 class Exchange:
@@ -33,7 +33,8 @@ class Exchange:
         group: the gang.
         device: where the caller's tensors live; others than the CPU are staged through a flat copy.
         forest: how buckets travel.
-        on_wait: called with True when `finish` has to wait for others, and with False when that is over.
+        on_wait: told when `finish` has to wait for others.
+        pieces: what the layout's items are; by default its tensors, one after another.
     """
 
     def __init__(
@@ -44,17 +45,19 @@ class Exchange:
         group: Group,
         device: torch.device,
         forest: Forest,
-        on_wait: Callable[[bool], None] = lambda waits: None,
+        on_wait: OnWait = lambda waits: None,
+        pieces: Sequence[Piece] = (),
     ) -> None:
         self.layout = layout
+        self.pieces = pieces or [Piece(item) for item in range(len(layout.shapes))]
+        self.buckets = [list(bucket.items) for bucket in layout.buckets]
         self.group = group
         self._on_wait = on_wait
         self._forest = forest
         self._contribution = Contribution(tuple(map(tuple, nodes)), total)
         plan = f"{forest_to_json(forest)} {self._contribution} {layout}"
         self._digest = hashlib.sha256(plan.encode()).digest()
-        pieces = len(nodes[group.rank])
-        own = [torch.empty(layout.size, dtype=torch.uint8) for _ in range(pieces)]
+        own = [torch.empty(layout.size, dtype=torch.uint8) for _ in nodes[group.rank]]
         total_ = torch.empty(layout.size, dtype=torch.uint8)
         self._staged = device.type != "cpu"
         staging = [torch.empty_like(t, device=device) for t in (*own, total_)] if self._staged else [*own, total_]
@@ -84,30 +87,17 @@ class Exchange:
         """
         issued, self._issued = self._issued, []
         self._announced.clear()
-        gathered = self.group.all_gather_bytes(facts, self._wait)
+        gathered = self.group.all_gather_bytes(facts, lambda future: wait_for(future, self._on_wait))
         for bucket, future in enumerate(issued):
-            self._wait(future)
+            wait_for(future, self._on_wait)
             if self._staged:
                 staged, received = self._copies[-1]
                 staged[bucket].copy_(received[bucket])
         return gathered
 
-    def close(self) -> None:
-        self.group.close()
-
-    def _wait(self, future: Future[None]) -> None:
-        """Wait; what takes longer than an exchange may is waiting for others."""
-        try:
-            future.result(_EXCHANGE_SECONDS)
-            return
-        except TimeoutError:
-            if future.done():  # the group's own deadline
-                raise
-        self._on_wait(True)
-        try:
-            future.result()
-        finally:
-            self._on_wait(False)
+    def total(self, item: int) -> Tensor:
+        """An item's sum, after `finish`."""
+        return self.totals[item]
 
     def _program(self, bucket: int) -> Any:
         place = self.layout.buckets[bucket]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -25,10 +25,12 @@ from manyhands.errors import JobError, UserError
 from manyhands.job import Job
 from manyhands.plan import Plan
 from manyhands.state import capture, restore, weights_sha256
+from manyhands.sync import Policy, Round, Task
 from manyhands.timeline import Recorder
 from manyhands.train.batch import call, fetch
 from manyhands.train.cursor import sample_indices
 from manyhands.train.gradients import Finished, Gradients
+from manyhands.train.policies import make_policy
 from manyhands.train.seeds import seed_everything, stream_seed
 from manyhands.transport import Group
 
@@ -52,7 +54,7 @@ class Step(NamedTuple):
     lr: float
     """Learning rate of the first parameter group during the step."""
     flags: tuple[int, ...]
-    """What each worker passed as `flag`, by rank."""
+    """What each process of the gang passed as `flag`, by rank; of a round's steps all but the last have none."""
 
 
 class Abandoning(Protocol):
@@ -116,12 +118,15 @@ class Trainer:
         self.samples = count_samples(self.data, "data")
         self.total_steps = job.total_steps(self.samples)
         self._evaluation_data: Any = None
+        self.policy: Policy = Policy(self._task(), None)
         self._gradients: Gradients | None = None
+        self._kept: dict[str, Any] = {}
+        """What the policy is to take up when it begins."""
 
     def __iter__(self) -> Iterator[Step]:
         """Train from wherever the trainer stands to the end of the job."""
         while self.step < self.total_steps:
-            yield self.train_step()
+            yield from self.train_round()
 
     def join(self, group: Group | None, on_wait: Callable[[bool], None] = lambda waits: None) -> str:
         """Take this place in a gang, leaving the one before; None is a gang of one.
@@ -135,13 +140,16 @@ class Trainer:
         self.leave()
         self.group = group
         self.rank = group.rank if group else 0
-        self._gradients = Gradients(self.model, self.job, group, self.plan.collective, on_wait)
-        return self._gradients.exchanged
+        self.policy = make_policy(self.plan, self._task(), group, on_wait)
+        self.policy.restore(self, self._kept)
+        self._gradients = Gradients(self.model, self.policy)
+        return self.policy.described
 
     def leave(self) -> None:
         """Leave the gang, keeping the state at the last step boundary."""
         if self._gradients is not None:
             self._gradients.close()
+            self.policy.close()
             self._gradients = None
 
     @property
@@ -149,8 +157,26 @@ class Trainer:
         """The micro-batches of every batch that this worker computes."""
         return self._ready().block
 
+    def train_round(
+        self, flag: Callable[[], int] = lambda: 0, mark: Callable[[], None] = lambda: None
+    ) -> Sequence[Step]:
+        """The steps up to the next on which the gang agrees as a whole: one, unless the plan's `sync` says otherwise.
+
+        Args:
+            flag: as for `train_step`.
+            mark: called after every step.
+        """
+        steps = []
+        while not steps or not (self.policy.agrees_after(self.step) or self.step == self.total_steps):
+            steps.append(self.train_step(flag))
+            mark()
+        figures = Round([s.loss for s in steps], [s.grad_norm for s in steps], [s.flags for s in steps])
+        agreed = self.policy.agree(self, figures)
+        rows = zip(steps, agreed.losses, agreed.norms, agreed.flags, strict=True)
+        return [step._replace(loss=loss, grad_norm=norm, flags=flags) for step, loss, norm, flags in rows]
+
     def train_step(self, flag: Callable[[], int] = lambda: 0) -> Step:
-        """Compute, exchange and apply one step.
+        """Compute, exchange and apply one step. Of a round of several, `train_round` does the rest.
 
         Args:
             flag: asked once, just before the exchange; every worker learns every worker's answer. A gang agrees
@@ -162,6 +188,7 @@ class Trainer:
             UserError: the job's functions misbehave.
         """
         gradients = self._ready()
+        self.policy.arrive()
         gradients.begin_step()
         try:
             losses = [self._micro_batch(gradients, index) for index in range(*gradients.block)]
@@ -173,9 +200,14 @@ class Trainer:
         self._check_finite(finished.losses, gradients)
         self.recorder.enter("optimizer")
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        grad_norm = self._clip(gradients)
-        self._update(finished.losses)
+        grad_norm = self.policy.update(self, finished.losses)
         return self._committed(finished, grad_norm, learning_rate)
+
+    def apply(self, losses: Sequence[float]) -> float | None:
+        """Apply the gradient that lies in `.grad`. Returns its norm, if the job clips it."""
+        grad_norm = self._clip(self._ready())
+        self._update(losses)
+        return grad_norm
 
     def _check_finite(self, losses: list[float], gradients: Abandoning) -> None:
         for index, loss in enumerate(losses):
@@ -208,6 +240,7 @@ class Trainer:
         if evaluation is None:
             raise JobError("the job has nothing to evaluate: give it evaluate=Evaluation(...).")
         self.recorder.enter("evaluate")
+        self.policy.arrive()
         data = self.evaluation_data()
         samples = count_samples(data, "evaluate.data")
         size = evaluation.batch_size or self.job.micro_batch_size
@@ -241,7 +274,8 @@ class Trainer:
 
     def capture(self) -> dict[str, Any]:
         """The whole state, as a tree that looks at the live tensors."""
-        return capture(self.model, self.optimizer, self.scheduler, self.step)
+        self.policy.arrive()
+        return self.policy.capture(capture(self.model, self.optimizer, self.scheduler, self.step))
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put a captured state back.
@@ -250,9 +284,11 @@ class Trainer:
             UserError: it is another model's.
         """
         self.step = restore(state, self.model, self.optimizer, self.scheduler)
+        self._kept = state.get("sync", {})
 
     def weights_sha256(self) -> str:
         """The digest of the weights that `result.json` carries."""
+        self.policy.arrive()
         return weights_sha256(self.model)
 
     def _ready(self) -> Gradients:
@@ -271,7 +307,7 @@ class Trainer:
             loss = job.loss(call(self._call, inputs), targets)
         check_loss(loss)
         enter("backward", index)
-        (loss / job.micro_batches).backward()
+        (loss / self.policy.frame.size).backward()
         gradients.end_micro_batch(index)
         return loss.detach()
 
@@ -302,7 +338,7 @@ class Trainer:
                 "the learning rate, or look for a square root or logarithm of zero."
             )
 
-    def _update(self, losses: list[float]) -> None:
+    def _update(self, losses: Sequence[float]) -> None:
         """Apply the whole gradient, on every worker alike."""
         seed_everything(stream_seed(self.job.seed, self.step, "update"), self.device)
         self.optimizer.step()
@@ -311,6 +347,10 @@ class Trainer:
             self.scheduler.step(math.fsum(losses) / len(losses))
         elif self.scheduler is not None:
             self.scheduler.step()
+
+    def _task(self) -> Task:
+        job = self.job
+        return Task(job.micro_batches, job.reproducible, job.clip_grad_norm)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.job.precision == "bf16":

@@ -23,7 +23,6 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,12 @@ import torch
 from manyhands.engine import Channel, Message
 from manyhands.errors import UserError
 from manyhands.job import Job
-from manyhands.plan import Layout, Plan
+from manyhands.plan import Plan
 from manyhands.shm import Board, Slots
 from manyhands.state import Budget, Image, bit_sum, read_image, state_bytes, tree_sha256
 from manyhands.timeline import Recorder
 from manyhands.train.jobfile import load_job, where
+from manyhands.train.marks import Mark, Marks
 from manyhands.train.probe import Probe, shortened
 from manyhands.train.trainer import NotFiniteError, Step, Trainer
 from manyhands.transport import Group, GroupError, PeerLostError, links_over
@@ -158,9 +158,8 @@ class _Worker:
             return
         try:
             device = self._device(received[0]["slot"])
-            layout = Layout(**received[0]["layout"])
-            self.plan = replace(self.plan, workers=layout.workers, layout=layout)
-            kind = _split_trainer() if layout.split else Trainer
+            self.plan = Plan(**received[0]["plan"])
+            kind = _split_trainer() if self._split else Trainer
             self.trainer = trainer = kind(self.job, self.plan, device=device, recorder=self.recorder)
         except Exception as error:
             self._say_failed(error, "building the job", whole=False)
@@ -229,7 +228,7 @@ class _Worker:
             if group is not None and (lost := _lost_peer(error, group)) is not None:
                 self._say_lost(lost)
                 return
-            whole = not self._split and self.recorder.phase != "optimizer"
+            whole = not self.plan.divides and self.recorder.phase != "optimizer"
             place = self._place() if doing == "training" else doing
             self._report()
             self._say_failed(error, "" if isinstance(error, NotFiniteError) else place, whole)
@@ -248,7 +247,7 @@ class _Worker:
         assert self.trainer is not None
         self._report()
         self.channel.send(
-            {"say": "idle", "why": "lost", "peer": peer, "step": self.trainer.step, "whole": not self._split}
+            {"say": "idle", "why": "lost", "peer": peer, "step": self.trainer.step, "whole": not self.plan.divides}
         )
 
     def _load(self, source: dict[str, Any] | None) -> None:
@@ -273,32 +272,38 @@ class _Worker:
         self.recorder.take()  # what went before belongs to no step
         self._evaluate_if_due()
         while trainer.step < trainer.total_steps:
-            self.recorder.keep_spans = trainer.step < 10 or trainer.step % every == 0
-            began = time.monotonic_ns()
-            step = self.probe.step(trainer, self._listen) if self.probe else trainer.train_step(self._listen)
+            marks = Marks(self.recorder, lambda: trainer.step < 10 or trainer.step % every == 0)
+            if self.probe:
+                steps: Sequence[Step] = [self.probe.step(trainer, self._listen)]
+            else:
+                steps = trainer.train_round(self._listen, marks.add)
             self.recorder.enter("snapshot")  # what follows keeps state and records
-            ended = time.monotonic_ns()
-            self.budget.earn((ended - began) / 1e9)
-            self._record(step, began, ended)
-            self._keep_state(step.flags)
+            marks.end(len(steps))
+            for step, mark in zip(steps, marks.steps, strict=True):
+                self.budget.earn((mark.ended - mark.began) / 1e9)
+                self._record(step, mark)
+            flags = steps[-1].flags
+            self._keep_state(flags)
             self._evaluate_if_due()
-            if any(flag & _PAUSE for flag in step.flags):
+            if any(flag & _PAUSE for flag in flags):
                 self._report()
-                self.channel.send({"say": "idle", "why": "paused", "step": trainer.step, "whole": not self._split})
+                self.channel.send(
+                    {"say": "idle", "why": "paused", "step": trainer.step, "whole": not self.plan.divides}
+                )
                 return
-        sha256 = trainer.weights_sha256() if not self._split else self.digest
+        sha256 = trainer.weights_sha256() if not self.plan.divides else self.digest
         self._report()
-        finished = {"say": "finished", "step": trainer.step, "sha256": sha256, "whole": not self._split}
+        finished = {"say": "finished", "step": trainer.step, "sha256": sha256, "whole": not self.plan.divides}
         self.channel.send(finished | ({"figures": self.probe.figures} if self.probe else {}))
 
     def _keep_state(self, flags: Sequence[int]) -> None:
         """After a step: leave the state for others, if it is time."""
         assert self.trainer is not None
-        if not self._split:
+        if not self.plan.divides:
             if self.keeper and (self.save_at_once or self._can_afford_a_save()):
                 self._save(self.save_ordered)
         elif any(flags) or self.trainer.step == self.trainer.total_steps:
-            self._save(self.save_ordered)  # all of a split gang together, when any of them asked for it
+            self._save(self.save_ordered)  # all of a gang that divides the state, when any of them asked for it
 
     def _evaluate_if_due(self) -> None:
         """Evaluate at the step where the trainer stands, if the job asks for it and nobody has yet."""
@@ -306,7 +311,8 @@ class _Worker:
         assert trainer is not None
         if evaluation is None or trainer.step <= self.evaluated or trainer.step == 0:
             return
-        if trainer.step == trainer.total_steps or (evaluation.every and trainer.step % evaluation.every == 0):
+        every = evaluation.every or trainer.total_steps
+        if trainer.step == trainer.total_steps or trainer.step // every > max(0, self.evaluated) // every:
             metrics = trainer.evaluate()
             self.evaluated = trainer.step
             self._report()
@@ -329,7 +335,7 @@ class _Worker:
                     self.slots.pinned = None
                 case "exit":
                     raise SystemExit(0)
-        save = self._split and self.keeper and (self.save_at_once or self.budget.allows())
+        save = self.plan.divides and self.keeper and (self.save_at_once or self.budget.allows())
         return (_PAUSE if self.paused else 0) | (_SAVE if save else 0)
 
     def _can_afford_a_save(self) -> bool:
@@ -350,10 +356,10 @@ class _Worker:
         # Steps that nobody has heard of yet go with the state: whoever takes it over reports them.
         steps = json.dumps([[*row[:-1], []] for row in self.unreported])
         state = self.trainer.capture()
-        if self._split and not self.keeper:
+        if self.plan.divides and not self.keeper:
             self.recorder.enter("idle")
             return
-        if self._split and self.trainer.step == self.trainer.total_steps:
+        if self.plan.divides and self.trainer.step == self.trainer.total_steps:
             self.digest = tree_sha256(state["model"])
         image = Image(state, {"step": str(self.trainer.step), "unreported": steps})
         slot, target = self.slots.begin(image.length)
@@ -368,11 +374,10 @@ class _Worker:
             self.channel.send({"say": "saved", "slot": slot, "step": self.trainer.step})
         self.recorder.enter("idle")
 
-    def _record(self, step: Step, began: int, ended: int) -> None:
-        sums, spans = self.recorder.take()
+    def _record(self, step: Step, mark: Mark) -> None:
         # The steps of a short run are reported one by one, so that all of their spans fit.
-        spans = spans[: _SPANS_PER_STEP * (_STEPS_PER_MESSAGE if self.probe else 1)]
-        self.unreported.append([*step[:-1], began, ended, sums, spans])
+        spans = mark.spans[: _SPANS_PER_STEP * (_STEPS_PER_MESSAGE if self.probe else 1)]
+        self.unreported.append([*step[:-1], mark.began, mark.ended, mark.sums, spans])
         if self.probe or time.monotonic() - self.reported_at >= _REPORT_SECONDS:
             self._report()
 

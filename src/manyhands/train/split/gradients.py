@@ -19,9 +19,9 @@ from torch.distributed.tensor import DTensor
 from manyhands.collective import assign_blocks
 from manyhands.errors import UserError
 from manyhands.job import Job
-from manyhands.sync import Exchange, LocalSum, choose_forest, lay_out
+from manyhands.sync import Exchange, LocalSum, Task, choose_forest, lay_out, sums
 from manyhands.train.buffers import BufferChanges
-from manyhands.train.gradients import Finished, sums
+from manyhands.train.gradients import Finished
 from manyhands.train.split.parts import Built, Part
 from manyhands.train.split.sharding import reduces
 from manyhands.train.split.ties import Tie, watch_uses
@@ -78,7 +78,8 @@ class SplitGradients:
             size = len(self._changes[part.index].floats)
             self._buffer_items[part.index] = list(range(count, count + size))
             count += size
-        plan, nodes, total = sums(job, mesh.replica, mesh.layout.dp)
+        task = Task(job.micro_batches, job.reproducible)
+        plan, nodes, total = sums(task, assign_blocks(job.micro_batches, mesh.layout.dp), mesh.replica)
         self._exchange: Exchange | None = None
         self._buckets: list[set[int]] = []
         self.exchanged = "each replica adds up the gradients of its share of the parameters" if self._reduced else ""

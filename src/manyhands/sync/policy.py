@@ -1,0 +1,162 @@
+"""When replicas agree: a policy over one step (law 4).
+
+A policy is one worker's side of an agreement among the gang. The trainer computes gradients and asks it, step by step,
+
+    arrive()            what must have arrived before the next forward pass
+    sink                where gradients go, bucket by bucket, as the last backward pass yields them
+    update(replica)     after the exchange: by default the replica applies what is now its gradient
+    agree(replica)      at the end of a round of `agrees_after` steps
+    capture, restore    what it adds to a snapshot
+
+and nothing else of the trainer knows which policy it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from manyhands.collective import Block, Fold, assign_blocks, fold, leaves
+from manyhands.sync.waiting import OnWait, wait_for
+from manyhands.transport import Group
+
+T = TypeVar("T")
+
+
+class Piece(NamedTuple):
+    """A tensor of a sink, or a run of its elements."""
+
+    tensor: int
+    start: int = 0
+    stop: int | None = None
+    """None: the whole tensor, in its shape."""
+
+    def of(self, tensor: Tensor) -> Tensor:
+        return tensor if self.stop is None else tensor.reshape(-1)[self.start : self.stop]
+
+
+class Sink(Protocol):
+    """Takes a worker's finished subtrees and gives sums for them."""
+
+    outputs: list[list[Tensor]]
+    """`outputs[subtree][item]`: write them here."""
+    pieces: Sequence[Piece]
+    """What each item is."""
+
+    @property
+    def buckets(self) -> list[list[int]]:
+        """The items that go together."""
+        ...
+
+    def announce(self, bucket: int) -> None:
+        """This worker's subtrees of the bucket are written."""
+        ...
+
+    def finish(self, facts: bytes) -> list[bytes]:
+        """All that was announced has gone; everyone's facts, in rank order."""
+        ...
+
+    def total(self, item: int) -> Tensor | None:
+        """The sum, after `finish`; None if it stays elsewhere."""
+        ...
+
+
+class Replica(Protocol):
+    """What a policy sees of a trainer."""
+
+    model: nn.Module
+    optimizer: Optimizer
+
+    def apply(self, losses: Sequence[float]) -> float | None:
+        """Clip the gradient that lies in `.grad`, apply it, move the schedule on. Returns its norm, if clipped."""
+        ...
+
+
+class Task(NamedTuple):
+    """What of a job a policy needs to know."""
+
+    micro_batches: int
+    reproducible: bool
+    clip_grad_norm: float | None = None
+
+
+class Round(NamedTuple):
+    """A worker's figures of the steps since the last agreement; after it, the gang's."""
+
+    losses: list[float]
+    norms: list[float | None]
+    flags: list[tuple[int, ...]]
+
+
+class Policy:
+    """The side of a worker that is alone; the base of all.
+
+    Args:
+        task: the job's numbers.
+        gang: all workers; None for one that is alone.
+        on_wait: told when the worker has to wait for others.
+
+    Attributes:
+        blocks: by rank, the micro-batches of every batch that it computes.
+        described: how gradients travel and why, in words.
+    """
+
+    def __init__(self, task: Task, gang: Group | None, on_wait: OnWait = lambda waits: None) -> None:
+        self.task, self.gang, self._on_wait = task, gang, on_wait
+        self.rank, self.world = (gang.rank, gang.world) if gang else (0, 1)
+        self.blocks = assign_blocks(task.micro_batches, self.world)
+        self.described = ""
+
+    @property
+    def block(self) -> Block:
+        return self.blocks[self.rank]
+
+    @property
+    def frame(self) -> Block:
+        """The micro-batches over which this worker's gradient is the mean."""
+        return Block(0, self.task.micro_batches)
+
+    @property
+    def fold(self) -> Fold:
+        """The order in which this worker adds up its block."""
+        first = self.frame.start
+        return fold(leaves(self.block.start - first, self.block.stop - first), self.frame.size)
+
+    def open(self, params: Sequence[Tensor], buffers: Sequence[Tensor]) -> Sink | None:
+        """A sink for gradients of these parameters, in the order in which backward yields them, and for changes of
+        these buffers. None: the sums stay where they are made."""
+        return None
+
+    def arrive(self) -> None:
+        """Called before the first forward pass of a step, and whenever the weights are looked at."""
+
+    def update(self, replica: Replica, losses: Sequence[float]) -> float | None:
+        """The step's sums are there. Returns the norm of the whole gradient, if it is clipped."""
+        return replica.apply(losses)
+
+    def agrees_after(self, step: int) -> bool:
+        """Whether a round ends with this step."""
+        return True
+
+    def agree(self, replica: Replica, figures: Round) -> Round:
+        """The round has ended. Returns what the gang knows of its steps."""
+        return figures
+
+    def capture(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A captured state with what the policy adds. All workers call it if `Sync.divides`; rank 0's is whole."""
+        return state
+
+    def restore(self, replica: Replica, kept: Mapping[str, Any]) -> None:
+        """Take up what `capture` added, before the first step."""
+
+    def close(self) -> None:
+        """Leave the gang."""
+        if self.gang is not None:
+            self.gang.close()
+
+    def _wait(self, future: Future[T]) -> T:
+        return wait_for(future, self._on_wait)
