@@ -1,7 +1,9 @@
 """Runs under the policies of --sync: faults, resizes and resumption on the way, and what is refused."""
 
 import json
+import os
 import random
+import signal
 
 import pytest
 from support import PATIENT, ROOT, Brake, Run, cli, kill_worker, ledger_positions, side_by_side, train
@@ -93,3 +95,41 @@ def test_a_loss_that_is_not_a_number(tmp_path):
     assert done.returncode == 1
     assert "the loss became nan" in done.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"
+
+
+def test_a_slow_worker_computes_less_of_the_same(tmp_path):
+    job = ("--steps=30", "--pause=0.004", "--micro-batches=8", "--samples=48")
+    calm = train(tmp_path / "calm", JOB, "--sync", "allreduce,balance=off", job=job)
+    slowed = train(tmp_path / "slow", JOB, "--slow", "1:5", job=job)
+    assert slowed["weights_sha256"] == calm["weights_sha256"]
+    rows = [json.loads(line) for line in (tmp_path / "slow" / "metrics.jsonl").read_text().splitlines()]
+    (event, *_) = [row["event"] for row in rows if row.get("change") == "balanced"]
+    first, second = map(int, event.split("shared out ")[1].split(" ")[0].split("/"))
+    assert first + second == 8
+    assert first > second
+    refused = cli("train", JOB, "--slow", "1:0.5", "--run-dir", tmp_path / "run")
+    assert refused.returncode == 2
+    assert "RANK:FACTOR" in refused.stderr
+
+
+def test_servers_and_workers_are_killed(brake, tmp_path):
+    """And resumed, as one server more, then without: the bits are those of one worker."""
+    calm = train(tmp_path / "calm", JOB, workers=1, job=LONG)
+    run = begin(tmp_path / "run", "server,servers=2", *brake.job)
+    for step, kind in ((3, "servers"), (9, "workers"), (20, "servers")):
+        run.until_step(step)
+        run.until(lambda k=kind: run.ended() or run.show().get(k), f"{kind} to kill")
+        os.kill(run.show()[kind][-1]["pid"], signal.SIGKILL)
+    run.until(lambda: run.ended() or run.output().count("SIGKILL") == 3, "all losses to be noticed")
+    assert "server 1 (process" in run.output()
+    run.until_step(run.step() + 3)
+    assert cli("stop", tmp_path / "run").returncode == 0
+    assert run.wait() == 130, run.output()
+    run = Run.resume(tmp_path / "run", "--sync", "server,servers=3", "--workers", "3")
+    for wanted in (("--workers", 1), ("--sync", "server"), ("--sync", "allreduce")):
+        run.until_step(run.step() + 3)
+        assert cli("resize", tmp_path / "run", *wanted).returncode == 0
+    brake.release()
+    result = finishes(run)
+    assert result["weights_sha256"] == calm["weights_sha256"]
+    assert result["metrics"] == calm["metrics"]

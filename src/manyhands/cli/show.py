@@ -21,7 +21,7 @@ class Show:
     directory: tyro.conf.Positional[Path]
     """The run directory."""
     json: bool = False
-    """As JSON: `status`, `step`, `total_steps`, `loss`, `workers` ({rank, pid}), `weights_sha256`."""
+    """As JSON: `status`, `step`, `total_steps`, `loss`, `workers` and `servers` ({rank, pid}), `weights_sha256`."""
 
     def run(self, job_arguments: list[str]) -> int:
         directory = RunDirectory.open(self.directory)
@@ -31,8 +31,9 @@ class Show:
             return 0
         loss = f", loss {status['loss']:.4f}" if status.get("loss") is not None else ""
         print(f"{self.directory}: {status['status']}, step {status['step']} of {status['total_steps'] or '?'}{loss}")
-        for worker in status["workers"]:
-            print(f"  worker {worker['rank']}: process {worker['pid']}")
+        for kind in ("worker", "server"):
+            for member in status.get(f"{kind}s", []):
+                print(f"  {kind} {member['rank']}: process {member['pid']}")
         if status.get("weights_sha256"):
             print(f"  weights {status['weights_sha256']}")
         if status.get("error"):

@@ -42,6 +42,8 @@ class Train:
     sync: str | None = None
     """When replicas agree: allreduce (every step), server,servers=2 (parameter servers), local,every=16 (every so many
     steps) and so on (docs/sync.md). Default: allreduce."""
+    slow: str | None = None
+    """RANK:FACTOR, as in 1:3: make worker 1 three times slower, to see what that does. For experiments."""
     tracker: tuple[Literal["tensorboard"], ...] = ()
     """Also write the figures there."""
     care: Annotated[Care, tyro.conf.arg(name="")] = field(default_factory=Care)
@@ -66,6 +68,7 @@ class Train:
             "workers_per_device": self.workers_per_device,
             "collective": self.collective,
             "sync": self.sync,
+            "slow": self.slow,
         }
         return run_session(
             Session(

@@ -1,12 +1,14 @@
 """Who computes which micro-batches.
 
-Every worker gets one contiguous block, none of them empty. The slowest block sets the pace, so blocks differ
-by at most one micro-batch; among such cuts the one with the fewest subtrees to hand over is taken, because
-each subtree is a whole gradient on the wire. A block that is aligned to its own size is a single subtree.
+Every worker gets one contiguous block, none of them empty. The slowest block sets the pace: the blocks taken are those
+whose slowest is soonest done, all workers being equally fast unless measured otherwise. Among such cuts the one with
+the fewest subtrees to hand over is taken, because each subtree is a whole gradient on the wire. A block that is
+aligned to its own size is a single subtree.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -28,31 +30,49 @@ class Block(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def assign_blocks(micro_batches: int, workers: int) -> tuple[Block, ...]:
+def assign_blocks(micro_batches: int, workers: int, seconds: tuple[float, ...] | None = None) -> tuple[Block, ...]:
     """Cut `micro_batches` into `workers` contiguous blocks, in rank order.
 
-    The largest block is `ceil(micro_batches / workers)`; then the total number of subtrees is the least
-    possible (dynamic programming over where each block starts and how many long blocks are used).
+    The least possible time of the slowest block, then the least number of subtrees in all (dynamic programming over
+    where each block starts), then blocks as equal as can be.
+
+    Args:
+        seconds: what a micro-batch takes each worker. Default: all the same.
 
     Raises:
         ValueError: workers < 1 or workers > micro_batches.
     """
     if not 1 <= workers <= micro_batches:
         raise ValueError(f"{workers} workers cannot share {micro_batches} micro-batches: give 1 to {micro_batches}")
-    short, long_blocks = divmod(micro_batches, workers)
+    most = _most(micro_batches, workers, seconds or (1.0,) * workers)
+    least = micro_batches // workers if seconds is None else 1
 
-    # best[longs]: fewest pieces for the ranks so far when `longs` of them have a long block, and those blocks.
-    best: dict[int, tuple[int, tuple[Block, ...]]] = {0: (0, ())}
-    for rank in range(workers):
-        longer: dict[int, tuple[int, tuple[Block, ...]]] = {}
-        for longs, (count, blocks) in best.items():
-            start = rank * short + longs
-            for extra in (0, 1):
-                # Enough ranks must be left for the long blocks that are left.
-                if not long_blocks - (workers - rank - 1) <= longs + extra <= long_blocks:
-                    continue
-                block = Block(start, start + short + extra)
-                option = (count + len(block.pieces(micro_batches)), (*blocks, block))
-                longer[longs + extra] = min(option, longer.get(longs + extra, option))
+    # best[stop]: (subtrees, sum of squared sizes, blocks) for the ranks so far, ending at `stop`.
+    best: dict[int, tuple[int, int, tuple[Block, ...]]] = {0: (0, 0, ())}
+    for rank, limit in enumerate(most):
+        room = sum(most[rank + 1 :])
+        longer: dict[int, tuple[int, int, tuple[Block, ...]]] = {}
+        for start, (count, squares, blocks) in best.items():
+            for stop in range(start + least, min(start + limit, micro_batches) + 1):
+                if micro_batches - room <= stop <= micro_batches - least * (workers - rank - 1):
+                    block = Block(start, stop)
+                    squared = squares + block.size**2
+                    option = (count + len(block.pieces(micro_batches)), squared, (*blocks, block))
+                    longer[stop] = min(option, longer.get(stop, option))
         best = longer
-    return best[long_blocks][1]
+    return best[micro_batches][2]
+
+
+def _most(micro_batches: int, workers: int, seconds: Sequence[float]) -> list[int]:
+    """How many micro-batches each worker can compute in the least time in which all are computed, one each."""
+    times = sorted({count * second for second in set(seconds) for count in range(1, micro_batches + 1)})
+    low, high = 0, len(times) - 1
+    while low < high:
+        middle = (low + high) // 2
+        enough = times[middle] >= max(seconds) and sum(_within(times[middle], seconds)) >= micro_batches
+        low, high = (low, middle) if enough else (middle + 1, high)
+    return [min(count, micro_batches - workers + 1) for count in _within(times[low], seconds)]
+
+
+def _within(time: float, seconds: Sequence[float]) -> list[int]:
+    return [int(time / second * (1 + 1e-12)) for second in seconds]

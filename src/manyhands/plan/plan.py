@@ -41,11 +41,14 @@ class Plan:
     collective: Collective = "auto"
     """How gradients travel. Changes the speed, never the sums."""
     sync: Sync = _FOLLOWS
-    """When replicas agree. Also taken as text or as the dict of `as_dict`."""
+    """When replicas agree. Also taken as text."""
+    slow: str = ""
+    """`RANK:FACTOR,...`: workers that are made so many times slower, for experiments."""
 
     def __post_init__(self) -> None:
         self._settle_layout()
         self._settle_sync()
+        self.slowness(0)
         for name in ("threads", "workers_per_device"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1; it is {getattr(self, name)}.")
@@ -77,6 +80,29 @@ class Plan:
             )
         if self.sync.policy != "allreduce" and self.collective != "auto":
             raise UsageError(f"--collective is for --sync allreduce, not {self.sync.policy}. Leave it out.")
+
+    def slowness(self, rank: int) -> float:
+        """How many times slower a worker is to be.
+
+        Raises:
+            UsageError: `slow` cannot be read.
+        """
+        factors = {}
+        for item in filter(None, self.slow.split(",")):
+            number, _, factor = item.partition(":")
+            try:
+                factors[int(number)] = float(factor)
+            except ValueError:
+                factors[-1] = 0.0
+            if min(factors) < 0 or not 1 <= min(factors.values()) <= max(factors.values()) < 1000:
+                raise UsageError(
+                    f"--slow {self.slow}: write RANK:FACTOR, as in 1:3 for a worker 1 that is 3 times slower."
+                )
+        return factors.get(rank, 1.0)
+
+    def role(self, rank: int) -> str:
+        """What the process of this rank is, in words."""
+        return f"worker {rank}" if rank < self.workers else f"server {rank - self.workers}"
 
     @property
     def gang(self) -> int:

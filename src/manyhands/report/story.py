@@ -35,6 +35,12 @@ class Story:
     def batch_size(self) -> int:
         return self.settings.get("job", {}).get("batch_size", 0)
 
+    def who(self, rank: int) -> str:
+        """What a rank is, in words."""
+        workers = self.settings.get("plan", {}).get("workers", rank + 1)
+        servers = self.settings.get("plan", {}).get("sync", "").startswith("server")
+        return f"server {rank - workers}" if servers and rank >= workers else f"worker {rank}"
+
     def elapsed(self, when: float) -> float:
         """Seconds that the run had worked by then; pauses between sessions do not count."""
         return when - self.origin - sum(length for end, length in self.pauses if end <= when)

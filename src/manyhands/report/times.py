@@ -38,7 +38,7 @@ def phases(run: Story) -> str:
     if not by_rank:
         return section("phases", title, "", absent("No worker has reported its phases."))
     ranks = sorted(by_rank)
-    totals = {rank: _per_step(by_rank[rank]) for rank in ranks}
+    totals = {run.who(rank): _per_step(by_rank[rank]) for rank in ranks}
     whole = sum(sum(phases.values()) for phases in totals.values()) or 1.0
     shares = {name: sum(phases[name] for phases in totals.values()) / whole for name in PHASES}
     order = sorted(PHASES, key=lambda name: -shares[name])[:3]
@@ -48,7 +48,9 @@ def phases(run: Story) -> str:
     legend = _legend(name for name in PHASES if name not in SPLIT_BACKWARD or shares[name])
     x = run.step_axis()
     count = min(_PHASE_COLUMNS, max(map(len, by_rank.values())))
-    drawn = "".join(f"<div>{_shares_chart(x, rank, by_rank[rank], count)}</div>" for rank in ranks[:_CHARTED_RANKS])
+    drawn = "".join(
+        f"<div>{_shares_chart(x, run.who(rank), by_rank[rank], count)}</div>" for rank in ranks[:_CHARTED_RANKS]
+    )
     body = (
         f"{legend}<h3>An average step of each worker</h3>{_totals_chart(totals)}{_phase_table(totals)}"
         f'<h3>Share of the time as the run went on</h3><div class="multiples">{drawn}</div>'
@@ -66,34 +68,34 @@ def _per_step(lines: Sequence[Line]) -> dict[str, float]:
     return {name: math.fsum(entry["seconds"].get(name, 0.0) for entry in lines) / steps for name in PHASES}
 
 
-def _totals_chart(totals: dict[int, dict[str, float]]) -> str:
+def _totals_chart(totals: dict[str, dict[str, float]]) -> str:
     longest = max(*(sum(phases.values()) for phases in totals.values()), 1e-9)
     rows = []
-    for rank, phases in totals.items():
+    for who, phases in totals.items():
         left, spans = 0.0, []
         for index, name in enumerate(PHASES):
-            text = f"worker {rank}, {name}: {duration(phases[name])} per step"
+            text = f"{who}, {name}: {duration(phases[name])} per step"
             spans += [Span(f"p{index}", left / longest, phases[name] / longest, text)] if phases[name] else []
             left += phases[name]
-        rows.append((f"worker {rank}", spans))
+        rows.append((who, spans))
     label = "Milliseconds of each phase per step, one bar per worker"
     return plot(label, bottom_axis(Axis(0, longest * 1e3), "ms per step") + lanes(rows), LANE * len(rows))
 
 
-def _phase_table(totals: dict[int, dict[str, float]]) -> str:
+def _phase_table(totals: dict[str, dict[str, float]]) -> str:
     longest = max(sum(phases.values()) for phases in totals.values())
     digits = 2 if longest >= 1e-3 else 4
     names = [name for name in PHASES if name not in SPLIT_BACKWARD or any(phases[name] for phases in totals.values())]
     rows = []
-    for rank, phases in totals.items():
+    for who, phases in totals.items():
         whole = sum(phases.values()) or 1.0
         cells = [f"{phases[name] * 1e3:.{digits}f}<small>{100 * phases[name] / whole:.1f} %</small>" for name in names]
-        rows.append([f"worker {rank}", *cells, f"{whole * 1e3:.{digits}f}"])
+        rows.append([who, *cells, f"{whole * 1e3:.{digits}f}"])
     heads = ["ms per step", *(swatch(name) for name in names), "all"]
     return table("Milliseconds per step and percent of each phase", heads, rows, "phases")
 
 
-def _shares_chart(x: Axis, rank: int, lines: Sequence[Line], count: int) -> str:
+def _shares_chart(x: Axis, who: str, lines: Sequence[Line], count: int) -> str:
     """Stacked shares in `count` bins of the steps; where the worker took no part there is a gap."""
     width = x.high / count
     bins = [dict.fromkeys(PHASES, 0.0) for _ in range(count)]
@@ -104,8 +106,8 @@ def _shares_chart(x: Axis, rank: int, lines: Sequence[Line], count: int) -> str:
             for name, seconds in entry["seconds"].items():
                 bins[index][name] += max(0.0, part) * seconds
     areas = stack(bins, {name: f"p{index}" for index, name in enumerate(PHASES)})
-    drawing = bottom_axis(x, "step", whole=True) + areas + side_label("50%", f"worker {rank}")
-    label = f"Share of each phase in the time of worker {rank}, by step"
+    drawing = bottom_axis(x, "step", whole=True) + areas + side_label("50%", who)
+    label = f"Share of each phase in the time of {who}, by step"
     return plot(label, drawing, 72)
 
 
@@ -114,8 +116,8 @@ class _Step:
     """A step of which every span was kept."""
 
     number: int
-    lanes: dict[int, list[Line]]
-    """Trace records by rank."""
+    lanes: dict[str, list[Line]]
+    """Trace records by worker or server, in the order of ranks."""
 
     @property
     def start(self) -> float:
@@ -131,9 +133,9 @@ class _Step:
         return sum(map(len, self.lanes.values()))
 
 
-def one_step(directory: RunDirectory) -> str:
+def one_step(directory: RunDirectory, run: Story) -> str:
     title = "One step, worker by worker"
-    steps = _whole_steps(read_chrome_trace(directory.timeline))
+    steps = _whole_steps(read_chrome_trace(directory.timeline), run)
     if not steps:
         text = "There is no timeline yet: it is written with every checkpoint and at the end of the run."
         return section("timeline", title, "", absent(text))
@@ -162,7 +164,7 @@ def one_step(directory: RunDirectory) -> str:
     return section("timeline", title, lead, body)
 
 
-def _whole_steps(trace: Sequence[Line]) -> list[_Step]:
+def _whole_steps(trace: Sequence[Line], run: Story) -> list[_Step]:
     """The detailed steps in order; of one that was computed again, the last time."""
     by_step: dict[int, list[Line]] = defaultdict(list)
     for record in trace:
@@ -179,8 +181,10 @@ def _whole_steps(trace: Sequence[Line]) -> list[_Step]:
             attempt[record["pid"]].append(record)
             end = max(end, record["ts"] + record["dur"])
         # The end of a step that was not kept can carry over into the next one; that is no whole step.
-        if attempt and all(any(record["name"] == "forward" for record in lane) for lane in attempt.values()):
-            steps.append(_Step(step, dict(sorted(attempt.items()))))
+        lanes = {run.who(rank): lane for rank, lane in sorted(attempt.items())}
+        workers = [lane for who, lane in lanes.items() if who.startswith("worker")]
+        if workers and all(any(record["name"] == "forward" for record in lane) for lane in workers):
+            steps.append(_Step(step, lanes))
     return steps
 
 
@@ -201,15 +205,15 @@ def _step_chart(step: _Step) -> str:
     # One step of a very large gang may exceed the page's room alone; its longest spans are what one can see.
     room = sorted((r["dur"] for lane in step.lanes.values() for r in lane), reverse=True)[: _SPANS_SHOWN // 2][-1]
     rows = []
-    for rank, records in step.lanes.items():
+    for who, records in step.lanes.items():
         spans = []
         for record in records:
             at, took = (record["ts"] - start) / 1e6, record["dur"] / 1e6
             if record["dur"] >= room:
-                text = f"worker {rank}, {_activity(record)}: {duration(took)} at {duration(at)}"
+                text = f"{who}, {_activity(record)}: {duration(took)} at {duration(at)}"
                 kind = f"p{PHASES.index(record['name'])}"
                 spans.append(Span(kind, at / whole, took / whole, text))
-        rows.append((f"worker {rank}", spans))
+        rows.append((who, spans))
     label = f"Timeline of step {step.number}, {len(rows)} worker(s), {duration(whole)}"
     return plot(label, bottom_axis(x, "ms") + lanes(rows), LANE * len(rows))
 

@@ -34,7 +34,7 @@ def write_report(directory: RunDirectory) -> None:
         throughput(run),
         membership(run),
         phases(run),
-        one_step(directory),
+        one_step(directory, run),
         f"<footer>Written {date(time.time())} from {escape(str(directory.path))}</footer>",
     ]
     # The supervisor and `manyhands report` may write at the same time.

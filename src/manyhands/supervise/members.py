@@ -51,6 +51,11 @@ class Member:
     """Whether it has been in a generation."""
 
     @property
+    def who(self) -> str:
+        """It, in words."""
+        return "a new worker" if self.rank is None else self.plan.role(self.rank)
+
+    @property
     def holds_state(self) -> bool:
         return self.whole and self.phase in (Phase.IDLE, Phase.FINISHED, Phase.FAILED)
 
@@ -97,6 +102,5 @@ def choose_source(members: Sequence[Member], slot: Held | None, checkpoint: Chec
 
 def describe_loss(member: Member, status: int | None, out_of_memory: bool) -> str:
     """Which worker was lost and how, in words."""
-    who = f"worker {member.rank}" if member.rank is not None else "a new worker"
     reason = " for want of memory" if out_of_memory else ""
-    return f"{who} (process {member.pid}) {describe_status(status)}{reason}"
+    return f"{member.who} (process {member.pid}) {describe_status(status)}{reason}"

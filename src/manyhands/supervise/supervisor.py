@@ -124,7 +124,7 @@ class Supervisor:
                     getattr(self, f"_said_{message['say']}")(self._members[worker], message)
             case Printed(worker, line):
                 member = self._members.get(worker)
-                self._view.printed(member.rank if member else None, line)
+                self._view.printed(member.who if member and member.rank is not None else "worker ?", line)
             case Exited(worker, status):
                 self._lost(worker, status)
 
@@ -307,6 +307,12 @@ class Supervisor:
             args = self._record.committed, self._total_steps, self._record.loss, self._facts["batch_size"]
             self._view.step(*args, self._workers, last)
 
+    def _said_balanced(self, member: Member, message: Message) -> None:
+        shares = "/".join(map(str, message["shares"]))
+        text = f"micro-batches are shared out {shares} from step {message['step'] + 1}, as fast as each worker is"
+        self._view.logged(text)
+        self._record.membership("balanced", self._workers, text)
+
     def _said_evaluated(self, member: Member, message: Message) -> None:
         if not self._record.evaluation_done(message["step"], message["metrics"]):
             return
@@ -353,7 +359,7 @@ class Supervisor:
         member.whole = message["whole"]
         self._set_phase(member, Phase.FAILED)
         self._view.logged(message["trace"])
-        who = f"worker {member.rank}" if member.rank is not None else "a worker"
+        who = member.who if member.rank is not None else "a worker"
         place = f"{who} failed at {message['doing']}: " if message["doing"] else ""
         self._fail(place + message["error"], message["trace"])
 
@@ -497,13 +503,22 @@ class Supervisor:
         """What `manyhands show` tells of a live run."""
         members = sorted((m for m in self._members.values() if m.rank is not None), key=lambda m: m.rank or 0)
         alive = [m for m in members if m.worker in self._gang]
+        found = {
+            kind: [
+                {"rank": (m.rank or 0) - first, "pid": m.pid} for m in alive if first <= (m.rank or 0) < first + count
+            ]
+            for kind, first, count in (
+                ("workers", 0, self._plan.workers),
+                ("servers", self._plan.workers, self._plan.sync.helpers),
+            )
+        }
         return {
             "status": "running" if self._ending is None else "ending",
             "step": self._record.committed,
             "total_steps": self._total_steps,
             "loss": self._record.loss,
-            "workers": [{"rank": m.rank, "pid": m.pid} for m in alive],
-            "target_workers": self._target,
+            **found,
+            "target_workers": self._plan.workers,
             "generation": self._generation,
             "recoveries": self._record.recoveries,
             "supervisor": os.getpid(),

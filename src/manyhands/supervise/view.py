@@ -72,9 +72,9 @@ class View:
         if urgent or not self._quiet:
             self._console.print(f"manyhands: {text}", markup=False, soft_wrap=True)
 
-    def printed(self, rank: int | None, line: str) -> None:
+    def printed(self, who: str, line: str) -> None:
         """A worker printed a line."""
-        text = f"[worker {'?' if rank is None else rank}] {line}"
+        text = f"[{who}] {line}"
         self._write(text)
         self._console.print(text, markup=False, soft_wrap=True)
 

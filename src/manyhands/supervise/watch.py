@@ -42,7 +42,7 @@ class Watch:
         for worker in self.patience.hung(running, now) - self._condemned.keys():
             member, where = members[worker], running[worker]
             self._note(
-                f"worker {member.rank} (process {member.pid}) has stood still for {(now - where.since) / 1e9:.0f} s in "
+                f"{member.who} (process {member.pid}) has stood still for {(now - where.since) / 1e9:.0f} s in "
                 f"step {where.step + 1}: it hangs and is replaced (--patience). Stacks of all workers follow."
             )
             if not self._condemned:

@@ -6,12 +6,13 @@ from manyhands.sync.exchange import Exchange
 from manyhands.sync.layout import Layout, lay_out
 from manyhands.sync.local import LocalSteps, Outer
 from manyhands.sync.local_sum import LocalSum
-from manyhands.sync.policy import Piece, Policy, Replica, Round, Sink, Task
+from manyhands.sync.policy import Finished, Piece, Policy, Replica, Round, Sink, Task
 from manyhands.sync.waiting import OnWait
 
 __all__ = [
     "AllReduce",
     "Exchange",
+    "Finished",
     "Layout",
     "LocalSteps",
     "LocalSum",

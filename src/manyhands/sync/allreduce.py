@@ -50,10 +50,14 @@ class AllReduce(Policy):
 
 
 def sums(task: Task, blocks: Sequence[Block], rank: int) -> tuple[Fold, list[tuple[Node, ...]], int]:
-    """A rank's local additions, every rank's subtrees, and the number of leaves of the tree across workers."""
+    """A rank's local additions, every rank's subtrees, and the number of leaves of the tree across workers.
+
+    A rank with an empty block has nothing to add, and contributes nothing.
+    """
     block, total = blocks[rank], task.micro_batches
     if task.reproducible:
         return fold(leaves(block.start, block.stop), total), [b.pieces(total) for b in blocks], total
     # Each worker adds up its block from left to right and hands over one sum, whatever its share.
-    plan = Fold((0,) + (1,) * (block.size - 1), (Node(0, rank),))
-    return plan, [(Node(0, r),) for r in range(len(blocks))], len(blocks)
+    workers = [r for r, b in enumerate(blocks) if b.size]
+    plan = Fold((0,) + (1,) * (block.size - 1), (Node(0, rank),)) if block.size else fold([], total)
+    return plan, [(Node(0, r),) if b.size else () for r, b in enumerate(blocks)], len(workers)

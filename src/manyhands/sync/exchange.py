@@ -32,7 +32,7 @@ class Exchange:
         total: leaves of the tree.
         group: the gang.
         device: where the caller's tensors live; others than the CPU are staged through a flat copy.
-        forest: how buckets travel.
+        forest: how buckets travel, or how each does.
         on_wait: told when `finish` has to wait for others.
         pieces: what the layout's items are; by default its tensors, one after another.
     """
@@ -44,7 +44,7 @@ class Exchange:
         total: int,
         group: Group,
         device: torch.device,
-        forest: Forest,
+        forest: Forest | Sequence[Forest],
         on_wait: OnWait = lambda waits: None,
         pieces: Sequence[Piece] = (),
     ) -> None:
@@ -53,9 +53,10 @@ class Exchange:
         self.buckets = [list(bucket.items) for bucket in layout.buckets]
         self.group = group
         self._on_wait = on_wait
-        self._forest = forest
+        self._forests = [forest] * len(layout.buckets) if isinstance(forest, Forest) else list(forest)
         self._contribution = Contribution(tuple(map(tuple, nodes)), total)
-        plan = f"{forest_to_json(forest)} {self._contribution} {layout}"
+        forests = [forest_to_json(f) for f in dict.fromkeys(self._forests)]
+        plan = f"{forests} {self._contribution} {layout}"
         self._digest = hashlib.sha256(plan.encode()).digest()
         own = [torch.empty(layout.size, dtype=torch.uint8) for _ in nodes[group.rank]]
         total_ = torch.empty(layout.size, dtype=torch.uint8)
@@ -95,20 +96,20 @@ class Exchange:
                 staged[bucket].copy_(received[bucket])
         return gathered
 
-    def total(self, item: int) -> Tensor:
+    def total(self, item: int) -> Tensor | None:
         """An item's sum, after `finish`."""
         return self.totals[item]
 
     def _program(self, bucket: int) -> Any:
-        place = self.layout.buckets[bucket]
+        place, forest = self.layout.buckets[bucket], self._forests[bucket]
         program = compile_forest(
-            self._forest,
+            forest,
             self.group.rank,
             place.numel,
-            chunks=count_chunks(self._forest, place.size, MEMORY_CHUNK),
+            chunks=count_chunks(forest, place.size, MEMORY_CHUNK),
             association="aligned",
             contribution=self._contribution,
-            in_place=False,
+            in_place=not self.outputs,
         )
         return self.group.encode(program, place.dtype.itemsize)
 

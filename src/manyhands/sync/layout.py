@@ -55,27 +55,33 @@ class Layout:
         return [region[b.offset : b.offset + b.size].view(b.dtype) for b in self.buckets]
 
 
-def lay_out(tensors: Sequence[torch.Tensor], bucket_bytes: int = 4 << 20, boundary: int = -1) -> Layout:
+def lay_out(
+    tensors: Sequence[torch.Tensor], bucket_bytes: int = 4 << 20, boundary: int = -1, goals: Sequence[int] = ()
+) -> Layout:
     """Pack tensors into buckets in the given order.
 
     A bucket closes when it holds `bucket_bytes`; all close before item `boundary`, so that what is ready at
     another time than the items before it shares no bucket with them.
+
+    Args:
+        goals: per tensor, where it goes: those of a bucket go to the same place.
     """
     groups: list[list[int]] = []
-    opened: dict[torch.dtype, list[int]] = {}
-    filled: dict[torch.dtype, int] = {}
+    opened: dict[tuple[torch.dtype, int], list[int]] = {}
+    filled: dict[tuple[torch.dtype, int], int] = {}
     for item, tensor in enumerate(tensors):
         if item == boundary:
             opened.clear()
             filled.clear()
-        group = opened.get(tensor.dtype)
+        kind = tensor.dtype, goals[item] if goals else 0
+        group = opened.get(kind)
         if group is None:
-            group = opened[tensor.dtype] = []
+            group = opened[kind] = []
             groups.append(group)
         group.append(item)
-        filled[tensor.dtype] = filled.get(tensor.dtype, 0) + tensor.numel() * tensor.dtype.itemsize
-        if filled[tensor.dtype] >= bucket_bytes:
-            del opened[tensor.dtype], filled[tensor.dtype]
+        filled[kind] = filled.get(kind, 0) + tensor.numel() * tensor.dtype.itemsize
+        if filled[kind] >= bucket_bytes:
+            del opened[kind], filled[kind]
     buckets, offset = [], 0
     for group in groups:
         dtype = tensors[group[0]].dtype

@@ -54,7 +54,7 @@ class LocalSteps(Policy):
         outer: Outer | None = None,
         wire: Wire = "full",
     ) -> None:
-        super().__init__(task, gang, on_wait)
+        super().__init__(task._replace(balance=False), gang, on_wait)
         self._every, self._settings, self._wire = every, outer, wire
         self._weight = self.block.size / task.micro_batches
         self._flats: list[_Flat] = []

@@ -28,7 +28,7 @@ class LocalSum:
         self._adds = plan.adds
         self._outputs = outputs
         self._depth = _depths(plan.adds)
-        self._stack: list[dict[int, Tensor]] = [{} for _ in range(max(self._depth) + 1)]
+        self._stack: list[dict[int, Tensor]] = [{} for _ in range(max(self._depth, default=-1) + 1)]
 
     def push(self, leaf: int, items: Sequence[int], tensors: Sequence[Tensor]) -> None:
         """Add micro-batch `leaf`'s values of `items`. The tensors belong to the sum from now on."""

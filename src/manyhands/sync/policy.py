@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from manyhands.collective import Block, Fold, assign_blocks, fold, leaves
+from manyhands.sync.balance import Balance
 from manyhands.sync.waiting import OnWait, wait_for
 from manyhands.transport import Group
 
@@ -75,6 +76,31 @@ class Replica(Protocol):
         """Clip the gradient that lies in `.grad`, apply it, move the schedule on. Returns its norm, if clipped."""
         ...
 
+    def check_norm(self, norm: float) -> None:
+        """Raise if it is not finite."""
+        ...
+
+    def move(self) -> None:
+        """Have the optimizer apply its parameters' gradients."""
+        ...
+
+    def advance(self, losses: Sequence[float]) -> None:
+        """Move the schedule on."""
+        ...
+
+
+class Finished(NamedTuple):
+    """What all know after the exchange."""
+
+    losses: list[float]
+    """Of every micro-batch of the step, in order; with local steps, of this worker's."""
+    flags: list[int]
+    """What each process passed, in rank order."""
+    seconds: Sequence[float | None] = ()
+    """What a micro-batch took each of them."""
+    unused: frozenset[int] = frozenset()
+    """Parameters that got no gradient from anybody, as numbered for the sink."""
+
 
 class Task(NamedTuple):
     """What of a job a policy needs to know."""
@@ -82,6 +108,8 @@ class Task(NamedTuple):
     micro_batches: int
     reproducible: bool
     clip_grad_norm: float | None = None
+    balance: bool = False
+    """Whether faster workers get more micro-batches."""
 
 
 class Round(NamedTuple):
@@ -108,11 +136,18 @@ class Policy:
     def __init__(self, task: Task, gang: Group | None, on_wait: OnWait = lambda waits: None) -> None:
         self.task, self.gang, self._on_wait = task, gang, on_wait
         self.rank, self.world = (gang.rank, gang.world) if gang else (0, 1)
-        self.blocks = assign_blocks(task.micro_batches, self.world)
+        self.blocks = self._placed(assign_blocks(task.micro_batches, self.workers))
+        self._balance = Balance(self.blocks[: self.workers]) if task.balance and self.workers > 1 else None
         self.described = ""
 
     @property
+    def workers(self) -> int:
+        """How many of the gang compute; they have the first ranks."""
+        return self.world
+
+    @property
     def block(self) -> Block:
+        """The micro-batches that this worker computes."""
         return self.blocks[self.rank]
 
     @property
@@ -134,9 +169,19 @@ class Policy:
     def arrive(self) -> None:
         """Called before the first forward pass of a step, and whenever the weights are looked at."""
 
-    def update(self, replica: Replica, losses: Sequence[float]) -> float | None:
+    def update(self, replica: Replica, finished: Finished) -> float | None:
         """The step's sums are there. Returns the norm of the whole gradient, if it is clipped."""
-        return replica.apply(losses)
+        return replica.apply(finished.losses)
+
+    def learn(self, seconds: Sequence[float | None]) -> bool:
+        """What a micro-batch took each worker in the step that was just applied. Whether blocks change, so that
+        another sink must be opened."""
+        if self._balance is None:
+            return False
+        blocks = self._balance.learn([s for s in seconds if s is not None])
+        if blocks is not None:
+            self.blocks = self._placed(blocks)
+        return blocks is not None
 
     def agrees_after(self, step: int) -> bool:
         """Whether a round ends with this step."""
@@ -157,6 +202,11 @@ class Policy:
         """Leave the gang."""
         if self.gang is not None:
             self.gang.close()
+
+    def _placed(self, blocks: Sequence[Block]) -> tuple[Block, ...]:
+        """The blocks of the workers, and what is left, which is nothing, for every process that comes after them."""
+        nothing = Block(self.task.micro_batches, self.task.micro_batches)
+        return (*blocks, *[nothing] * (self.world - self.workers))
 
     def _wait(self, future: Future[T]) -> T:
         return wait_for(future, self._on_wait)

@@ -110,10 +110,10 @@ class BufferChanges:
         """Leave the buffers as the step leaves them.
 
         Args:
-            sums: the change of each of `floats`, summed over all micro-batches.
+            sums: the change of each of `floats`, summed over all micro-batches; none where nobody looks at them.
             others: `others` of the worker that computed micro-batch 0.
         """
-        if self._floats:
+        if self._floats and sums:
             steps = torch._foreach_div(sums, self._micro_batches)
             moved = list(torch._foreach_add([self._start[i] for i in self._floats], steps))
             for place, i in enumerate(self._floats):

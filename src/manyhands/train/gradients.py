@@ -12,23 +12,14 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from manyhands.errors import UserError
-from manyhands.sync import LocalSum, Piece, Policy
+from manyhands.sync import Finished, LocalSum, Piece, Policy
 from manyhands.train.buffers import BufferChanges
-
-
-class Finished(NamedTuple):
-    """What all workers know after the exchange."""
-
-    losses: list[float]
-    """Of every micro-batch of the step, in order."""
-    flags: list[int]
-    """What each worker passed to `finish`, in rank order."""
 
 
 class Gradients:
@@ -93,7 +84,7 @@ class Gradients:
             elif self._missing[bucket]:
                 self._flush(bucket)
 
-    def finish(self, losses: list[float], flag: int) -> Finished:
+    def finish(self, losses: list[float], flag: int, seconds: float | None = None) -> Finished:
         """Exchange what is left: afterwards every parameter's `.grad` is the whole batch's, unless its sum stays
         elsewhere.
 
@@ -101,7 +92,13 @@ class Gradients:
             PeerLostError: a worker was lost; the step has changed nothing.
         """
         facts: list[dict[str, Any]] = [
-            {"losses": losses, "flag": flag, "unused": sorted(self._unused), "others": self._buffers.others}
+            {
+                "losses": losses,
+                "flag": flag,
+                "seconds": seconds,
+                "unused": sorted(self._unused),
+                "others": self._buffers.others,
+            }
         ]
         if self._sink is not None:
             facts = [json.loads(f) for f in self._sink.finish(json.dumps(facts[0]).encode())]
@@ -113,7 +110,8 @@ class Gradients:
         changes = [self._total(item) for item in self._buffer_items]
         self._buffers.finish([change for change in changes if change is not None], facts[0]["others"])
         self._sum.clear()
-        return Finished([loss for f in facts for loss in f["losses"]], [f["flag"] for f in facts])
+        losses = [loss for f in facts for loss in f["losses"]]
+        return Finished(losses, [f["flag"] for f in facts], [f["seconds"] for f in facts], frozenset(unused))
 
     def abandon(self) -> None:
         """Undo a step that could not be finished: no gradients, buffers as at its start."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
@@ -25,11 +26,12 @@ from manyhands.errors import JobError, UserError
 from manyhands.job import Job
 from manyhands.plan import Plan
 from manyhands.state import capture, restore, weights_sha256
-from manyhands.sync import Policy, Round, Task
+from manyhands.sync import Finished, Policy, Round, Task
 from manyhands.timeline import Recorder
 from manyhands.train.batch import call, fetch
+from manyhands.train.brake import Brake
 from manyhands.train.cursor import sample_indices
-from manyhands.train.gradients import Finished, Gradients
+from manyhands.train.gradients import Gradients
 from manyhands.train.policies import make_policy
 from manyhands.train.seeds import seed_everything, stream_seed
 from manyhands.transport import Group
@@ -118,7 +120,8 @@ class Trainer:
         self.samples = count_samples(self.data, "data")
         self.total_steps = job.total_steps(self.samples)
         self._evaluation_data: Any = None
-        self.policy: Policy = Policy(self._task(), None)
+        self.policy: Policy = Policy(Task(job.micro_batches, job.reproducible), None)
+        self._brake = Brake(1.0)
         self._gradients: Gradients | None = None
         self._kept: dict[str, Any] = {}
         """What the policy is to take up when it begins."""
@@ -140,7 +143,8 @@ class Trainer:
         self.leave()
         self.group = group
         self.rank = group.rank if group else 0
-        self.policy = make_policy(self.plan, self._task(), group, on_wait)
+        self._brake = Brake(self.plan.slowness(self.rank))
+        self.policy = make_policy(self.job, self.plan, group, on_wait)
         self.policy.restore(self, self._kept)
         self._gradients = Gradients(self.model, self.policy)
         return self.policy.described
@@ -191,27 +195,35 @@ class Trainer:
         self.policy.arrive()
         gradients.begin_step()
         try:
-            losses = [self._micro_batch(gradients, index) for index in range(*gradients.block)]
+            losses, seconds = self._block(gradients)
             self.recorder.enter("exchange")
-            finished = gradients.finish([float(loss) for loss in losses], flag())
+            finished = gradients.finish(losses, flag(), seconds)
         except BaseException:
             gradients.abandon()
             raise
         self._check_finite(finished.losses, gradients)
         self.recorder.enter("optimizer")
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        grad_norm = self.policy.update(self, finished.losses)
+        grad_norm = self.policy.update(self, finished)
+        if self.policy.learn(finished.seconds):
+            gradients.close()
+            self._gradients = Gradients(self.model, self.policy)
         return self._committed(finished, grad_norm, learning_rate)
 
     def apply(self, losses: Sequence[float]) -> float | None:
         """Apply the gradient that lies in `.grad`. Returns its norm, if the job clips it."""
-        grad_norm = self._clip(self._ready())
+        grad_norm = self._clip()
         self._update(losses)
         return grad_norm
+
+    def check_norm(self, norm: float) -> None:
+        """Raise `NotFiniteError` if the gradient's norm is not finite."""
+        self._check_norm(norm, self._ready())
 
     def _check_finite(self, losses: list[float], gradients: Abandoning) -> None:
         for index, loss in enumerate(losses):
             if not math.isfinite(loss):
+                index += self.policy.frame.start
                 gradients.abandon()
                 raise NotFiniteError(
                     f"the loss became {loss} at step {self.step + 1}, micro-batch {index}. Lower the learning rate, "
@@ -245,11 +257,11 @@ class Trainer:
         samples = count_samples(data, "evaluate.data")
         size = evaluation.batch_size or self.job.micro_batch_size
         batches = -(-samples // size)
-        world = self.group.world if self.group else 1
+        world = self.policy.workers
         measure = {"loss": self.job.loss, **evaluation.metrics}
         rows = []
         with evaluating(self.model), torch.no_grad():
-            for index in range(batches * self.rank // world, batches * (self.rank + 1) // world):
+            for index in range(batches * self.rank // world, batches * min(self.rank + 1, world) // world):
                 self.recorder.enter("evaluate", index)
                 indices = list(range(index * size, min((index + 1) * size, samples)))
                 seed_everything(stream_seed(self.job.seed, "evaluate", index), self.device)
@@ -297,9 +309,17 @@ class Trainer:
         assert self._gradients is not None
         return self._gradients
 
+    def _block(self, gradients: Gradients) -> tuple[list[float], float | None]:
+        """Compute this worker's micro-batches: their losses, and the seconds that one took."""
+        began = time.perf_counter()
+        losses = [self._micro_batch(gradients, index) for index in range(*gradients.block)]
+        values = [float(loss) for loss in losses]
+        return values, (time.perf_counter() - began) / len(values) if values else None
+
     def _micro_batch(self, gradients: Gradients, index: int) -> Tensor:
         """Forward and backward of one micro-batch; its loss, detached."""
         job, enter = self.job, self.recorder.enter
+        self._brake.hold()
         inputs, targets = self._fetch(index)
         gradients.begin_micro_batch(index)
         enter("forward", index)
@@ -309,6 +329,7 @@ class Trainer:
         enter("backward", index)
         (loss / self.policy.frame.size).backward()
         gradients.end_micro_batch(index)
+        self._brake.let_go()
         return loss.detach()
 
     def _fetch(self, index: int) -> tuple[Any, Any]:
@@ -322,12 +343,12 @@ class Trainer:
         indices = sample_indices(job.seed, self.samples, start, job.micro_batch_size)
         return fetch(self.data, indices, self.device)
 
-    def _clip(self, gradients: Gradients) -> float | None:
+    def _clip(self) -> float | None:
         """Clip the whole gradient. Returns its norm before; None if the job does not clip."""
         if self.job.clip_grad_norm is None:
             return None
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.job.clip_grad_norm))
-        self._check_norm(norm, gradients)
+        self.check_norm(norm)
         return norm
 
     def _check_norm(self, norm: float, gradients: Abandoning) -> None:
@@ -340,17 +361,21 @@ class Trainer:
 
     def _update(self, losses: Sequence[float]) -> None:
         """Apply the whole gradient, on every worker alike."""
+        self.move()
+        self.advance(losses)
+
+    def move(self) -> None:
+        """Have the optimizer apply the gradients."""
         seed_everything(stream_seed(self.job.seed, self.step, "update"), self.device)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def advance(self, losses: Sequence[float]) -> None:
+        """Move the schedule on."""
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.scheduler.step(math.fsum(losses) / len(losses))
         elif self.scheduler is not None:
             self.scheduler.step()
-
-    def _task(self) -> Task:
-        job = self.job
-        return Task(job.micro_batches, job.reproducible, job.clip_grad_norm)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.job.precision == "bf16":

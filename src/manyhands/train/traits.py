@@ -64,9 +64,10 @@ def find_coupling(optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]) -> C
 
 def _train(optimizer: Callable[[Iterable[nn.Parameter]], Optimizer], parts: int, other: float) -> Tensor:
     """A matrix after some steps, held in so many parts, beside a parameter with gradients of size `other`."""
-    torch.manual_seed(0)
-    start, beside = torch.randn(_ROWS, _ROWS), torch.randn(_ROWS, _ROWS)
-    grads = torch.randn(_STEPS, 2, _ROWS, _ROWS)
+    drawn = torch.Generator().manual_seed(0)
+    start, beside = (torch.randn(_ROWS, _ROWS, generator=drawn) for _ in range(2))
+    grads = torch.randn(_STEPS, 2, _ROWS, _ROWS, generator=drawn)
+    torch.manual_seed(0)  # the optimizer may draw, too
     held = [nn.Parameter(part.clone()) for part in start.chunk(parts)]
     neighbour = nn.Parameter(beside)
     made = optimizer([*held, neighbour])

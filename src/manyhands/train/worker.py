@@ -149,6 +149,7 @@ class _Worker:
         self.paused = False
         self.save_ordered = False
         self.save_at_once = False
+        self.shares: tuple[int, ...] = ()
         self.unreported: list[list[Any]] = []
         self.reported_at = time.monotonic()
 
@@ -277,6 +278,7 @@ class _Worker:
                 steps: Sequence[Step] = [self.probe.step(trainer, self._listen)]
             else:
                 steps = trainer.train_round(self._listen, marks.add)
+            self._say_shares()
             self.recorder.enter("snapshot")  # what follows keeps state and records
             marks.end(len(steps))
             for step, mark in zip(steps, marks.steps, strict=True):
@@ -295,6 +297,14 @@ class _Worker:
         self._report()
         finished = {"say": "finished", "step": trainer.step, "sha256": sha256, "whole": not self.plan.divides}
         self.channel.send(finished | ({"figures": self.probe.figures} if self.probe else {}))
+
+    def _say_shares(self) -> None:
+        """Say how the micro-batches are shared out, when that has changed."""
+        assert self.trainer is not None
+        shares = tuple(block.size for block in self.trainer.policy.blocks if block.size)
+        if self.keeper and self.shares and shares != self.shares:
+            self.channel.send({"say": "balanced", "step": self.trainer.step, "shares": shares})
+        self.shares = shares
 
     def _keep_state(self, flags: Sequence[int]) -> None:
         """After a step: leave the state for others, if it is time."""

@@ -19,9 +19,8 @@ from torch.distributed.tensor import DTensor
 from manyhands.collective import assign_blocks
 from manyhands.errors import UserError
 from manyhands.job import Job
-from manyhands.sync import Exchange, LocalSum, Task, choose_forest, lay_out, sums
+from manyhands.sync import Exchange, Finished, LocalSum, Task, choose_forest, lay_out, sums
 from manyhands.train.buffers import BufferChanges
-from manyhands.train.gradients import Finished
 from manyhands.train.split.parts import Built, Part
 from manyhands.train.split.sharding import reduces
 from manyhands.train.split.ties import Tie, watch_uses
