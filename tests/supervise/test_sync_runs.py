@@ -73,6 +73,8 @@ REFUSED = {
     "local,wire=int4": ["wire=int4", "int8"],
     "local,outer_lr=2": ["outer=nesterov"],
     "allreduce,every=3": ["every is a setting of local"],
+    "server,staleness=-1": ["staleness=-1", "0 (all wait for all)"],
+    "server,servers=0": ["servers must be at least 1"],
 }
 
 
@@ -133,3 +135,68 @@ def test_servers_and_workers_are_killed(brake, tmp_path):
     result = finishes(run)
     assert result["weights_sha256"] == calm["weights_sha256"]
     assert result["metrics"] == calm["metrics"]
+
+
+LOOSE = "server,servers=2,staleness=3"
+
+
+def kill(run: Run, kind: str, chance: random.Random) -> None:
+    run.until(lambda: run.ended() or run.show().get(kind), f"{kind} to kill")
+    os.kill(chance.choice(run.show()[kind])["pid"], signal.SIGKILL)
+
+
+def lines(directory, kind: str) -> list[dict]:
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == kind]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_those_who_wait_for_nobody_go_on_when_some_are_killed(seed, brake, tmp_path):
+    """No generation ends: the others go on, and whoever takes a place has what was there."""
+    chance = random.Random(seed)
+    run = begin(tmp_path / "run", LOOSE, *brake.job, workers=3)
+    for number, kind in enumerate(chance.sample(["workers", "workers", "servers", "servers"], 4), 1):
+        run.until_step(run.step() + 5)
+        kill(run, kind, chance)
+        run.until(lambda n=number: run.ended() or run.output().count("SIGKILL") == n, "the loss to be noticed")
+        run.until(
+            lambda: run.ended() or (len(run.show().get("workers", [])), len(run.show().get("servers", []))) == (3, 2),
+            "the place to be taken",
+        )
+    brake.release()
+    result = finishes(run)
+    assert result["recoveries"] == 4
+    assert result["metrics"]["loss"] < 4.0
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "generation 2" not in log
+    assert log.count("takes the place of the one that was lost") == 4
+    served = lines(tmp_path / "run", "server")
+    assert sorted(row["server"] for row in served) == [0, 1]
+    assert len(lines(tmp_path / "run", "staleness")) == STEPS
+
+
+def test_the_only_server_is_killed(brake, tmp_path):
+    """There is no copy of it: the run goes on from the newest state that was kept."""
+    run = begin(tmp_path / "run", "server,staleness=any", *brake.job)
+    run.until_step(8)
+    kill(run, "servers", random.Random(0))
+    brake.release()
+    assert finishes(run)["recoveries"] == 1
+    assert "generation 2" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_loose_runs_pause_and_change(tmp_path):
+    brake = Brake(tmp_path / "brake", STEPS - 4, 0.1)
+    run = begin(tmp_path / "run", LOOSE, *brake.job)
+    run.until_step(5)
+    assert cli("stop", tmp_path / "run").returncode == 0
+    assert run.wait() == 130, run.output()
+    assert run.result()["durable_step"] >= 5
+    run = Run.resume(tmp_path / "run")
+    for wanted in (("--workers", 3), ("--sync", "server,servers=3,staleness=any"), ("--sync", "allreduce")):
+        run.until_step(run.step() + 5)
+        generation = run.show()["generation"]
+        assert cli("resize", tmp_path / "run", *wanted).returncode == 0
+        run.until(lambda g=generation: run.ended() or run.show().get("generation", 0) > g, str(wanted))
+    brake.release()
+    finishes(run)

@@ -14,6 +14,7 @@ Wire = Literal["full", "bf16", "int8"]
 
 _BELONGS = {
     "servers": "server",
+    "staleness": "server",
     "every": "local",
     "outer": "local",
     "outer_lr": "local",
@@ -39,6 +40,9 @@ class Sync:
     """With a policy that agrees every step: give faster workers more micro-batches, as measured."""
     servers: int = 1
     """`server`: processes that hold the parameters, besides the workers."""
+    staleness: int | None = 0
+    """`server`: how many steps the fastest worker may be ahead of the slowest. 0: none, all wait for all, and the
+    result is that of an all-reduce. Above: each push is applied as it comes. `any`: without a bound."""
     every: int = 16
     """`local`: steps from one agreement to the next."""
     outer: Outer = "average"
@@ -60,6 +64,10 @@ class Sync:
         for name in ("servers", "every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--sync {self.policy}: {name} must be at least 1; it is {getattr(self, name)}.")
+        if self.staleness is not None and self.staleness < 0:
+            raise UsageError(
+                f"--sync server: staleness={self.staleness}: give 0 (all wait for all), a bound above it, or any."
+            )
         for name, kind in (("outer", Outer), ("wire", Wire)):
             if getattr(self, name) not in get_args(kind):
                 raise UsageError(f"--sync: {name}={getattr(self, name)}: there are {', '.join(get_args(kind))}.")
@@ -72,6 +80,11 @@ class Sync:
     def helpers(self) -> int:
         """Processes besides the workers."""
         return self.servers if self.policy == "server" else 0
+
+    @property
+    def loose(self) -> bool:
+        """Whether workers go on without waiting for all others."""
+        return self.policy == "server" and self.staleness != 0
 
     @property
     def divides(self) -> bool:
@@ -119,7 +132,9 @@ def as_sync(value: Sync | str | Mapping[str, Any] | None) -> Sync:
 
 
 def _text(value: object) -> str:
-    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "any" if value is None else str(value)
 
 
 def _value(text: str, key: str, value: str) -> Any:
@@ -130,6 +145,8 @@ def _value(text: str, key: str, value: str) -> Any:
         return value == "on"
     if isinstance(default, str):
         return value
+    if key == "staleness" and value == "any":
+        return None
     try:
         return type(default)(value)
     except ValueError:

@@ -95,8 +95,20 @@ class Record:
                 self._commit(line)
                 durations.append((ended - began) / 1e9)
                 self._log_step(step, world, loss, grad_norm, lr, durations[-1])
-            self._add_phases(rank, step, sums)
+            if any(sums):
+                self._add_phases(rank, step, sums)
         return durations
+
+    def spans(self, rank: int, rows: Sequence[Sequence[Any]]) -> None:
+        """Take where the time of a worker's shares went; they commit no step."""
+        for step, _, _, sums, spans in rows:
+            for phase, micro_batch, start, end in spans:
+                self._events.append(Event(rank, "worker", PHASES[phase], start, end, 0, step, micro_batch))
+            self._add_phases(rank, step, sums)
+
+    def figures(self, kind: str, figures: Mapping[str, Any]) -> None:
+        """Take figures that belong to no step of a worker."""
+        self._log(kind, figures)
 
     def evaluation_done(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Take the figures of an evaluation; the first report of a step counts. Whether this was it."""

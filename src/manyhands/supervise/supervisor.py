@@ -143,6 +143,7 @@ class Supervisor:
         while len(self._members) < self._target:
             self._start()
         if Phase.RUNNING in phases:
+            self._admit()
             self._keep_running()
         elif all(m.phase in (Phase.IDLE, Phase.FINISHED) for m in self._members.values()):
             self._form()
@@ -172,13 +173,50 @@ class Supervisor:
         self._members[worker] = Member(worker, pid, slot, self._plan, time.monotonic_ns())
         self._engine.send(worker, {"order": "build", "slot": slot, "plan": self._plan.as_dict()})
 
+    def _admit(self) -> None:
+        """Let those who have been built take the places of lost members, where a gang goes on without them."""
+        plan = self._gang_plan
+        if plan is None or not plan.sync.loose or self._pause_ordered:
+            return
+        for member in list(self._members.values()):
+            vacant = [rank for rank in range(plan.gang) if self._gang[rank] not in self._members]
+            if member.phase is not Phase.IDLE or member.placed or member.plan != plan or not vacant:
+                continue
+            member.rank, member.placed = vacant[-1], True  # a server first
+            member.whole = member.rank < plan.workers  # a server has to fetch its shards
+            self._gang[member.rank] = member.worker
+            self._set_phase(member, Phase.RUNNING)
+            order = {"order": "join", "rank": member.rank, "load": None, "evaluated": self._record.evaluated}
+            self._engine.send(member.worker, order | {"pinned": None, "cuts": None, "fresh": True})
+            others = [self._members[w] for w in self._gang if w in self._members and w != member.worker]
+            self._link(member, [o for o in others if o.phase is Phase.RUNNING], fresh=True)
+            text = f"{member.who} (process {member.pid}) takes the place of the one that was lost"
+            self._view.logged(text)
+            self._record.membership("began", self._workers, text)
+
+    def _link(self, member: Member, others: Sequence[Member], fresh: bool = False) -> None:
+        """Connect a member of a gang in which nobody waits for all with these others, where a server is one of two."""
+        workers = member.plan.workers
+
+        def end(of: Member, fresh: bool, first: bool) -> Message:
+            rank = of.rank or 0
+            role, number = ("worker", of.worker) if rank < workers else ("server", rank - workers)
+            return {"order": "link", "role": role, "number": number, "fresh": fresh, "first": first}
+
+        for other in others:
+            low, high = sorted((member, other), key=lambda m: m.rank or 0)
+            if (high.rank or 0) >= workers:
+                ends = [end(high, fresh and high is member, True), end(low, fresh and low is member, False)]
+                self._engine.connect([low.worker, high.worker], ends)
+
     def _keep_running(self) -> None:
         """A generation is at work: pause it for a resize, or have its keeper save a checkpoint."""
         starting = any(member.phase is Phase.STARTING for member in self._members.values())
         if self._gang_plan != self._plan and not starting and not self._pause_ordered:
             self._pause_ordered = True
             self._order_running({"order": "pause"})
-        keeper = self._members.get(self._gang[0]) if self._gang else None
+        place = self._gang_plan.workers if self._gang_plan and self._gang_plan.sync.loose else 0
+        keeper = self._members.get(self._gang[place]) if self._gang else None
         free = keeper and keeper.phase is Phase.RUNNING and not self._checkpoint_ordered
         if keeper and free and self._checkpoints.due(keeper.step):
             self._checkpoint_ordered = True
@@ -228,7 +266,13 @@ class Supervisor:
             )
         if self._facts["compile"] and any(member.step == 0 for member in chosen):
             self._watch.patience.forget()  # a new worker compiles first
-        self._engine.connect(self._gang, orders)
+        if self._plan.sync.loose:
+            for member, order in zip(chosen, orders, strict=True):
+                self._engine.send(member.worker, order | {"fresh": False})
+            for member in chosen:
+                self._link(member, chosen[: member.rank])
+        else:
+            self._engine.connect(self._gang, orders)
         where = f"from step {max([m.step for m in chosen] + ([load['step']] if load else []))}"
         pids = ", ".join(str(member.pid) for member in chosen)
         self._view.logged(f"generation {self._generation}: {len(chosen)} worker(s) {where}, processes {pids}")
@@ -306,6 +350,21 @@ class Supervisor:
             last = self._record.committed == self._total_steps
             args = self._record.committed, self._total_steps, self._record.loss, self._facts["batch_size"]
             self._view.step(*args, self._workers, last)
+
+    def _said_spans(self, member: Member, message: Message) -> None:
+        self._record.spans(member.rank or 0, message["rows"])
+        for _, began, ended, *_ in message["rows"]:
+            self._watch.patience.learn((ended - began) / 1e9)
+
+    def _said_staleness(self, member: Member, message: Message) -> None:
+        self._record.figures("staleness", {"step": message["step"], "pushes": message["pushes"]})
+
+    def _said_served(self, member: Member, message: Message) -> None:
+        figures = {name: message[name] for name in ("server", "received", "sent")}
+        self._record.figures("server", {"step": self._record.committed, **figures})
+
+    def _said_recovered(self, member: Member, message: Message) -> None:
+        member.whole = True
 
     def _said_balanced(self, member: Member, message: Message) -> None:
         shares = "/".join(map(str, message["shares"]))
@@ -386,11 +445,23 @@ class Supervisor:
         allowed = self._care.attempts * (10 if outside else 1)
         if self._losses_without_progress < allowed:
             self._view.note(f"{text}; recovering.")
-            if member.placed and member.plan.divides:  # nobody can go on without its part
+            if member.placed and member.plan.divides and not self._goes_on_without(member):
                 self._end_generation()
             return
         remedy = OUT_OF_MEMORY_REMEDY if out_of_memory else f"What it printed last is in {self._directory.log}."
         self._fail(f"{text}, loss number {self._losses_without_progress} without a committed step. {remedy}")
+
+    def _goes_on_without(self, member: Member) -> bool:
+        """Whether the gang goes on while another takes the place of a lost member: servers that wait for nobody do
+        without a worker, and without a server whose shards another has a copy of."""
+        sync, rank = member.plan.sync, member.rank or 0
+        if not sync.loose:
+            return False
+        if rank < member.plan.workers:
+            return True
+        servers = [self._members.get(w) for w in self._gang[member.plan.workers :]]
+        there = [s for s in servers if s is not None and s.phase is Phase.RUNNING and s.whole]
+        return sync.servers > 1 and len(there) == sync.servers - 1
 
     def _fail(self, error: str, trace: str = "") -> None:
         if self._ending is None or self._ending.status == "stopped":

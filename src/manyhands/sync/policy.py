@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -47,11 +48,8 @@ class Sink(Protocol):
     """`outputs[subtree][item]`: write them here."""
     pieces: Sequence[Piece]
     """What each item is."""
-
-    @property
-    def buckets(self) -> list[list[int]]:
-        """The items that go together."""
-        ...
+    buckets: list[list[int]]
+    """The items that go together."""
 
     def announce(self, bucket: int) -> None:
         """This worker's subtrees of the bucket are written."""
@@ -100,6 +98,8 @@ class Finished(NamedTuple):
     """What a micro-batch took each of them."""
     unused: frozenset[int] = frozenset()
     """Parameters that got no gradient from anybody, as numbered for the sink."""
+    others: Mapping[str, str] = MappingProxyType({})
+    """What micro-batch 0 left in buffers that are not averaged (train/buffers.py)."""
 
 
 class Task(NamedTuple):
@@ -160,6 +160,11 @@ class Policy:
         """The order in which this worker adds up its block."""
         first = self.frame.start
         return fold(leaves(self.block.start - first, self.block.stop - first), self.frame.size)
+
+    @property
+    def sums_buffers(self) -> bool:
+        """Whether the changes of buffers are summed though the gradient is that of a single micro-batch."""
+        return False
 
     def open(self, params: Sequence[Tensor], buffers: Sequence[Tensor]) -> Sink | None:
         """A sink for gradients of these parameters, in the order in which backward yields them, and for changes of

@@ -32,10 +32,14 @@ class BufferChanges:
         model: whose buffers.
         micro_batches: of a step.
         names: the buffers to watch; None: all of them.
+        summed: sum changes up even if there is one micro-batch.
     """
 
-    def __init__(self, model: nn.Module, micro_batches: int, names: Collection[str] | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, micro_batches: int, names: Collection[str] | None = None, summed: bool = False
+    ) -> None:
         self._micro_batches = micro_batches
+        self._single = micro_batches == 1 and not summed
         self._places: list[tuple[nn.Module, str, str]] = []
         seen: set[int] = set()
         for prefix, module in model.named_modules():
@@ -47,7 +51,7 @@ class BufferChanges:
                     self._places.append((module, key, name))
         self._live: list[Tensor] = [cast(Tensor, module._buffers[key]) for module, key, _ in self._places]
         self._start = [buffer.clone() for buffer in self._live]
-        averaged = range(len(self._live)) if micro_batches > 1 else ()
+        averaged = () if self._single else range(len(self._live))
         self._floats = [i for i in averaged if self._live[i].is_floating_point()]
         self._others = [i for i in averaged if not self._live[i].is_floating_point()]
         self.floats = [self._live[i] for i in self._floats]
@@ -56,10 +60,14 @@ class BufferChanges:
         self.others: dict[str, str] = {}
         """What micro-batch 0 changed of the other buffers, as text: index -> base64 of the bytes."""
 
+    def resize(self, micro_batches: int) -> None:
+        """Steps have so many micro-batches from now on."""
+        self._micro_batches = micro_batches
+
     @torch.no_grad()
     def begin_step(self) -> None:
         """Remember where the step starts."""
-        if self._micro_batches == 1:
+        if self._single:
             self._live = [self._value(i) for i in range(len(self._live))]
         if self._live:
             torch._foreach_copy_(self._start, self._live)
@@ -70,14 +78,14 @@ class BufferChanges:
     def lend(self) -> None:
         """Give the model copies to change: in a pipeline other micro-batches come between a forward and its backward,
         which may not find changed what the forward has read."""
-        if self._micro_batches > 1:
+        if not self._single:
             for (module, key, _), start in zip(self._places, self._start, strict=True):
                 module._buffers[key] = start.clone()
 
     @torch.no_grad()
     def after_micro_batch(self, micro_batch: int) -> list[Tensor]:
         """The change of each of `floats`; puts the buffers back to the step's start."""
-        if not self._live or self._micro_batches == 1:
+        if not self._live or self._single:
             return []
         values = [self._value(i) for i in range(len(self._live))]
         if not self._floats:

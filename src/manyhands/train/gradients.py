@@ -31,10 +31,10 @@ class Gradients:
     """
 
     def __init__(self, model: nn.Module, policy: Policy) -> None:
-        self.block, self._frame = policy.block, policy.frame
+        self._policy, self.block, self._frame = policy, policy.block, policy.frame
         self._names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
         self._params = [p for p in reversed(list(model.parameters())) if p.requires_grad]
-        self._buffers = BufferChanges(model, self._frame.size)
+        self._buffers = BufferChanges(model, self._frame.size, summed=policy.sums_buffers)
         tensors = [*self._params, *self._buffers.floats]
         self._sink = policy.open(self._params, self._buffers.floats)
         self._pieces = list(self._sink.pieces) if self._sink else [Piece(i) for i in range(len(tensors))]
@@ -56,6 +56,10 @@ class Gradients:
         self._unused: set[int] = set()
 
     def begin_step(self) -> None:
+        if (self.block, self._frame) != (self._policy.block, self._policy.frame):
+            self.block, self._frame = self._policy.block, self._policy.frame
+            self._sum = LocalSum(self._policy.fold, self._sink.outputs if self._sink else None)
+            self._buffers.resize(self._frame.size)
         self._buffers.begin_step()
         self._unused = set(range(len(self._params)))
         self._missing = []
@@ -111,7 +115,8 @@ class Gradients:
         self._buffers.finish([change for change in changes if change is not None], facts[0]["others"])
         self._sum.clear()
         losses = [loss for f in facts for loss in f["losses"]]
-        return Finished(losses, [f["flag"] for f in facts], [f["seconds"] for f in facts], frozenset(unused))
+        times: list[float | None] = [f["seconds"] for f in facts]
+        return Finished(losses, [f["flag"] for f in facts], times, frozenset(unused), facts[0]["others"])
 
     def abandon(self) -> None:
         """Undo a step that could not be finished: no gradients, buffers as at its start."""

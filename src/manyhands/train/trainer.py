@@ -123,7 +123,7 @@ class Trainer:
         self.policy: Policy = Policy(Task(job.micro_batches, job.reproducible), None)
         self._brake = Brake(1.0)
         self._gradients: Gradients | None = None
-        self._kept: dict[str, Any] = {}
+        self.kept: dict[str, Any] = {}
         """What the policy is to take up when it begins."""
 
     def __iter__(self) -> Iterator[Step]:
@@ -143,11 +143,15 @@ class Trainer:
         self.leave()
         self.group = group
         self.rank = group.rank if group else 0
+        return self.follow(make_policy(self.job, self.plan, group, on_wait))
+
+    def follow(self, policy: Policy) -> str:
+        """Train under this policy from now on. Returns how gradients travel and why, in words."""
+        self.policy = policy
         self._brake = Brake(self.plan.slowness(self.rank))
-        self.policy = make_policy(self.job, self.plan, group, on_wait)
-        self.policy.restore(self, self._kept)
-        self._gradients = Gradients(self.model, self.policy)
-        return self.policy.described
+        policy.restore(self, self.kept)
+        self._gradients = Gradients(self.model, policy)
+        return policy.described
 
     def leave(self) -> None:
         """Leave the gang, keeping the state at the last step boundary."""
@@ -296,7 +300,7 @@ class Trainer:
             UserError: it is another model's.
         """
         self.step = restore(state, self.model, self.optimizer, self.scheduler)
-        self._kept = state.get("sync", {})
+        self.kept = state.get("sync", {})
 
     def weights_sha256(self) -> str:
         """The digest of the weights that `result.json` carries."""

@@ -36,6 +36,7 @@ from manyhands.shm import Board, Slots
 from manyhands.state import Budget, Image, bit_sum, read_image, state_bytes, tree_sha256
 from manyhands.timeline import Recorder
 from manyhands.train.jobfile import load_job, where
+from manyhands.train.links import Links
 from manyhands.train.marks import Mark, Marks
 from manyhands.train.probe import Probe, shortened
 from manyhands.train.trainer import NotFiniteError, Step, Trainer
@@ -100,7 +101,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Channel, in
         "warning": note,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
-    return facts, lambda channel, worker: _Worker(job, plan, spec, channel, worker).run()
+    return facts, lambda channel, worker: Worker(job, plan, spec, channel, worker).run()
 
 
 def _split_trainer() -> type[Trainer]:
@@ -126,7 +127,7 @@ def _lost_peer(error: Exception, group: Group) -> int | None:
     return None
 
 
-class _Worker:
+class Worker:
     def __init__(self, job: Job, plan: Plan, spec: dict[str, Any], channel: Channel, worker: int) -> None:
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         faulthandler.enable()
@@ -150,6 +151,7 @@ class _Worker:
         self.save_ordered = False
         self.save_at_once = False
         self.shares: tuple[int, ...] = ()
+        self.links = Links(channel)
         self.unreported: list[list[Any]] = []
         self.reported_at = time.monotonic()
 
@@ -182,9 +184,11 @@ class _Worker:
                     self._join(order, descriptors)
                 case "save":
                     self.slots.pinned = order["pinned"]
-                    self._save(ordered=True)
+                    self.save(ordered=True)
                 case "unpin":
                     self.slots.pinned = None
+                case "link":
+                    self.links.add(order, descriptors)
                 case "exit":
                     return
 
@@ -210,13 +214,19 @@ class _Worker:
             if not self._split:
                 self._load(order["load"])
             doing = "joining the gang"
+            if self.plan.sync.loose:
+                doing = "training"
+                from manyhands.train.loose import take_part
+
+                take_part(self, order)
+                return
             group = Group(order["rank"], links_over(order["rank"], links), name="the gang") if len(links) > 1 else None
             if self._split:
                 doing = _SPLITTING
-                exchanged = trainer.join(group, self._waiting, order["cuts"])  # type: ignore[call-arg]
+                exchanged = trainer.join(group, self.waiting, order["cuts"])  # type: ignore[call-arg]
                 self._load(order["load"])
             else:
-                exchanged = trainer.join(group, self._waiting)
+                exchanged = trainer.join(group, self.waiting)
             if self.keeper and group is not None:
                 self.channel.send({"say": "joined", "exchange": exchanged, "cuts": trainer.cuts})
             if self.probe is not None:
@@ -231,7 +241,7 @@ class _Worker:
                 return
             whole = not self.plan.divides and self.recorder.phase != "optimizer"
             place = self._place() if doing == "training" else doing
-            self._report()
+            self.report()
             self._say_failed(error, "" if isinstance(error, NotFiniteError) else place, whole)
         finally:
             trainer.leave()
@@ -246,7 +256,7 @@ class _Worker:
 
     def _say_lost(self, peer: int) -> None:
         assert self.trainer is not None
-        self._report()
+        self.report()
         self.channel.send(
             {"say": "idle", "why": "lost", "peer": peer, "step": self.trainer.step, "whole": not self.plan.divides}
         )
@@ -271,13 +281,13 @@ class _Worker:
         assert trainer is not None
         every = -(-trainer.total_steps // _DETAILED_STEPS)
         self.recorder.take()  # what went before belongs to no step
-        self._evaluate_if_due()
+        self.evaluate_if_due()
         while trainer.step < trainer.total_steps:
             marks = Marks(self.recorder, lambda: trainer.step < 10 or trainer.step % every == 0)
             if self.probe:
-                steps: Sequence[Step] = [self.probe.step(trainer, self._listen)]
+                steps: Sequence[Step] = [self.probe.step(trainer, self.listen)]
             else:
-                steps = trainer.train_round(self._listen, marks.add)
+                steps = trainer.train_round(self.listen, marks.add)
             self._say_shares()
             self.recorder.enter("snapshot")  # what follows keeps state and records
             marks.end(len(steps))
@@ -286,15 +296,15 @@ class _Worker:
                 self._record(step, mark)
             flags = steps[-1].flags
             self._keep_state(flags)
-            self._evaluate_if_due()
+            self.evaluate_if_due()
             if any(flag & _PAUSE for flag in flags):
-                self._report()
+                self.report()
                 self.channel.send(
                     {"say": "idle", "why": "paused", "step": trainer.step, "whole": not self.plan.divides}
                 )
                 return
         sha256 = trainer.weights_sha256() if not self.plan.divides else self.digest
-        self._report()
+        self.report()
         finished = {"say": "finished", "step": trainer.step, "sha256": sha256, "whole": not self.plan.divides}
         self.channel.send(finished | ({"figures": self.probe.figures} if self.probe else {}))
 
@@ -311,11 +321,11 @@ class _Worker:
         assert self.trainer is not None
         if not self.plan.divides:
             if self.keeper and (self.save_at_once or self._can_afford_a_save()):
-                self._save(self.save_ordered)
+                self.save(self.save_ordered)
         elif any(flags) or self.trainer.step == self.trainer.total_steps:
-            self._save(self.save_ordered)  # all of a gang that divides the state, when any of them asked for it
+            self.save(self.save_ordered)  # all of a gang that divides the state, when any of them asked for it
 
-    def _evaluate_if_due(self) -> None:
+    def evaluate_if_due(self) -> None:
         """Evaluate at the step where the trainer stands, if the job asks for it and nobody has yet."""
         trainer, evaluation = self.trainer, self.job.evaluate
         assert trainer is not None
@@ -325,17 +335,19 @@ class _Worker:
         if trainer.step == trainer.total_steps or trainer.step // every > max(0, self.evaluated) // every:
             metrics = trainer.evaluate()
             self.evaluated = trainer.step
-            self._report()
+            self.report()
             self.channel.send({"say": "evaluated", "step": trainer.step, "metrics": metrics})
             self.recorder.enter("idle")
 
-    def _listen(self) -> int:
+    def listen(self) -> int:
         """Take orders that have come during a step; what this worker asks of the gang after it."""
         while self.channel.pending():
             received = self.channel.receive()
             if received is None:
                 raise SystemExit(1)
             match received[0]["order"]:
+                case "link":
+                    self.links.add(*received)
                 case "pause":
                     self.paused = True
                 case "checkpoint":
@@ -358,7 +370,7 @@ class _Worker:
             self.budget.expected = size / _COPY_RATE
         return self.budget.allows()
 
-    def _save(self, ordered: bool) -> None:
+    def save(self, ordered: bool) -> None:
         """Leave the state in a slot. One that was ordered stays pinned until the supervisor has read it."""
         assert self.trainer is not None
         self.recorder.enter("snapshot")
@@ -380,7 +392,7 @@ class _Worker:
         self.save_ordered = self.save_at_once = False
         if ordered:
             self.slots.pinned = slot
-            self._report()
+            self.report()
             self.channel.send({"say": "saved", "slot": slot, "step": self.trainer.step})
         self.recorder.enter("idle")
 
@@ -389,9 +401,20 @@ class _Worker:
         spans = mark.spans[: _SPANS_PER_STEP * (_STEPS_PER_MESSAGE if self.probe else 1)]
         self.unreported.append([*step[:-1], mark.began, mark.ended, mark.sums, spans])
         if self.probe or time.monotonic() - self.reported_at >= _REPORT_SECONDS:
-            self._report()
+            self.report()
 
-    def _report(self) -> None:
+    def commit(self, row: list[Any]) -> None:
+        """A step was committed that this process knows of by hearsay: servers know what workers have computed."""
+        self.unreported.append(row)
+        if time.monotonic() - self.reported_at >= _REPORT_SECONDS:
+            self.report()
+
+    def spans(self, step: int, mark: Mark) -> None:
+        """Tell where the time of a share went, which commits no step by itself."""
+        row = [step, mark.began, mark.ended, mark.sums, mark.spans[:_SPANS_PER_STEP]]
+        self.channel.send({"say": "spans", "rows": [row]})
+
+    def report(self) -> None:
         """Send the steps that have not been reported. Every worker reports all, so none is lost with a worker."""
         for begin in range(0, len(self.unreported), _STEPS_PER_MESSAGE):
             self.channel.send({"say": "steps", "steps": self.unreported[begin : begin + _STEPS_PER_MESSAGE]})
@@ -423,7 +446,7 @@ class _Worker:
         inside = f", micro-batch {micro_batch}" if micro_batch >= 0 else ""
         return f"step {self.trainer.step + 1}{inside} ({phase})"
 
-    def _waiting(self, waits: bool) -> None:
+    def waiting(self, waits: bool) -> None:
         self.recorder.enter("idle" if waits else "exchange")
 
     def _whereabouts(self, phase: int, micro_batch: int) -> None:

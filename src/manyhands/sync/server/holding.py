@@ -50,6 +50,17 @@ class Holding:
         for item, held in self._held.items():
             held.grad = None if self._shards[item].tensor in unused else totals[item]
 
+    @property
+    def items(self) -> list[int]:
+        """What it holds."""
+        return list(self._held)
+
+    def scale(self, factor: float) -> None:
+        """Multiply the gradients."""
+        for held in self._held.values():
+            if held.grad is not None:
+                held.grad.mul_(factor)
+
     def clip(self, limit: float | None, norm: float) -> None:
         """Scale the gradients as `torch.nn.utils.clip_grad_norm_` does."""
         grads = [held for held in self._held.values() if held.grad is not None]
@@ -64,9 +75,17 @@ class Holding:
             if held in self._optimizer.state and shard.tensor in self._index:
                 state = dict(self._optimizer.state[held])
                 place = {"index": self._index[shard.tensor], "start": shard.start, "shape": self._shapes[shard.tensor]}
-                rows.append(place | {"state": state})
+                rows.append(place | {"item": item, "state": state})
         settings = [{k: v for k, v in g.items() if k != "params"} for g in self._optimizer.param_groups]
         return {"rows": rows, "groups": settings}
+
+    def load(self, kept: Mapping[str, Any]) -> None:
+        """Take up what `capture` gave, of the same shards."""
+        for row in kept["rows"]:
+            state = {k: v.clone() if isinstance(v, Tensor) else v for k, v in row["state"].items()}
+            self._optimizer.state[self._held[row["item"]]] = state
+        for group, settings in zip(self._optimizer.param_groups, kept["groups"], strict=True):
+            group.update(settings)
 
 
 def join_state(whole: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -25,15 +25,15 @@ from manyhands.collective import MEMORY_CHUNK, compile_forest, count_chunks
 from manyhands.state import gather_trees
 from manyhands.sync.allreduce import sums
 from manyhands.sync.exchange import Exchange
-from manyhands.sync.layout import Layout, lay_out
+from manyhands.sync.layout import lay_out
 from manyhands.sync.policy import Finished, Piece, Policy, Replica, Task
+from manyhands.sync.server.division import BUCKET, Division
 from manyhands.sync.server.holding import Holding, join_state
-from manyhands.sync.server.shards import Shard, assign
+from manyhands.sync.server.shards import Shard
 from manyhands.sync.server.stars import Stars
 from manyhands.sync.waiting import OnWait
 from manyhands.transport import Group
 
-_BUCKET = 4 << 20
 _CUT_TAG = 0xC07
 
 
@@ -61,19 +61,12 @@ class SynchronousServer(Policy):
         return self._group.world - self._servers
 
     def restore(self, replica: Replica, kept: Mapping[str, Any]) -> None:
-        params = [p for p in reversed(list(replica.model.parameters())) if p.requires_grad]
-        numels, sizes = [p.numel() for p in params], [p.dtype.itemsize for p in params]
-        self._params, self._replica = params, replica
-        self._shards = assign(numels, sizes, self._stars.weights(), cut=self._cut)
-        pieces = [Piece(s.tensor, s.start, s.stop) for s in self._shards]
-        with torch.no_grad():
-            tensors = [piece.of(params[piece.tensor]) for piece in pieces]
-        self._layout = lay_out(tensors, _BUCKET, goals=[s.server for s in self._shards])
-        self._pull = _Pull(self._layout, self._shards, self._stars, self._group, self.workers)
+        self._division = division = Division(replica.model, self._stars.weights(), self._cut)
+        self._pull = _Pull(division, self._stars, self._group)
         if self.serves:
-            own = {i: s for i, s in enumerate(self._shards) if s.server == self.rank - self.workers}
+            own = {i: s for i, s in enumerate(division.shards) if s.server == self.rank - self.workers}
             views = self._pull.views
-            self._holding = Holding(replica.optimizer, params, own, {item: views[item] for item in own})
+            self._holding = Holding(replica.optimizer, division.params, own, {item: views[item] for item in own})
         else:
             replica.optimizer.state.clear()
             replica.optimizer._opt_called = True  # type: ignore[attr-defined]  # by a server; schedulers ask
@@ -87,7 +80,7 @@ class SynchronousServer(Policy):
         return sums(self.task, self.blocks, self.rank)[0]
 
     def arrive(self) -> None:
-        self._pulls = self._pull.take(self._pulls, self._params, self._wait)
+        self._pulls = self._pull.take(self._pulls, self._wait)
 
     def update(self, replica: Replica, finished: Finished) -> float | None:
         norm = self._norm(finished)
@@ -118,14 +111,16 @@ class SynchronousServer(Policy):
         for text in self._group.all_gather_bytes(json.dumps(list(norms.items())).encode(), self._wait):
             found |= dict(json.loads(text))
         # Tensors are numbered from the last. The norm of one number is that number, and torch joins norms as always.
-        stand_ins = [torch.tensor([found[t]], dtype=self._params[t].dtype) for t in sorted(found, reverse=True)]
+        stand_ins = [
+            torch.tensor([found[t]], dtype=self._division.params[t].dtype) for t in sorted(found, reverse=True)
+        ]
         return float(torch.nn.utils.get_total_norm(stand_ins))
 
     def _tensor_norms(self, unused: frozenset[int]) -> dict[int, float]:
         """Of the tensors that begin on this server."""
         me, totals = self.rank - self.workers, self._push.totals
         norms, runs = {}, {}
-        for item, shard in enumerate(self._shards):
+        for item, shard in enumerate(self._division.shards):
             if shard.tensor in unused:
                 continue
             if shard.stop is None:
@@ -144,24 +139,23 @@ class SynchronousServer(Policy):
             for other, (_, shard) in zip(whole, parts, strict=True):
                 if shard.server != me:
                     self._wait(self._group.receive(other, self.workers + shard.server, _CUT_TAG + tensor))
-            norms[tensor] = float(torch.linalg.vector_norm(torch.cat(whole).view(self._params[tensor].shape)))
+            norms[tensor] = float(torch.linalg.vector_norm(torch.cat(whole).view(self._division.params[tensor].shape)))
         return norms
 
     def _flat(self, shard: Shard) -> Tensor:
-        return Piece(shard.tensor, shard.start, shard.stop).of(self._params[shard.tensor].detach())
+        return Piece(shard.tensor, shard.start, shard.stop).of(self._division.params[shard.tensor].detach())
 
 
 class _Push(Exchange):
     """Takes gradients to their servers, and gives buffer changes back."""
 
     def __init__(self, policy: SynchronousServer, params: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
-        shards, stars = policy._shards, policy._stars
-        pieces = [Piece(s.tensor, s.start, s.stop) for s in shards]
-        pieces += [Piece(len(params) + i) for i in range(len(buffers))]
+        shards, stars = policy._division.shards, policy._stars
+        pieces = policy._division.pieces + [Piece(len(params) + i) for i in range(len(buffers))]
         everything = [*params, *buffers]
         goals = [*(s.server for s in shards), *[0] * len(buffers)]
         tensors = [piece.of(everything[piece.tensor].detach()) for piece in pieces]
-        layout = lay_out(tensors, _BUCKET, boundary=len(shards), goals=goals)
+        layout = lay_out(tensors, BUCKET, boundary=len(shards), goals=goals)
         _, nodes, total = sums(policy.task, policy.blocks, policy.rank)
         self._first_buffer = len(shards)
         forests = [
@@ -188,17 +182,18 @@ class _Pull:
         views: the items, in a region of their own: on a server they are the weights that it holds.
     """
 
-    def __init__(self, layout: Layout, shards: Sequence[Shard], stars: Stars, gang: Group, workers: int) -> None:
-        self._layout, self._shards, self._gang = layout, shards, gang
+    def __init__(self, division: Division, stars: Stars, gang: Group) -> None:
+        self._division, self._gang = division, gang
+        self._layout = layout = division.layout
         region = torch.empty(layout.size, dtype=torch.uint8)
         self._flats, self.views = layout.flats(region), layout.views(region)
         self._programs = []
-        for bucket in layout.buckets:
-            forest = stars.forest("broadcast", shards[bucket.items[0]].server)
+        for number, bucket in enumerate(layout.buckets):
+            forest = stars.forest("broadcast", division.server_of(number))
             chunks = count_chunks(forest, bucket.size, MEMORY_CHUNK)
             program = compile_forest(forest, gang.rank, bucket.numel, chunks=chunks)
             self._programs.append(gang.encode(program, bucket.dtype.itemsize))
-        self._digest = hashlib.sha256(f"{layout} {list(shards)} {workers}".encode()).digest()
+        self._digest = hashlib.sha256(f"{layout} {division.shards}".encode()).digest()
 
     def issue(self) -> list[tuple[int, Future[Any]]]:
         """Begin to hand out: what backward came to last is needed first."""
@@ -210,16 +205,9 @@ class _Pull:
             pulls.append((number, self._gang.run(text, program, buffers, bucket.dtype, self._digest)))
         return pulls
 
-    @torch.no_grad()
-    def take(
-        self, pulls: Sequence[tuple[int, Future[Any]]], params: Sequence[Tensor], wait: Any
-    ) -> list[tuple[int, Future[Any]]]:
+    def take(self, pulls: Sequence[tuple[int, Future[Any]]], wait: Any) -> list[tuple[int, Future[Any]]]:
         """Wait for all that is on its way, and put it into the parameters."""
         for number, future in pulls:
             wait(future)
-            for item in self._layout.buckets[number].items:
-                shard = self._shards[item]
-                param = params[shard.tensor]
-                target = param if shard.stop is None else param.view(-1)[shard.start : shard.stop]
-                target.copy_(self.views[item])
+            self._division.put(number, self.views)
         return []

@@ -1,0 +1,58 @@
+"""The state of a job whose parts are on servers, put together by the chief in the form that any policy reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from manyhands.sync.policy import Policy, Replica, Task
+from manyhands.sync.server.holding import join_state
+from manyhands.sync.server.keeper import BufferRegion, put_others
+from manyhands.sync.server.stale import StaleServer
+
+
+class Assembling(Policy):
+    """What the chief's trainer has for a policy: it computes nothing, and can say what the state is.
+
+    Args:
+        groups: the optimizer's, over all parameters.
+    """
+
+    def __init__(self, task: Task, server: StaleServer, replica: Replica, groups: list[dict[str, Any]]) -> None:
+        super().__init__(task, None)
+        self._server, self._model, self._groups = server, replica.model, groups
+        self._buffers = [name for name, b in replica.model.named_buffers() if b.numel()]
+        self._states: list[Mapping[str, Any]] = []
+        self._chief: dict[str, Any] | None = None
+
+    @torch.no_grad()
+    def arrive(self) -> None:
+        """Fetch what all servers hold, and put the weights into the model.
+
+        Raises:
+            GroupError: a server is lost; try again when another has taken its place.
+        """
+        own, self._chief = self._server.own_state()
+        division = self._server.division
+        self._states = [own, *(self._server.ask_state(server) for server in range(1, division.servers))]
+        for state in self._states:
+            for item, value in state["weights"].items():
+                shard = division.shards[int(item)]
+                param = division.params[shard.tensor]
+                target = param if shard.stop is None else param.view(-1)[shard.start : shard.stop]
+                target.copy_(value)
+        floats = [b for b in self._model.buffers() if b.numel() and b.is_floating_point()]
+        room = BufferRegion(floats)
+        room.region.copy_(own["buffers"])
+        for buffer, view in zip(floats, room.views, strict=True):
+            buffer.copy_(view)
+        put_others(own["others"], self._model, self._buffers)
+
+    def capture(self, state: dict[str, Any]) -> dict[str, Any]:
+        return state | {
+            "optimizer": join_state({"param_groups": self._groups}, self._states),
+            "scheduler": self._states[0]["scheduler"],
+            "sync": {"policy": "stale", "chief": self._chief},
+        }

@@ -1,0 +1,100 @@
+"""What server 0 knows of the whole: who may compute what, and how far the job is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from manyhands.sync.server.clocks import Clocks
+from manyhands.sync.server.work import Share, Work
+
+
+class Committed(NamedTuple):
+    """A step of which all shares were applied."""
+
+    step: int
+    """Counted from 0."""
+    loss: float
+    """Mean over its micro-batches, each at the weights that it was computed with."""
+    norm: float | None
+    """Mean of the norms of the shares' gradients, if they are clipped."""
+    lr: float
+    staleness: int
+    """The most pushes of others that were applied between a share's pull and its push."""
+    began: int
+    """When the first of its shares was handed out, in monotonic ns."""
+
+
+class Chief:
+    """The state of the work. Its caller has the lock.
+
+    Args:
+        parts: shares of a step.
+        total: steps of the job.
+        bound: how far the fastest worker may be ahead; None: no bound.
+        kept: of `capture`.
+    """
+
+    def __init__(self, parts: int, total: int, bound: int | None, kept: Mapping[str, Any] | None = None) -> None:
+        self.work = Work(parts, total, kept["work"] if kept else None)
+        self.clocks = Clocks(bound)
+        self.limit: int | None = None
+        """The step from which on nothing is handed out: the run is to pause."""
+        self._figures: dict[int, dict[str, Any]] = {int(k): v for k, v in (kept or {}).get("figures", {}).items()}
+
+    def join(self, worker: int, clock: int | None, share: Share | None) -> None:
+        """A worker comes, or comes back to what it held, when another chief has taken over."""
+        self.clocks.join(worker)
+        if clock is not None:
+            self.clocks.put(worker, clock)
+        if share is not None and self.work.hold(worker, share):
+            self._figures_of(share.step, 0)
+
+    def leave(self, worker: int) -> None:
+        self.clocks.leave(worker)
+        self.work.lost(worker)
+
+    def pause(self) -> None:
+        """Finish the steps that were begun, and no more."""
+        self.limit = self.work.begun
+
+    @property
+    def over(self) -> str:
+        """Why nothing more will be handed out; empty if something may."""
+        if self.work.finished:
+            return "finished"
+        paused = self.limit is not None and (self.work.committed >= self.limit or not self.clocks.workers)
+        return "paused" if paused else ""
+
+    def claim(self, worker: int, now: int) -> Share | None:
+        """A share for the worker, if there is one that it may begin."""
+        if not self.clocks.may_begin(worker):
+            return None
+        share = self.work.claim(worker, self.limit)
+        if share is not None:
+            self._figures_of(share.step, now)
+        return share
+
+    def done(self, head: Mapping[str, Any], staleness: int, lr: float) -> list[Committed]:
+        """A worker's share was applied. Returns the steps that this commits."""
+        worker = head["worker"]
+        figures = self._figures[head["share"][0]]
+        figures["losses"] += head["losses"]
+        figures["norms"] += [] if head["norm"] is None else [head["norm"]]
+        figures["staleness"] = max(figures["staleness"], staleness)
+        self.clocks.tick(worker)
+        committed = []
+        for step in self.work.done(worker):
+            f = self._figures.pop(step)
+            loss = math.fsum(f["losses"]) / len(f["losses"])
+            norm = math.fsum(f["norms"]) / len(f["norms"]) if f["norms"] else None
+            committed.append(Committed(step, loss, norm, lr, f["staleness"], f["began"]))
+        return committed
+
+    def _figures_of(self, step: int, now: int) -> dict[str, Any]:
+        return self._figures.setdefault(step, {"losses": [], "norms": [], "staleness": 0, "began": now})
+
+    def capture(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"work": self.work.capture(), "figures": {str(k): v for k, v in self._figures.items()}}

@@ -1,0 +1,248 @@
+"""Taking part in a gang in which nobody waits for all others: as a worker, or as a server.
+
+The supervisor links every worker with every server, and all servers with each other, and does so again for whoever
+takes the place of a lost one. What a worker does is in `sync/server/worker.py`, what a server does in `stale.py` there;
+here is what ties them to a process: its orders, its reports, its state.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from manyhands.engine import Message
+from manyhands.sync import Task
+from manyhands.sync.server import Assembling, Chief, Committed, Division, Keeper, Line, StaleServer, StaleWorker
+from manyhands.timeline import PHASES
+from manyhands.train.links import Link
+from manyhands.train.marks import Mark
+from manyhands.train.traits import find_coupling
+from manyhands.transport import GroupError, PeerLostError
+
+if TYPE_CHECKING:
+    from manyhands.train.worker import Worker
+
+_REPLACED_SECONDS = 600.0
+"""How long to wait for somebody to take the place of a lost server."""
+
+
+def take_part(member: Worker, order: Message) -> None:
+    """Work, or serve, until the work is over, for now or for good."""
+    (_LooseWorker if order["rank"] < member.plan.workers else _LooseServer)(member, order).run()
+
+
+class _Loose:
+    def __init__(self, member: Worker, order: Message) -> None:
+        self.member, self.rank = member, order["rank"]
+        assert member.trainer is not None
+        self.trainer, self.plan, self.job = member.trainer, member.plan, member.job
+        servers = self.plan.sync.servers
+        cut = find_coupling(self.job.optimizer) == "element"
+        self.division = Division(self.trainer.model, [1.0] * servers, cut)
+        self.task = Task(self.job.micro_batches, self.job.reproducible, self.job.clip_grad_norm)
+
+    def say_over(self, why: str, sha256: str = "") -> None:
+        """The work is over."""
+        self.member.report()
+        step = self.trainer.total_steps if why == "finished" else 0
+        if why == "finished":
+            self.member.channel.send({"say": "finished", "step": step, "sha256": sha256, "whole": False})
+        else:
+            self.member.channel.send({"say": "idle", "why": why, "step": step, "whole": False})
+
+
+class _LooseWorker(_Loose):
+    def run(self) -> None:
+        member, trainer = self.member, self.trainer
+        trainer.rank = self.rank
+        policy = StaleWorker(self.task, member.worker, self.division, self._link, member.waiting)
+        try:
+            trainer.follow(policy)
+            every = max(1, trainer.total_steps // 200)
+            member.recorder.take()
+            while (share := policy.claim()) is not None:
+                trainer.step = share.step
+                member.recorder.keep_spans = share.step < 10 or share.step % every == 0
+                began = time.monotonic_ns()
+                trainer.train_step(member.listen)
+                member.spans(share.step + 1, Mark(began, time.monotonic_ns(), *member.recorder.take()))
+                member.recorder.enter("idle")
+            self.say_over(policy.over)
+        finally:
+            trainer.leave()
+
+    def _link(self, server: int) -> Line:
+        while True:
+            link = self.member.links.wait("server", server, _REPLACED_SECONDS)
+            try:
+                return Line(link.group(), asks=True)
+            except PeerLostError:
+                link.sock.close()
+
+
+class _LooseServer(_Loose):
+    def __init__(self, member: Worker, order: Message) -> None:
+        super().__init__(member, order)
+        self.index = self.rank - self.plan.workers
+        self.chief = self.index == 0
+        self.fresh = order["fresh"]
+        self._groups = self.trainer.optimizer.state_dict()["param_groups"]
+        self._woken = threading.Event()
+        self._over = False
+        self._kept = self.trainer.kept.get("chief") if self.trainer.kept.get("policy") == "stale" else None
+        self.server = self._make()
+        self._ready = threading.Event()
+        self._began = time.monotonic_ns()
+        self._retry = False
+
+    def _make(self) -> StaleServer:
+        """The server, with the weights and states that the trainer has."""
+        trainer, servers = self.trainer, self.plan.sync.servers
+        buffers = [b for b in trainer.model.buffers() if b.numel() and b.is_floating_point()]
+
+        def keeper(server: int, optimizer: Any, scheduler: Any) -> Keeper:
+            own = buffers if server == 0 else []
+            return Keeper(self.division, server, optimizer, scheduler, own, self.job.micro_batches)
+
+        duplicate = None
+        if servers > 1:
+            optimizer = self.job.optimizer(trainer.model.parameters())
+            scheduler = self.job.scheduler(optimizer) if self.job.scheduler else None
+            optimizer.load_state_dict(trainer.optimizer.state_dict())
+            if scheduler is not None and trainer.scheduler is not None:
+                scheduler.load_state_dict(copy.deepcopy(trainer.scheduler.state_dict()))
+            duplicate = keeper((self.index - 1) % servers, optimizer, scheduler)
+        own = keeper(self.index, trainer.optimizer, trainer.scheduler)
+        chief = self._chief(self._kept) if self.chief else None
+        return StaleServer(self.division, own, duplicate, chief, buffers, self._woken.set)
+
+    def _chief(self, kept: Any) -> Chief:
+        sync = self.plan.sync
+        chief = Chief(self.plan.workers, self.trainer.total_steps, sync.staleness, kept)
+        if kept is None:
+            chief.work.skip(self.trainer.step)
+        return chief
+
+    def run(self) -> None:
+        member = self.member
+        member.keeper = self.chief
+        if self.chief:
+            self.trainer.follow(Assembling(self.task, self.server, self.trainer, self._groups))
+            member.channel.send({"say": "joined", "exchange": "to servers, which apply them as they come", "cuts": ()})
+        if not self.fresh:
+            self._ready.set()
+        member.recorder.enter("idle")
+        threading.Thread(target=self._obey, daemon=True).start()
+        while not self._look():
+            self._woken.wait(0.2 if self._retry else 1.0)
+            self._woken.clear()
+            if member.paused:
+                self.server.pause()
+        self._over = True
+        self.server.close()
+
+    def _obey(self) -> None:
+        """Take orders, on a thread of its own: who waits for a lost server waits for a link that comes this way."""
+        member = self.member
+        while not self._over:
+            for link in member.links.take_all():
+                threading.Thread(target=self._talk, args=(link,), daemon=True).start()
+            if member.channel.wait(0.5) and not self._over:
+                try:
+                    member.listen()
+                except SystemExit as end:
+                    os._exit(int(end.code or 0))
+                self._woken.set()
+
+    def _look(self) -> bool:
+        """See what has happened; whether the work is over."""
+        if not self.chief:
+            if self.server.over:
+                self._say_served()
+                self.say_over(self.server.over)
+            return bool(self.server.over)
+        try:
+            self._retry = False
+            over = self.server.over
+            rows = self.server.fetch()
+            for row in rows:
+                self._record(row)
+            self._keep(over, rows)
+            if not over:
+                return False
+        except GroupError:  # a server is lost; when another has taken its place all is to be had again
+            self._retry = True
+            return False
+        sha256 = self.member.digest
+        self._say_served()
+        self.server.tell_over(over)
+        self.say_over(over, sha256)
+        return True
+
+    def _say_served(self) -> None:
+        server = self.server
+        said = {"say": "served", "server": self.index, "received": server.received, "sent": server.sent}
+        self.member.channel.send(said)
+
+    def _record(self, row: Committed) -> None:
+        job, trainer = self.job, self.trainer
+        epoch, first = divmod(row.step * job.batch_size, trainer.samples)
+        now = time.monotonic_ns()
+        self.member.budget.earn((now - self._began) / 1e9)
+        self._began = now
+        figures = [row.step + 1, epoch, first, first + job.batch_size - 1, row.loss, row.norm, row.lr]
+        self.member.commit([*figures, row.began, now, [0] * len(PHASES), []])
+        self.member.channel.send({"say": "staleness", "step": row.step + 1, "pushes": row.staleness})
+
+    def _keep(self, over: str, rows: list[Committed]) -> None:
+        """Evaluate, and leave the state for others, if it is time.
+
+        Raises:
+            GroupError: a server is lost.
+        """
+        member, trainer = self.member, self.trainer
+        committed = self.server.progress()
+        trainer.step = committed
+        if rows or over or self._retry:
+            member.evaluate_if_due()
+        asked = member.save_at_once or member.save_ordered
+        if over or (rows and (asked or member.budget.allows())):
+            member.save(member.save_ordered)
+
+    def _talk(self, link: Link) -> None:
+        """Talk to another process until it is gone."""
+        try:
+            group = link.group()
+        except PeerLostError:
+            link.sock.close()
+            return
+        try:
+            if link.role == "worker":
+                self._ready.wait(_REPLACED_SECONDS)
+                self.server.serve(link.number, Line(group, asks=False))
+                return
+            asking = Line(group, asks=True)
+            if self.fresh and not self._ready.is_set():
+                self._recover_from(link.number, asking)
+            else:
+                threading.Thread(target=self.server.link, args=(link.number, asking, link.fresh), daemon=True).start()
+            self.server.follow(Line(group, asks=False))
+        finally:
+            group.close(patience=0)
+
+    def _recover_from(self, number: int, asking: Line) -> None:
+        """This process has taken the place of a lost server: the next one has a copy of what that held."""
+
+        def recover() -> None:
+            self.server.link(number, asking, False)
+            if number == (self.index + 1) % self.plan.sync.servers:
+                kept = self.server.recover()
+                if self.chief:
+                    self.server.chief = self._chief(kept or self._kept)
+                self._ready.set()
+                self.member.channel.send({"say": "recovered"})
+
+        threading.Thread(target=recover, daemon=True).start()
