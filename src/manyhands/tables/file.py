@@ -32,17 +32,15 @@ import torch
 from torch import Tensor
 
 from manyhands.errors import UsageError
-from manyhands.tables.header import WRITERS, Slot, check_boot, check_facts, lock, read_facts, write_header
+from manyhands.tables.header import HEADER_BYTES, WRITERS, Slot, check_boot, check_facts, lock, read_facts, write_header
 from manyhands.tables.initial import hash_words, initial_rows
 from manyhands.tables.journal import Journal, folder_of
-from manyhands.tables.records import Ids, Records, Words, disk_full, file_bytes
+from manyhands.tables.records import Records, disk_full, file_bytes, map_bytes
 from manyhands.tables.spec import TableSpec
 from manyhands.tables.sums import Rows
 
 _CHANGED = 1
 """The mark of a row that was changed outside of any epoch."""
-_SCAN = 1 << 16
-"""Rows looked at in one go."""
 
 
 class TableFile:
@@ -156,9 +154,10 @@ class TableFile:
         self._journal.sync()
         self._slot.synced()
 
-    def close(self) -> None:
-        """Sync, and let go of the file."""
-        self.sync()
+    def close(self, sync: bool = True) -> None:
+        """Let go of the file, and have the disk keep it before, unless it is not needed any more."""
+        if sync:
+            self.sync()
         self._records.close()
         self._journal.close()
         self._close_descriptors()
@@ -166,7 +165,7 @@ class TableFile:
     def changed(self) -> Iterator[tuple[Rows, Tensor]]:
         """All rows that were ever changed, by whichever writer, in order of their ids: the rows, and their optimizer's
         state. Skips holes, so it costs what the file takes on disk."""
-        for ids, records in self._scan():
+        for ids, records in self._records.used():
             values = records[:, 1:].copy().view(np.float32)
             rows, state = values[:, : self.spec.width].copy(), values[:, self.spec.width :].copy()
             yield Rows(torch.from_numpy(ids), torch.from_numpy(rows)), torch.from_numpy(state)
@@ -175,25 +174,12 @@ class TableFile:
         """A 64-bit checksum of all rows and their state. The digests of files that hold different rows of a table add
         up, modulo 2**64, to that of a file that holds them all."""
         total = 0
-        for ids, records in self._scan():
+        for ids, records in self._records.used():
             words = records[:, 1:].astype(np.uint64)
             words += np.arange(1, words.shape[1] + 1, dtype=np.uint64) << np.uint64(32)
             rows = hash_words(words).sum(axis=1, dtype=np.uint64) + hash_words(ids.astype(np.uint64))
             total += int(hash_words(rows).sum(dtype=np.uint64))
         return total % (1 << 64)
-
-    def _scan(self) -> Iterator[tuple[Ids, Words]]:
-        size, place = 4 * self.spec.words, file_bytes(0, 0)
-        while (place := _seek(self._descriptor, place, os.SEEK_DATA)) >= 0:
-            end = _seek(self._descriptor, place, os.SEEK_HOLE)
-            first = max(0, (place - file_bytes(0, 0)) // size)
-            last = min(self.spec.rows, -(-(end - file_bytes(0, 0)) // size))
-            for start in range(first, last, _SCAN):
-                ids = np.arange(start, min(start + _SCAN, last))
-                records = self._records.gather(ids)
-                used = records[:, 0] != 0
-                yield ids[used], records[used]
-            place = max(end, file_bytes(last, self.spec.words))
 
     def _close_descriptors(self) -> None:
         for descriptor in (self._descriptor, self._lock):
@@ -210,6 +196,7 @@ def _create(path: Path, spec: TableSpec) -> None:
         try:
             write_header(descriptor, spec.facts())
             os.ftruncate(descriptor, file_bytes(spec.rows, spec.words))
+            os.posix_fallocate(descriptor, HEADER_BYTES, map_bytes(spec.rows, spec.words))
         finally:
             os.close(descriptor)
         os.link(partial, path)
@@ -221,13 +208,3 @@ def _create(path: Path, spec: TableSpec) -> None:
         raise disk_full(path, error) from None
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _seek(descriptor: int, place: int, kind: int) -> int:
-    """Where the next data or hole begins; -1 behind the last data."""
-    try:
-        return os.lseek(descriptor, place, kind)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        return -1

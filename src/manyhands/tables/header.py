@@ -1,7 +1,7 @@
 """The first page of a table's file: what the file is, and whether its writers left it in order.
 
     0     8 bytes   magic, which ends in the version of the format
-    8     2040      JSON: rows, width, optimizer, initial state, seed, std; padded with zeros
+    8     2040      JSON: rows, width, words per record, optimizer, initial state, seed, std; padded with zeros
     2048  64 x 32   one slot per writer: boot id (16 bytes), the oldest step that may be rolled back to (u64), 8 free
 
 A writer's boot id stands there from its first change after a sync to its next sync. If it is that of an earlier boot,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from manyhands.tables.header import WRITERS, Slot, check_boot, lock, read_facts
 from manyhands.tables.journal import empty, epochs, folder_of, undo
-from manyhands.tables.records import Records, file_bytes
+from manyhands.tables.records import Records
 from manyhands.tables.spec import TableError
 
 
@@ -18,7 +18,7 @@ def marks(path: Path) -> dict[int, list[int]]:
         return {}
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        words = _words(descriptor, path)
+        words = read_facts(descriptor, path)["words"]
     finally:
         os.close(descriptor)
     found: dict[int, list[int]] = {}
@@ -46,7 +46,8 @@ def roll_back(path: Path, step: int) -> int:
     try:
         lock(descriptor, fcntl.LOCK_EX, path, "is open in another process")
         check_boot(descriptor, path)
-        rows, words = read_facts(descriptor, path)["rows"], _words(descriptor, path)
+        facts = read_facts(descriptor, path)
+        rows, words = facts["rows"], facts["words"]
         found = epochs(folder_of(path), words)
         _check_mark(descriptor, path, step, [epoch.step for epoch in found])
         Slot(descriptor, 0).changing()
@@ -72,9 +73,3 @@ def _check_mark(descriptor: int, path: Path, step: int, steps: list[int]) -> Non
     if step not in steps or step < oldest:
         there = ", ".join(str(s) for s in sorted(set(steps)) if s >= oldest) or "none"
         raise TableError(f"{path} cannot go back to step {step}: the steps that it can go back to are: {there}.")
-
-
-def _words(descriptor: int, path: Path) -> int:
-    """4-byte words of a record, by the size of the file."""
-    rows = read_facts(descriptor, path)["rows"]
-    return (os.fstat(descriptor).st_size - file_bytes(0, 0)) // (4 * rows)

@@ -49,6 +49,7 @@ class TableSpec:
         return {
             "rows": self.rows,
             "width": self.width,
+            "words": self.words,
             "optimizer": self.optimizer.kind,
             "initial_state": float(self.optimizer.initial_state),
             "seed": self.seed,
