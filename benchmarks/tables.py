@@ -5,9 +5,11 @@ of them once, and updates it. Three do the same step in turn, so that drift canc
 
   file       `TableFile.read` and `update`
   journaled  the same, with a mark before every step and the step before forgotten, as training that can be undone
-  torch      `nn.Embedding(sparse=True)`: forward, backward, and step of SGD, Adagrad or SparseAdam; left out where
-             weights and state take over 1.5 GB. Embeddings of torch begin full, files empty: a file's first use of a
-             row makes its place on disk and its initial values, and is timed with the rest.
+  torch      `nn.Embedding(sparse=True)`: forward, backward, and step of SGD, Adagrad or SparseAdam
+
+Where weights and state take less than 1.5 GB, every page of the files is touched before, as torch's memory is. Larger
+tables are left to grow, without torch: most of the time then goes into the first use of rows, each of which makes a
+page on disk.
 
 Then a table of 20 GB in a process of its own: rows per second, the largest resident set, and what the file takes on
 disk. `--fill` touches every page of it first, so that all 20 GB are there; that takes as long as the disk takes to
@@ -46,15 +48,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures to this file instead")
     parser.add_argument("--folder", type=Path, help="where the tables are; default the temporary directory")
     parser.add_argument("--fill", action="store_true", help="touch every page of the large table first")
-    parser.add_argument("--seconds", type=float, help="per size and optimizer; default 1")
-    parser.add_argument("--large-seconds", type=float, help="for the large table; default 40")
+    parser.add_argument("--seconds", type=float, help="per size and optimizer; default 0.7")
+    parser.add_argument("--large-seconds", type=float, help="for the large table; default 30")
     parser.add_argument("--large-only", action="store_true", help="only the large table")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", "Sparse invariant checks")
-    seconds = options.seconds or (0.2 if options.quick else 1.0)
-    large_seconds = options.large_seconds or (3.0 if options.quick else 40.0)
+    seconds = options.seconds or (0.2 if options.quick else 0.7)
+    large_seconds = options.large_seconds or (3.0 if options.quick else 30.0)
     if options.worker:
         print(json.dumps(train_large(options.worker, large_seconds, options.fill)))
         return
@@ -96,6 +98,8 @@ def compare(folder: Path, width: int, rows: int, optimizer: str, seconds: float)
     }
     if 4 * rows * (spec.words - 1) <= TORCH_BYTES:
         ways["torch"] = in_torch(rows, width, optimizer)
+        for file in files:
+            fill(file)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     end = time.perf_counter() + seconds * len(ways)
     for step, drawn in enumerate(zipf(rows)):
@@ -118,6 +122,13 @@ def compare(folder: Path, width: int, rows: int, optimizer: str, seconds: float)
         result["over_torch"] = {n: ratios(steady[n], steady["torch"]) for n in ("file", "journaled")}
     console.print(f"width {width}, {rows:.0e} rows, {optimizer}: {line(result)}")
     return result
+
+
+def fill(file: TableFile) -> None:
+    """Touch every page."""
+    rows = np.arange(0, file.spec.rows, max(1, 4096 // (4 * file.spec.words)), dtype=np.int64)
+    for part in np.array_split(rows, 1 + len(rows) // DRAWN):
+        file.update(torch.from_numpy(part), torch.ones(len(part), file.spec.width))
 
 
 def use(file: TableFile, ids: torch.Tensor, grads: torch.Tensor) -> None:
@@ -148,25 +159,22 @@ def in_torch(rows: int, width: int, optimizer: str) -> Callable[[torch.Tensor, t
     return step
 
 
-def run_large(path: Path, seconds: float, fill: bool) -> dict[str, Any]:
+def run_large(path: Path, seconds: float, full: bool) -> dict[str, Any]:
     """The large table in a process of its own, whose memory is then its own."""
     command = [sys.executable, __file__, "--worker", str(path), "--large-seconds", str(seconds)]
-    done = subprocess.run([*command, *(["--fill"] if fill else [])], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, *(["--fill"] if full else [])], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"the large table failed: {done.stderr}")
     return json.loads(done.stdout)
 
 
-def train_large(path: Path, seconds: float, fill: bool) -> dict[str, Any]:
+def train_large(path: Path, seconds: float, full: bool) -> dict[str, Any]:
     spec = TableSpec(rows=LARGE // 132, width=16, optimizer=RowAdagrad(lr=0.1), seed=0)
     before = status("VmHWM")
     file = TableFile(path, spec)
     begin = time.perf_counter()
-    if fill:
-        page = np.arange(0, spec.rows, 4096 // (4 * spec.words), dtype=np.int64)
-        for part in np.array_split(page, 1 + len(page) // DRAWN):
-            ids = torch.from_numpy(part)
-            file.update(ids, torch.ones(len(ids), spec.width))
+    if full:
+        fill(file)
     filled = time.perf_counter() - begin
     rates, used, end = [], 0, time.perf_counter() + seconds
     for step, drawn in enumerate(zipf(spec.rows)):
@@ -183,7 +191,7 @@ def train_large(path: Path, seconds: float, fill: bool) -> dict[str, Any]:
         "disk_bytes": stat.st_blocks * 512,
         "peak_resident_bytes": status("VmHWM"),
         "peak_resident_bytes_before": before,
-        "fill_seconds": filled if fill else None,
+        "fill_seconds": filled if full else None,
         "seconds": seconds,
         "rows_used": used,
         "rows_per_second": summary(rates),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manyhands.collective import assign_blocks, fold, leaves
-from manyhands.tables import Rows, RowSum, add, combine, no_rows
+from manyhands.tables import Rows, RowSum, add, combine, divide, no_rows
 
 ROWS, WIDTH = 7, 3
 # Zeros of both signs, and sizes whose sums are rounded.
@@ -99,6 +99,13 @@ def test_nothing_and_a_second_step():
         (total,) = block.pieces()
         assert total.ids.tolist() == [4] and total.values.eq(value).all()
         block.clear()
+
+
+@given(micro_batch(), micro_batch(), st.integers(1, 4))
+def test_owners_add_up_their_shares_alone(left, right, owners):
+    for whole, a, b in zip(divide(add(left, right), owners), divide(left, owners), divide(right, owners), strict=True):
+        share = add(a, b)
+        assert torch.equal(share.ids, whole.ids) and raw(share.values) == raw(whole.values)
 
 
 def test_few_sums_are_alive():

@@ -6,7 +6,7 @@ from manyhands.tables.optimizers import RowAdagrad, RowAdam, RowOptimizer, RowSG
 from manyhands.tables.rollback import marks, roll_back
 from manyhands.tables.spec import TableError, TableSpec
 from manyhands.tables.store import LocalStore, table_path
-from manyhands.tables.sums import Rows, RowSum, add, combine, no_rows
+from manyhands.tables.sums import Rows, RowSum, add, combine, divide, no_rows
 
 __all__ = [
     "LocalStore",
@@ -24,6 +24,7 @@ __all__ = [
     "TableSpec",
     "add",
     "combine",
+    "divide",
     "marks",
     "no_rows",
     "roll_back",

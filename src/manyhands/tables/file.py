@@ -20,7 +20,6 @@ a mark.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import uuid
@@ -35,7 +34,7 @@ from manyhands.errors import UsageError
 from manyhands.tables.header import HEADER_BYTES, WRITERS, Slot, check_boot, check_facts, lock, read_facts, write_header
 from manyhands.tables.initial import hash_words, initial_rows
 from manyhands.tables.journal import Journal, folder_of
-from manyhands.tables.records import Records, disk_full, file_bytes, map_bytes
+from manyhands.tables.records import FULL, Records, disk_full, file_bytes, map_bytes
 from manyhands.tables.spec import TableSpec
 from manyhands.tables.sums import Rows
 
@@ -203,7 +202,7 @@ def _create(path: Path, spec: TableSpec) -> None:
     except FileExistsError:
         pass
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in FULL:
             raise
         raise disk_full(path, error) from None
     finally:

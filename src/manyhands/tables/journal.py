@@ -21,7 +21,6 @@ the page cache.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import struct
@@ -32,7 +31,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from manyhands.tables.records import Ids, Words, disk_full
+from manyhands.tables.records import FULL, Ids, Words, disk_full
+from manyhands.tables.spec import TableError
 
 _NAME = re.compile(r"(\d+)-(\d+)\.undo")
 _HEADER = struct.Struct("<8sIQI")
@@ -100,13 +100,23 @@ class Journal:
         Raises:
             TableError: the disk is full; the epoch before goes on.
         """
-        before = self._descriptor
-        self._open(step, create=True)
-        self._end = 0
+        before = self._descriptor, self._end, self.step
+        try:
+            self._open(step, create=True)
+            self._end = 0
+            self._write(_header(self._words, step))
+        except (OSError, TableError) as error:
+            if self._descriptor != before[0]:
+                os.close(self._descriptor)
+                self._path(step).unlink()
+            self._descriptor, self._end, self.step = before
+            self._unsynced.discard(step)
+            if isinstance(error, TableError) or error.errno not in FULL:
+                raise
+            raise disk_full(self._path(step), error) from None
         self._epochs.append(step)
-        self._write(_header(self._words, step))
-        if before >= 0:
-            os.close(before)
+        if before[0] >= 0:
+            os.close(before[0])
 
     def append(self, ids: Ids, records: Words) -> None:
         """Keep the records as they are before a change.
@@ -157,7 +167,7 @@ class Journal:
                 left, place = left[written:], place + written
         except OSError as error:
             os.ftruncate(self._descriptor, self._end)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in FULL:
                 raise
             raise disk_full(self._path(self.step), error) from None
         self._end = place

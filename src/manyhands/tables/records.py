@@ -37,6 +37,8 @@ from manyhands.tables.spec import TableError
 Words = NDArray[np.uint32]
 Ids = NDArray[np.int64]
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a full disk."""
 _BATCHES = (32, 4096)
 """Fewest and most rows between two looks."""
 
@@ -95,7 +97,7 @@ class Records:
             for place in (chosen * len(zeros) + self._start).tolist():
                 os.pwrite(self._descriptor, zeros, place)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in FULL:
                 raise
             raise disk_full(self._path, error) from None
         self._has_place[pages] = 1

@@ -51,6 +51,12 @@ def add(left: Rows, right: Rows) -> Rows:
     return Rows(torch.from_numpy(ids), torch.from_numpy(values))
 
 
+def divide(rows: Rows, owners: int) -> list[Rows]:
+    """Each owner's rows: those whose id modulo the number of owners is its number."""
+    parts = [rows.ids % owners == owner for owner in range(owners)]
+    return [Rows(rows.ids[part], rows.values[part]) for part in parts]
+
+
 class RowSum:
     """Folds the rows of one micro-batch after another into the block's subtrees.
 
