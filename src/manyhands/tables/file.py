@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from manyhands.errors import UsageError
-from manyhands.tables.header import HEADER_BYTES, WRITERS, Slot, check_boot, check_facts, lock, read_facts, write_header
+from manyhands.tables.header import PAGE, WRITERS, Slot, check_boot, check_facts, lock, read_facts, write_header
 from manyhands.tables.initial import hash_words, initial_rows
 from manyhands.tables.journal import Journal, folder_of
 from manyhands.tables.records import FULL, Records, disk_full, file_bytes, map_bytes
@@ -195,7 +195,7 @@ def _create(path: Path, spec: TableSpec) -> None:
         try:
             write_header(descriptor, spec.facts())
             os.ftruncate(descriptor, file_bytes(spec.rows, spec.words))
-            os.posix_fallocate(descriptor, HEADER_BYTES, map_bytes(spec.rows, spec.words))
+            os.posix_fallocate(descriptor, PAGE, map_bytes(spec.rows, spec.words))
         finally:
             os.close(descriptor)
         os.link(partial, path)

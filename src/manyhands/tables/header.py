@@ -22,7 +22,8 @@ from typing import Any
 
 from manyhands.tables.spec import TableError
 
-HEADER_BYTES = 4096
+PAGE = 4096
+"""Bytes of the header, and of the pages whose places are counted."""
 WRITERS = 64
 _MAGIC = b"mhtable1"
 _SLOTS = 2048
@@ -32,7 +33,7 @@ _CLEAN = bytes(16)
 
 def write_header(descriptor: int, facts: dict[str, Any]) -> None:
     """Make the first page of a new file."""
-    page = (_MAGIC + json.dumps(facts).encode()).ljust(HEADER_BYTES, b"\0")
+    page = (_MAGIC + json.dumps(facts).encode()).ljust(PAGE, b"\0")
     os.pwrite(descriptor, page, 0)
 
 

@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from manyhands.tables.header import HEADER_BYTES
+from manyhands.tables.header import PAGE
 from manyhands.tables.spec import TableError
 
 Words = NDArray[np.uint32]
@@ -58,9 +58,9 @@ class Records:
         self._map = mmap.mmap(descriptor, file_bytes(rows, words))
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         self._map.madvise(mmap.MADV_RANDOM)  # reading ahead would fetch 32 pages for the one that is wanted
-        self._start = HEADER_BYTES + map_bytes(rows, words)
+        self._start = PAGE + map_bytes(rows, words)
         self._words = np.frombuffer(self._map, np.uint32, rows * words, self._start).reshape(rows, words)
-        self._has_place = np.frombuffer(self._map, np.uint8, map_bytes(rows, words), HEADER_BYTES)
+        self._has_place = np.frombuffer(self._map, np.uint8, map_bytes(rows, words), PAGE)
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._base = self._last = self._mapped()
 
@@ -108,8 +108,8 @@ class Records:
         every = np.flatnonzero(self._has_place)
         for start in range(0, len(every), _BATCHES[1]):
             pages = every[start : start + _BATCHES[1]]
-            first = -(-pages * mmap.PAGESIZE // size)  # the first record that begins in the page
-            counts = -(-(pages + 1) * mmap.PAGESIZE // size) - first
+            first = -(-pages * PAGE // size)  # the first record that begins in the page
+            counts = -(-(pages + 1) * PAGE // size) - first
             ids = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
             ids = ids[ids < len(self._words)]
             records = self.gather(ids)
@@ -128,8 +128,8 @@ class Records:
     def _pages(self, ids: Ids) -> list[Ids]:
         """The first page of every record, the second, and so on; its last where it has fewer."""
         size = 4 * self._words.shape[1]
-        first, last = ids * size // mmap.PAGESIZE, (ids * size + size - 1) // mmap.PAGESIZE
-        return [np.minimum(first + page, last) for page in range((size + mmap.PAGESIZE - 2) // mmap.PAGESIZE + 1)]
+        first, last = ids * size // PAGE, (ids * size + size - 1) // PAGE
+        return [np.minimum(first + page, last) for page in range((size + PAGE - 2) // PAGE + 1)]
 
     def _batches(self, count: int) -> Iterator[slice]:
         """Cut `count` rows so that no part maps much: a batch is half or twice the last, by what that has mapped."""
@@ -156,13 +156,13 @@ class Records:
 
 def map_bytes(rows: int, words: int) -> int:
     """Length of the map."""
-    pages = -(-rows * words * 4 // mmap.PAGESIZE)
-    return -(-pages // mmap.PAGESIZE) * mmap.PAGESIZE
+    pages = -(-rows * words * 4 // PAGE)
+    return -(-pages // PAGE) * PAGE
 
 
 def file_bytes(rows: int, words: int) -> int:
     """Length of a table's file, holes included."""
-    return HEADER_BYTES + map_bytes(rows, words) + rows * words * 4
+    return PAGE + map_bytes(rows, words) + rows * words * 4
 
 
 def disk_full(path: Path, error: OSError) -> TableError:

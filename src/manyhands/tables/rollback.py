@@ -39,8 +39,7 @@ def roll_back(path: Path, step: int) -> int:
 
     Raises:
         TableError: there is no such mark, or it was forgotten; the file is open, or the machine went down since the
-        last
-            sync. Nothing has changed.
+            last sync. Nothing has changed.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
