@@ -67,7 +67,7 @@ class SparseTable(nn.Module):
         file: Path | None = None,
     ) -> None:
         super().__init__()
-        seed = int(torch.randint(2**63 - 1, ())) if seed is None else seed
+        seed = int(torch.randint(2**63 - 1, (), device="cpu")) if seed is None else seed
         self.spec = TableSpec(rows=rows, width=width, optimizer=optimizer, seed=seed, std=std)
         self.name, self.file, self.padding_idx = name, file, padding_idx
         if padding_idx is not None and not 0 <= padding_idx < rows:

@@ -32,7 +32,7 @@ class Rows(NamedTuple):
 
 def no_rows(width: int) -> Rows:
     """The gradient of a table that was not used."""
-    return Rows(torch.empty(0, dtype=torch.int64), torch.empty(0, width))
+    return Rows(torch.empty(0, dtype=torch.int64, device="cpu"), torch.empty(0, width, device="cpu"))
 
 
 def add(left: Rows, right: Rows) -> Rows:
