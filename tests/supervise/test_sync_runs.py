@@ -3,10 +3,14 @@
 import json
 import os
 import random
+import re
 import signal
 
 import pytest
-from support import PATIENT, ROOT, Brake, Run, cli, kill_worker, ledger_positions, side_by_side, train
+from support import EXAMPLES, PATIENT, ROOT, Brake, Run, cli, kill_worker, ledger_positions, side_by_side, train
+
+from manyhands.errors import UserError
+from manyhands.tables import RowAdagrad, TableFile, TableSpec
 
 JOB = ROOT / "tests" / "jobs" / "tiny.py"
 STEPS = 90
@@ -200,3 +204,45 @@ def test_loose_runs_pause_and_change(tmp_path):
         run.until(lambda g=generation: run.ended() or run.show().get("generation", 0) > g, str(wanted))
     brake.release()
     finishes(run)
+
+
+RECOMMEND = ("--steps=60", "--rows=2000", "--batch-size=64", "--micro-batches=4", "--samples=5000")
+
+
+def rows_of(directory) -> list[int]:
+    found = []
+    for path in sorted((directory / "tables").glob("*.table")):
+        file = TableFile(path, TableSpec(rows=2000, width=16, optimizer=RowAdagrad(lr=0.1), seed=seeds(path), std=0.1))
+        found.append(file.digest())
+        file.close()
+    return found
+
+
+def seeds(path) -> int:
+    """The seed that the file says its rows are drawn from."""
+    with pytest.raises(UserError) as refused:
+        TableFile(path, TableSpec(rows=2000, width=16, optimizer=RowAdagrad(lr=0.1), seed=0, std=0.1))
+    return int(re.search(r"seed\W+(\d{5,})", str(refused.value))[1])
+
+
+def test_tables_survive(tmp_path):
+    """Killed workers and servers, a stop and other servers: the rows are those of a calm run of one worker."""
+    job = EXAMPLES / "recommend.py"
+    calm = train(tmp_path / "calm", job, workers=1, job=RECOMMEND)
+    run = Run.begin(tmp_path / "run", job, "--sync", "server,servers=2", "--slow", "0:9,1:9", PATIENT, job=RECOMMEND)
+    for step, kind in ((4, "servers"), (9, "workers")):
+        run.until_step(step)
+        kill(run, kind, random.Random(0))
+    run.until_step(14)
+    assert cli("stop", tmp_path / "run").returncode == 0
+    assert run.wait() == 130, run.output()
+    run = Run.resume(tmp_path / "run", "--sync", "server", "--slow", "")
+    assert run.wait() == 0, run.output()
+    result = run.result()
+    assert result["recoveries"] == 2
+    assert result["weights_sha256"] == calm["weights_sha256"]
+    assert result["metrics"] == calm["metrics"]
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "calm")
+    refused = cli("train", job, "--workers", 2, "--run-dir", tmp_path / "none", "--", *RECOMMEND)
+    assert refused.returncode == 1
+    assert "--sync server" in refused.stderr

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from pathlib import Path
 
 from manyhands import Plan, Trainer
 from manyhands.transport import Group, links_over
@@ -39,10 +40,13 @@ def in_threads(world: int, work) -> list:
     return results
 
 
-def trained(job, plan: Plan, state=None, steps: int | None = None, ask=lambda trainer: trainer.capture()) -> list:
+def trained(
+    job, plan: Plan, state=None, steps: int | None = None, ask=lambda trainer: trainer.capture(), tables=Path("tables")
+) -> list:
     """What `ask` says of each process's trainer after these steps (to the job's end), from a state if one is given."""
 
-    trainers = [Trainer(job, plan, device="cpu") for _ in range(plan.gang)]  # weights are drawn one after another
+    # Weights are drawn one after another.
+    trainers = [Trainer(job, plan, device="cpu", tables=tables) for _ in range(plan.gang)]
 
     def work(rank, group):
         trainer = trainers[rank]

@@ -72,6 +72,7 @@ def run_session(session: Session) -> int:
         "slots": slots.descriptors,
         "snapshot_share": session.care.snapshot_share,
         "trial": settings.get("trial"),
+        "tables": str(directory.path.resolve() / "tables"),
     }
     inherit = (board.descriptor, *slots.descriptors)
     engine = LocalEngine("manyhands.train.worker:prepare", spec, loop, inherit)

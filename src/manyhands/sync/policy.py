@@ -15,16 +15,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from manyhands.collective import Block, Fold, assign_blocks, fold, leaves
+from manyhands.errors import UserError
 from manyhands.sync.balance import Balance
+from manyhands.sync.tables import OwnTables, TableSide
 from manyhands.sync.waiting import OnWait, wait_for
 from manyhands.transport import Group
+
+if TYPE_CHECKING:
+    from manyhands.tables import SparseTable
 
 T = TypeVar("T")
 
@@ -170,6 +176,19 @@ class Policy:
         """A sink for gradients of these parameters, in the order in which backward yields them, and for changes of
         these buffers. None: the sums stay where they are made."""
         return None
+
+    def open_tables(self, tables: Mapping[str, SparseTable], folder: Path, step: int) -> TableSide:
+        """This process's part of the model's tables, as they are after `step` steps.
+
+        Raises:
+            UserError: the policy has no place for their rows.
+        """
+        if self.world > 1:
+            raise UserError(
+                f"the model has tables ({', '.join(tables)}), and {self.world} workers have no common place for their "
+                "rows. Use --sync server, or one worker."
+            )
+        return OwnTables(tables, folder, step, ([self.block.pieces(self.task.micro_batches)], self.task.micro_batches))
 
     def arrive(self) -> None:
         """Called before the first forward pass of a step, and whenever the weights are looked at."""

@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -27,6 +28,7 @@ from manyhands.job import Job
 from manyhands.plan import Plan
 from manyhands.state import capture, restore, weights_sha256
 from manyhands.sync import Finished, Policy, Round, Task
+from manyhands.tables import tables_of
 from manyhands.timeline import Recorder
 from manyhands.train.batch import call, fetch
 from manyhands.train.brake import Brake
@@ -34,6 +36,7 @@ from manyhands.train.cursor import sample_indices
 from manyhands.train.gradients import Gradients
 from manyhands.train.policies import make_policy
 from manyhands.train.seeds import seed_everything, stream_seed
+from manyhands.train.tables import Tables
 from manyhands.transport import Group
 
 
@@ -77,6 +80,7 @@ class Trainer:
         plan: threads and device; `workers` is for engines and plays no part here.
         device: overrides the plan's device, for example `cuda:1`.
         recorder: measures the phases.
+        tables: the folder of the files that hold the rows of the model's tables, if it has some.
 
     Attributes:
         model, optimizer, scheduler: the live objects.
@@ -88,9 +92,17 @@ class Trainer:
     """
 
     def __init__(
-        self, job: Job, plan: Plan | None = None, *, device: str | None = None, recorder: Recorder | None = None
+        self,
+        job: Job,
+        plan: Plan | None = None,
+        *,
+        device: str | None = None,
+        recorder: Recorder | None = None,
+        tables: Path = Path("tables"),
     ) -> None:
         self.job = job
+        self._folder = tables
+        self._tables: Tables | None = None
         self.plan = plan or Plan()
         self.device = torch.device(device or ("cuda" if self.plan.uses_cuda(torch.cuda.device_count()) else "cpu"))
         self.recorder = recorder or Recorder()
@@ -150,11 +162,16 @@ class Trainer:
         self.policy = policy
         self._brake = Brake(self.plan.slowness(self.rank))
         policy.restore(self, self.kept)
+        if tables := tables_of(self.model):
+            self._tables = Tables(tables, policy, self._folder, self.step)
         self._gradients = Gradients(self.model, policy)
         return policy.described
 
     def leave(self) -> None:
         """Leave the gang, keeping the state at the last step boundary."""
+        if self._tables is not None:
+            self._tables.side.close(self.step)
+            self._tables = None
         if self._gradients is not None:
             self._gradients.close()
             self.policy.close()
@@ -199,8 +216,12 @@ class Trainer:
         self.policy.arrive()
         gradients.begin_step()
         try:
+            if self._tables is not None:
+                self._tables.begin_step()
             losses, seconds = self._block(gradients)
             self.recorder.enter("exchange")
+            if self._tables is not None:
+                self._tables.finish()
             finished = gradients.finish(losses, flag(), seconds)
         except BaseException:
             gradients.abandon()
@@ -209,6 +230,8 @@ class Trainer:
         self.recorder.enter("optimizer")
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         grad_norm = self.policy.update(self, finished)
+        if self._tables is not None:
+            self._tables.side.apply()
         if self.policy.learn(finished.seconds):
             gradients.close()
             self._gradients = Gradients(self.model, self.policy)
@@ -290,6 +313,8 @@ class Trainer:
 
     def capture(self) -> dict[str, Any]:
         """The whole state, as a tree that looks at the live tensors."""
+        if self._tables is not None:  # before others can have what this process gives
+            self._tables.side.keep(self.step)
         self.policy.arrive()
         return self.policy.capture(capture(self.model, self.optimizer, self.scheduler, self.step))
 
@@ -333,6 +358,8 @@ class Trainer:
         enter("backward", index)
         (loss / self.policy.frame.size).backward()
         gradients.end_micro_batch(index)
+        if self._tables is not None:
+            self._tables.end_micro_batch(index)
         self._brake.let_go()
         return loss.detach()
 

@@ -150,6 +150,7 @@ class Worker:
         self.paused = False
         self.save_ordered = False
         self.save_at_once = False
+        self.tables = spec["tables"]
         self.shares: tuple[int, ...] = ()
         self.links = Links(channel)
         self.unreported: list[list[Any]] = []
@@ -163,7 +164,9 @@ class Worker:
             device = self._device(received[0]["slot"])
             self.plan = Plan(**received[0]["plan"])
             kind = _split_trainer() if self._split else Trainer
-            self.trainer = trainer = kind(self.job, self.plan, device=device, recorder=self.recorder)
+            self.trainer = trainer = kind(
+                self.job, self.plan, device=device, recorder=self.recorder, tables=Path(self.tables)
+            )
         except Exception as error:
             self._say_failed(error, "building the job", whole=False)
             self.channel.receive()

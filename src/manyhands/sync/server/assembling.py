@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from manyhands.errors import UserError
 from manyhands.sync.policy import Policy, Replica, Task
 from manyhands.sync.server.holding import join_state
 from manyhands.sync.server.keeper import BufferRegion, put_others
 from manyhands.sync.server.stale import StaleServer
+from manyhands.sync.tables import TableSide
 
 
 class Assembling(Policy):
@@ -49,6 +52,9 @@ class Assembling(Policy):
         for buffer, view in zip(floats, room.views, strict=True):
             buffer.copy_(view)
         put_others(own["others"], self._model, self._buffers)
+
+    def open_tables(self, tables: Mapping[str, Any], folder: Path, step: int) -> TableSide:
+        raise UserError(f"the model has tables ({', '.join(tables)}): use --sync server with staleness=0.")
 
     def capture(self, state: dict[str, Any]) -> dict[str, Any]:
         return state | {

@@ -11,6 +11,7 @@ from manyhands.errors import UserError
 from manyhands.sync.layout import Layout, lay_out
 from manyhands.sync.policy import Piece
 from manyhands.sync.server.shards import assign
+from manyhands.tables import tables_of
 
 BUCKET = 4 << 20
 """Bytes that travel together."""
@@ -40,7 +41,7 @@ class Division:
         )
         self.servers = len(weights)
         idle = self.servers - len({shard.server for shard in self.shards})
-        if idle:
+        if idle and not tables_of(model):  # of which every server has some rows
             raise UserError(
                 f"of {self.servers} servers {idle} would hold nothing: the model has {len(self.params)} trainable "
                 f"tensors. Use servers={self.servers - idle}."

@@ -16,7 +16,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,8 +32,12 @@ from manyhands.sync.server.division import BUCKET, Division
 from manyhands.sync.server.holding import Holding, join_state
 from manyhands.sync.server.shards import Shard
 from manyhands.sync.server.stars import Stars
+from manyhands.sync.tables import RemoteTables, ServedTables, Subtrees, TableSide
 from manyhands.sync.waiting import OnWait
 from manyhands.transport import Group
+
+if TYPE_CHECKING:
+    from manyhands.tables import SparseTable
 
 _CUT_TAG = 0xC07
 
@@ -78,6 +83,15 @@ class SynchronousServer(Policy):
     @property
     def fold(self) -> Any:
         return sums(self.task, self.blocks, self.rank)[0]
+
+    def open_tables(self, tables: Mapping[str, SparseTable], folder: Path, step: int) -> TableSide:
+        if not self.serves:
+            return RemoteTables(tables, self._group, self.workers)
+
+        def subtrees() -> Subtrees:
+            return sums(self.task, self.blocks, self.rank)[1:]  # before blocks change, the step is applied
+
+        return ServedTables(tables, folder, step, self._group, self.workers, subtrees)
 
     def arrive(self) -> None:
         self._pulls = self._pull.take(self._pulls, self._wait)

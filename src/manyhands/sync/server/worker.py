@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from manyhands.collective import Block, assign_blocks
+from manyhands.errors import UserError
 from manyhands.sync.policy import Finished, Piece, Policy, Replica, Task
 from manyhands.sync.server.division import Division
 from manyhands.sync.server.keeper import BufferRegion
 from manyhands.sync.server.line import Line
 from manyhands.sync.server.work import Share
+from manyhands.sync.tables import TableSide
 from manyhands.sync.waiting import OnWait
 from manyhands.transport import GroupError
+
+if TYPE_CHECKING:
+    from manyhands.tables import SparseTable
 
 T = TypeVar("T")
 
@@ -79,6 +85,12 @@ class StaleWorker(Policy):
             return None
         self._share, self._clock = Share(*answer["share"]), answer["clock"]
         return self._share
+
+    def open_tables(self, tables: Mapping[str, SparseTable], folder: Path, step: int) -> TableSide:
+        raise UserError(
+            f"the model has tables ({', '.join(tables)}), and every step must find their rows as the one before left "
+            "them. Use --sync server with staleness=0."
+        )
 
     def arrive(self) -> None:
         """Pull the weights, what the forward pass needs first first."""

@@ -10,17 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from manyhands.errors import UserError
 from manyhands.job import Job
 from manyhands.pipeline.randomness import Randomness, other_generators
 from manyhands.pipeline.runtime import Pipeline
 from manyhands.pipeline.stage import Stage
 from manyhands.plan import Plan
 from manyhands.state import tree_sha256
+from manyhands.tables import tables_of
 from manyhands.tensor_parallel import whole
 from manyhands.timeline import Recorder
 from manyhands.train.batch import call
@@ -40,9 +43,20 @@ class SplitTrainer(Trainer):
     part."""
 
     def __init__(
-        self, job: Job, plan: Plan | None = None, *, device: str | None = None, recorder: Recorder | None = None
+        self,
+        job: Job,
+        plan: Plan | None = None,
+        *,
+        device: str | None = None,
+        recorder: Recorder | None = None,
+        tables: Path = Path("tables"),
     ) -> None:
-        super().__init__(job, plan, device=device, recorder=recorder)
+        super().__init__(job, plan, device=device, recorder=recorder, tables=tables)
+        if found := tables_of(self.model):
+            raise UserError(
+                f"the model has tables ({', '.join(found)}), whose rows live on servers, and layout {self.plan.layout} "
+                "splits the model. Use --sync server without a layout."
+            )
         self.layout = self.plan.layout
         self.names = Names(self.model)
         self.cuts: tuple[int, ...] = ()
