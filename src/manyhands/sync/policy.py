@@ -2,7 +2,7 @@
 
 A policy is one worker's side of an agreement among the gang. The trainer computes gradients and asks it, step by step,
 
-    arrive()            what must have arrived before the next forward pass
+    before_forward()    what must have arrived before the next forward pass
     sink                where gradients go, bucket by bucket, as the last backward pass yields them
     update(replica)     after the exchange: by default the replica applies what is now its gradient
     agree(replica)      at the end of a round of `agrees_after` steps
@@ -191,7 +191,11 @@ class Policy:
         return OwnTables(tables, folder, step, ([self.block.pieces(self.task.micro_batches)], self.task.micro_batches))
 
     def arrive(self) -> None:
-        """Called before the first forward pass of a step, and whenever the weights are looked at."""
+        """All weights must be there: somebody looks at them."""
+
+    def before_forward(self) -> None:
+        """The first forward pass of a step comes next: what it needs must be there when it needs it."""
+        self.arrive()
 
     def update(self, replica: Replica, finished: Finished) -> float | None:
         """The step's sums are there. Returns the norm of the whole gradient, if it is clipped."""

@@ -20,6 +20,6 @@ def make_policy(job: Job, plan: Plan, gang: Group | None, on_wait: OnWait) -> Po
         case "server":
             assert gang is not None
             cut = find_coupling(job.optimizer) == "element"
-            return SynchronousServer(task, gang, on_wait, sync.servers, cut)
+            return SynchronousServer(task, gang, on_wait, sync.servers, cut, overlap=not job.compile)
         case _:
             return AllReduce(task, gang, on_wait, plan.collective)

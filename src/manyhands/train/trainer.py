@@ -213,7 +213,7 @@ class Trainer:
             UserError: the job's functions misbehave.
         """
         gradients = self._ready()
-        self.policy.arrive()
+        self.policy.before_forward()
         gradients.begin_step()
         try:
             if self._tables is not None:

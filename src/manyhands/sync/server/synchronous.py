@@ -28,6 +28,7 @@ from manyhands.sync.allreduce import sums
 from manyhands.sync.exchange import Exchange
 from manyhands.sync.layout import lay_out
 from manyhands.sync.policy import Finished, Piece, Policy, Replica, Task
+from manyhands.sync.server.arrivals import Arrivals
 from manyhands.sync.server.division import BUCKET, Division
 from manyhands.sync.server.holding import Holding, join_state
 from manyhands.sync.server.shards import Shard
@@ -47,12 +48,20 @@ class SynchronousServer(Policy):
 
     Args:
         cut: whether the optimizer works element by element, so that tensors may be cut.
+        overlap: have modules wait for their own weights; not for compiled models.
     """
 
     def __init__(
-        self, task: Task, gang: Group, on_wait: OnWait = lambda waits: None, servers: int = 1, cut: bool = True
+        self,
+        task: Task,
+        gang: Group,
+        on_wait: OnWait = lambda waits: None,
+        servers: int = 1,
+        cut: bool = True,
+        overlap: bool = True,
     ) -> None:
-        self._servers, self._cut = servers, cut
+        self._servers, self._cut, self._overlap = servers, cut, overlap
+        self._arrivals: Arrivals | None = None
         self._group = gang
         super().__init__(task, gang, on_wait)
         self._stars = Stars(self.world, self.workers, gang.cluster)
@@ -75,6 +84,8 @@ class SynchronousServer(Policy):
         else:
             replica.optimizer.state.clear()
             replica.optimizer._opt_called = True  # type: ignore[attr-defined]  # by a server; schedulers ask
+            if self._overlap:
+                self._arrivals = Arrivals(replica.model, division.params, self._take, self.arrive)
 
     def open(self, params: Sequence[Tensor], buffers: Sequence[Tensor]) -> _Push:
         self._push = _Push(self, params, buffers)
@@ -96,6 +107,17 @@ class SynchronousServer(Policy):
     def arrive(self) -> None:
         self._pulls = self._pull.take(self._pulls, self._wait)
 
+    def before_forward(self) -> None:
+        if self._arrivals is not None:
+            self._arrivals.expect()
+        else:
+            self.arrive()
+
+    def close(self) -> None:
+        if self._arrivals is not None:
+            self._arrivals.close()
+        super().close()
+
     def update(self, replica: Replica, finished: Finished) -> float | None:
         norm = self._norm(finished)
         if norm is not None:
@@ -115,6 +137,10 @@ class SynchronousServer(Policy):
         own = self._holding.capture() if self.serves else {}
         parts = gather_trees(self._group, own)[self.workers :]
         return state | {"optimizer": join_state(state["optimizer"], parts)} if parts else state
+
+    def _take(self, params: set[int]) -> None:
+        """These parameters are needed now."""
+        self._pulls = self._pull.take(self._pulls, self._wait, params)
 
     def _norm(self, finished: Finished) -> float | None:
         """Of the whole gradient, as `torch.nn.utils.clip_grad_norm_` computes it."""
@@ -219,9 +245,16 @@ class _Pull:
             pulls.append((number, self._gang.run(text, program, buffers, bucket.dtype, self._digest)))
         return pulls
 
-    def take(self, pulls: Sequence[tuple[int, Future[Any]]], wait: Any) -> list[tuple[int, Future[Any]]]:
-        """Wait for all that is on its way, and put it into the parameters."""
+    def take(
+        self, pulls: Sequence[tuple[int, Future[Any]]], wait: Any, params: set[int] | None = None
+    ) -> list[tuple[int, Future[Any]]]:
+        """Wait for these parameters, or for all, and put what has come into the model. Returns what is on its way."""
+        rest = []
         for number, future in pulls:
-            wait(future)
-            self._division.put(number, self.views)
-        return []
+            held = {self._division.shards[item].tensor for item in self._layout.buckets[number].items}
+            if params is None or held & params:
+                wait(future)
+                self._division.put(number, self.views)
+            else:
+                rest.append((number, future))
+        return rest
