@@ -246,3 +246,16 @@ def test_tables_survive(tmp_path):
     refused = cli("train", job, "--workers", 2, "--run-dir", tmp_path / "none", "--", *RECOMMEND)
     assert refused.returncode == 1
     assert "--sync server" in refused.stderr
+
+
+def test_the_report_tells_when_replicas_agreed(tmp_path):
+    for name, sync in (("loose", "server,servers=2,staleness=any"), ("strict", "server"), ("plain", "allreduce")):
+        train(tmp_path / name, JOB, "--sync", sync)
+        page = (tmp_path / name / "report.html").read_text()
+        assert ("When replicas agreed" in page) == (name != "plain")
+        assert ("Staleness: pushes of others" in page) == (name == "loose")
+        assert ("What servers moved" in page) == (name != "plain")
+        assert "2 worker(s) and" in page or name == "plain"
+        served = {row["server"]: row for row in lines(tmp_path / name, "server")}
+        assert len(served) == {"loose": 2, "strict": 1, "plain": 0}[name]
+        assert all(row["received"] > 0 < row["sent"] for row in served.values())

@@ -12,6 +12,7 @@ import time
 from html import escape
 from pathlib import Path
 
+from manyhands.report.agreement import agreement
 from manyhands.report.curves import losses, membership, throughput
 from manyhands.report.header import header
 from manyhands.report.page import date, page
@@ -33,6 +34,7 @@ def write_report(directory: RunDirectory) -> None:
         losses(run),
         throughput(run),
         membership(run),
+        agreement(run),
         phases(run),
         one_step(directory, run),
         f"<footer>Written {date(time.time())} from {escape(str(directory.path))}</footer>",

@@ -275,8 +275,11 @@ class Supervisor:
             self._engine.connect(self._gang, orders)
         where = f"from step {max([m.step for m in chosen] + ([load['step']] if load else []))}"
         pids = ", ".join(str(member.pid) for member in chosen)
-        self._view.logged(f"generation {self._generation}: {len(chosen)} worker(s) {where}, processes {pids}")
-        self._record.membership("began", len(chosen), f"{len(chosen)} worker(s) {where}")
+        who = f"{self._workers} worker(s)" + (
+            f" and {servers} server(s)" if (servers := self._plan.sync.helpers) else ""
+        )
+        self._view.logged(f"generation {self._generation}: {who} {where}, processes {pids}")
+        self._record.membership("began", self._workers, f"{who} {where}")
         self._view.start(self._total_steps)
 
     def _wind_down(self, ending: Ending) -> None:

@@ -308,8 +308,17 @@ class Worker:
                 return
         sha256 = trainer.weights_sha256() if not self.plan.divides else self.digest
         self.report()
+        self._say_served()
         finished = {"say": "finished", "step": trainer.step, "sha256": sha256, "whole": not self.plan.divides}
         self.channel.send(finished | ({"figures": self.probe.figures} if self.probe else {}))
+
+    def _say_served(self) -> None:
+        """A server says what it has moved."""
+        assert self.trainer is not None
+        group, server = self.trainer.group, self.trainer.rank - self.plan.workers
+        if group is not None and server >= 0:
+            received = sum(way.received for way in group.traffic())
+            self.channel.send({"say": "served", "server": server, "received": received, "sent": group.sent})
 
     def _say_shares(self) -> None:
         """Say how the micro-batches are shared out, when that has changed."""

@@ -99,6 +99,7 @@ class StaleWorker(Policy):
 
     def update(self, replica: Replica, finished: Finished) -> float | None:
         assert self._share is not None
+        self._on_wait(False)  # from here on it is an exchange
         norm, scale = self._norm(replica)
         self._number += 1
         head = {
