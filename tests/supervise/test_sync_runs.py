@@ -259,3 +259,14 @@ def test_the_report_tells_when_replicas_agreed(tmp_path):
         served = {row["server"]: row for row in lines(tmp_path / name, "server")}
         assert len(served) == {"loose": 2, "strict": 1, "plain": 0}[name]
         assert all(row["received"] > 0 < row["sent"] for row in served.values())
+
+
+@pytest.mark.parametrize("bound", [1, 3])
+def test_the_bound_holds_between_processes(bound, tmp_path):
+    """With one worker eight times slower it is reached, and never exceeded; without a bound it is."""
+    job = ("--steps=40", "--pause=0.002")
+    for sync, holds in ((f"server,staleness={bound}", True), ("server,staleness=any", False)):
+        directory = tmp_path / str(holds)
+        train(directory, JOB, "--sync", sync, "--slow", "0:8", workers=3, job=job)
+        ahead = max(row["ahead"] for row in lines(directory, "staleness"))
+        assert (ahead == bound) if holds else (ahead > 3)

@@ -34,7 +34,8 @@ def agreement(run: Story) -> str:
         values = sorted(value for _, value in points)
         lead += (
             f" Between a share's pull and its push {number(values[len(values) // 2])} pushes of others were applied in "
-            f"the median step, at most {number(values[-1])}."
+            f"the median step, at most {number(values[-1])}. The fastest worker was at most "
+            f"{max(entry['ahead'] for entry in run.kinds['staleness'])} shares ahead of the slowest."
         )
         body += f"<h3>Staleness: pushes of others</h3>{_staleness(run, points)}"
     return section("agreement", "When replicas agreed", lead, body + _servers(run) + _waiting(run))

@@ -360,7 +360,7 @@ class Supervisor:
             self._watch.patience.learn((ended - began) / 1e9)
 
     def _said_staleness(self, member: Member, message: Message) -> None:
-        self._record.figures("staleness", {"step": message["step"], "pushes": message["pushes"]})
+        self._record.figures("staleness", {name: message[name] for name in ("step", "pushes", "ahead")})
 
     def _said_served(self, member: Member, message: Message) -> None:
         figures = {name: message[name] for name in ("server", "received", "sent")}

@@ -195,7 +195,8 @@ class _LooseServer(_Loose):
         self._began = now
         figures = [row.step + 1, epoch, first, first + job.batch_size - 1, row.loss, row.norm, row.lr]
         self.member.commit([*figures, row.began, now, [0] * len(PHASES), []])
-        self.member.channel.send({"say": "staleness", "step": row.step + 1, "pushes": row.staleness})
+        staleness = {"step": row.step + 1, "pushes": row.staleness, "ahead": row.ahead}
+        self.member.channel.send({"say": "staleness", **staleness})
 
     def _keep(self, over: str, rows: list[Committed]) -> None:
         """Evaluate, and leave the state for others, if it is time.

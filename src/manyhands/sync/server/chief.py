@@ -22,6 +22,8 @@ class Committed(NamedTuple):
     lr: float
     staleness: int
     """The most pushes of others that were applied between a share's pull and its push."""
+    ahead: int
+    """How many shares the fastest worker was ahead of the slowest, at most."""
     began: int
     """When the first of its shares was handed out, in monotonic ns."""
 
@@ -79,21 +81,22 @@ class Chief:
     def done(self, head: Mapping[str, Any], staleness: int, lr: float) -> list[Committed]:
         """A worker's share was applied. Returns the steps that this commits."""
         worker = head["worker"]
-        figures = self._figures[head["share"][0]]
+        figures = self._figures_of(head["share"][0], 0)
         figures["losses"] += head["losses"]
         figures["norms"] += [] if head["norm"] is None else [head["norm"]]
         figures["staleness"] = max(figures["staleness"], staleness)
         self.clocks.tick(worker)
+        figures["ahead"] = max(figures["ahead"], self.clocks.spread)
         committed = []
         for step in self.work.done(worker):
             f = self._figures.pop(step)
             loss = math.fsum(f["losses"]) / len(f["losses"])
             norm = math.fsum(f["norms"]) / len(f["norms"]) if f["norms"] else None
-            committed.append(Committed(step, loss, norm, lr, f["staleness"], f["began"]))
+            committed.append(Committed(step, loss, norm, lr, f["staleness"], f["ahead"], f["began"]))
         return committed
 
     def _figures_of(self, step: int, now: int) -> dict[str, Any]:
-        return self._figures.setdefault(step, {"losses": [], "norms": [], "staleness": 0, "began": now})
+        return self._figures.setdefault(step, {"losses": [], "norms": [], "staleness": 0, "ahead": 0, "began": now})
 
     def capture(self) -> dict[str, Any]:
         """As plain data."""
