@@ -40,7 +40,14 @@ def finishes_as(run: Run, expected: dict) -> None:
     assert positions == [divmod(p, result["samples"]) for p in range(result["steps"] * 8)]
 
 
-@pytest.mark.parametrize("layout", ["pp=2", "pp=2,dp=2,schedule=zb-h1", "dp=2,shard=3"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param("pp=2", marks=pytest.mark.slow),
+        "pp=2,dp=2,schedule=zb-h1",
+        pytest.param("dp=2,shard=3", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_workers(layout, expected, brake, tmp_path):
     chance = random.Random(layout)
     run = begin(tmp_path / "run", layout, *brake.job)
