@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import default_collate
 
 from manyhands import Job
+from manyhands.train.brake import Brake
 
 
 class DDPLoop:
@@ -28,9 +29,11 @@ class DDPLoop:
         job: what to train.
         micro_batches: parts that every batch is cut into, over all ranks.
         backend: that exchanges gradients; None: the process group is there already.
+        slow: how many times as long micro-batches take here, as with `manyhands train --slow`. They are stretched by
+            what the last one took that was not followed by an exchange, so there must be two of them.
     """
 
-    def __init__(self, job: Job, micro_batches: int, backend: str | None = "gloo") -> None:
+    def __init__(self, job: Job, micro_batches: int, backend: str | None = "gloo", slow: float = 1.0) -> None:
         torch.set_num_threads(1)
         if backend == "manyhands":
             import manyhands.torch  # noqa: F401
@@ -40,6 +43,9 @@ class DDPLoop:
         self.restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
         self.job = job
         self.parts = micro_batches // self.world
+        if slow > 1 and self.parts < 2:
+            raise ValueError(f"a slow rank needs at least 2 micro-batches, not {self.parts}")
+        self._brake = Brake(slow)
         torch.manual_seed(job.seed)
         self.model = DistributedDataParallel(job.model(), gradient_as_bucket_view=True)
         self.optimizer = job.optimizer(self.model.parameters())
@@ -63,10 +69,13 @@ class DDPLoop:
         size = len(share) // self.parts
         total = 0.0
         for part in range(self.parts):
+            self._brake.hold()
             inputs, targets = default_collate([self.data[i] for i in share[part * size : (part + 1) * size]])
             with nullcontext() if part == self.parts - 1 else self.model.no_sync():
                 loss = self.job.loss(self.model(inputs), targets) / self.parts
                 loss.backward()
+            if part < self.parts - 1:
+                self._brake.let_go()
             total += float(loss.detach())
         if self.job.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.job.clip_grad_norm)
