@@ -30,7 +30,7 @@ format: $(VENV)/.ready  ## mend style and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.ready  ## all benchmarks; over an hour on 2 quiet cores
+bench: $(VENV)/.ready  ## all benchmarks; several hours on 2 quiet cores
 	$(BIN)/python benchmarks/recovery.py
 	$(BIN)/python benchmarks/train_vs_ddp.py
 	$(BIN)/python benchmarks/state_cost.py
@@ -38,6 +38,7 @@ bench: $(VENV)/.ready  ## all benchmarks; over an hour on 2 quiet cores
 	$(BIN)/python benchmarks/packing.py
 	$(BIN)/python benchmarks/collectives.py
 	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/sync.py
 	PYTHON=$(BIN)/python sh benchmarks/gpu/run.sh
 
 lock: $(VENV)/.ready  ## pin what is installed now
