@@ -29,7 +29,7 @@ from typing import Any
 from common import EXAMPLE_JOB, arguments, console, machine, write_results
 from sync_sides import contest, star_rates
 from sync_sides.course import CASES, QUICK, Case
-from sync_sides.places import PLACES, POLICIES, WORKERS, bounds, no_ray, on_this_machine, sides
+from sync_sides.places import PLACES, POLICIES, WORKERS, bounds, no_ray, on_this_machine, optimum, sides
 
 from manyhands.lab import obstacle
 from manyhands.train.jobfile import load_job
@@ -86,6 +86,7 @@ def measure(part: str, cases: list[Case], policies: list[str], rounds: int, goal
                 "case": asdict(case),
                 "model_bytes": size,
                 "bound_seconds_per_step": least,
+                "optimum_seconds_per_step": optimum(place.cluster, size) if place.cluster else None,
                 **result,
             }
     return figures

@@ -30,7 +30,7 @@ class Case:
 
 GPT = "--layers 2 --width 64 --context 64 --batch-size 32 --micro-batches 8 --lr 3e-3"
 DIGITS = "--batch-size 128 --micro-batches 8"
-CASES = {"gpt": Case("gpt", GPT, 150), "digits": Case("digits", DIGITS, 200)}
+CASES = {"gpt": Case("gpt", GPT, 240), "digits": Case("digits", DIGITS, 200)}
 QUICK = {"gpt": Case("gpt", GPT, 40), "digits": Case("digits", DIGITS, 40)}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from common import BENCHMARKS, ROOT
 
+from manyhands.cli.collective_bench import bound
 from manyhands.cluster import Cluster, preset
 from manyhands.lab import Lab
 from manyhands.plan.sync import Sync
@@ -144,3 +145,8 @@ def bounds(cluster: Cluster, size: int, policies: Sequence[str]) -> Mapping[str,
             copies = 2 if sync.loose and sync.servers > 1 else 1
             found[policy] = copies * into if sync.loose else max(into, size / slowest)
     return found
+
+
+def optimum(cluster: Cluster, size: int) -> float | None:
+    """Seconds below which no all-reduce among the workers gets, whatever its trees."""
+    return bound(cluster.subset(cluster.ranks[:WORKERS]), "all_reduce", size)
