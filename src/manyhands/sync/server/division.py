@@ -13,8 +13,8 @@ from manyhands.sync.policy import Piece
 from manyhands.sync.server.shards import assign
 from manyhands.tables import tables_of
 
-BUCKET = 4 << 20
-"""Bytes that travel together."""
+_BUCKET = 4 << 20
+"""Bytes that travel together, over all servers: buckets go one after another, and with few of them servers wait."""
 
 
 class Division:
@@ -28,6 +28,7 @@ class Division:
     Attributes:
         params: the trainable ones, in the order in which backward yields gradients.
         shards: the items of the layout.
+        bucket: bytes that travel together.
         layout: its buckets hold shards of one server each.
 
     Raises:
@@ -40,6 +41,7 @@ class Division:
             [p.numel() for p in self.params], [p.dtype.itemsize for p in self.params], weights, cut=cut
         )
         self.servers = len(weights)
+        self.bucket = max(1 << 20, _BUCKET // self.servers)
         idle = self.servers - len({shard.server for shard in self.shards})
         if idle and not tables_of(model):  # of which every server has some rows
             raise UserError(
@@ -49,7 +51,7 @@ class Division:
         self.pieces = [Piece(s.tensor, s.start, s.stop) for s in self.shards]
         with torch.no_grad():
             tensors = [piece.of(self.params[piece.tensor]) for piece in self.pieces]
-        self.layout: Layout = lay_out(tensors, BUCKET, goals=[s.server for s in self.shards])
+        self.layout: Layout = lay_out(tensors, self.bucket, goals=[s.server for s in self.shards])
 
     def server_of(self, bucket: int) -> int:
         return self.shards[self.layout.buckets[bucket].items[0]].server

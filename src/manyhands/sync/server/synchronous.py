@@ -29,7 +29,7 @@ from manyhands.sync.exchange import Exchange
 from manyhands.sync.layout import lay_out
 from manyhands.sync.policy import Finished, Piece, Policy, Replica, Task
 from manyhands.sync.server.arrivals import Arrivals
-from manyhands.sync.server.division import BUCKET, Division
+from manyhands.sync.server.division import Division
 from manyhands.sync.server.holding import Holding, join_state
 from manyhands.sync.server.shards import Shard
 from manyhands.sync.server.stars import Stars
@@ -195,7 +195,7 @@ class _Push(Exchange):
         everything = [*params, *buffers]
         goals = [*(s.server for s in shards), *[0] * len(buffers)]
         tensors = [piece.of(everything[piece.tensor].detach()) for piece in pieces]
-        layout = lay_out(tensors, BUCKET, boundary=len(shards), goals=goals)
+        layout = lay_out(tensors, policy._division.bucket, boundary=len(shards), goals=goals)
         _, nodes, total = sums(policy.task, policy.blocks, policy.rank)
         self._first_buffer = len(shards)
         forests = [
