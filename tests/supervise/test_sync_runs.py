@@ -270,3 +270,15 @@ def test_the_bound_holds_between_processes(bound, tmp_path):
         train(directory, JOB, "--sync", sync, "--slow", "0:8", workers=3, job=job)
         ahead = max(row["ahead"] for row in lines(directory, "staleness"))
         assert (ahead == bound) if holds else (ahead > 3)
+
+
+def test_a_run_is_stopped_while_a_server_is_missing(brake, tmp_path):
+    """Nobody waits for it: the newest state that was kept is what is left."""
+    run = begin(tmp_path / "run", LOOSE, *brake.job)
+    run.until_step(8)
+    os.kill(run.show()["servers"][1]["pid"], signal.SIGKILL)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.wait(60.0) == 130, run.output()
+    run = Run.resume(tmp_path / "run")
+    brake.release()
+    finishes(run)

@@ -287,6 +287,8 @@ class Supervisor:
         for member in list(self._members.values()):
             if member.phase is Phase.STARTING:
                 self._dismiss(member)
+        if self._lacks_a_server():
+            self._end_generation()
         if any(m.phase is Phase.RUNNING for m in self._members.values()):
             if not ending.paused:
                 ending.paused = True
@@ -465,6 +467,14 @@ class Supervisor:
         servers = [self._members.get(w) for w in self._gang[member.plan.workers :]]
         there = [s for s in servers if s is not None and s.phase is Phase.RUNNING and s.whole]
         return sync.servers > 1 and len(there) == sync.servers - 1
+
+    def _lacks_a_server(self) -> bool:
+        """Whether a gang in which nobody waits for all has lost a server, for which those that are left would wait."""
+        plan = self._gang_plan
+        if plan is None or not plan.sync.loose:
+            return False
+        phases = [self._members[w].phase for w in self._gang[plan.workers :] if w in self._members]
+        return len(phases) < plan.sync.servers and Phase.FINISHED not in phases
 
     def _fail(self, error: str, trace: str = "") -> None:
         if self._ending is None or self._ending.status == "stopped":

@@ -117,7 +117,10 @@ class _LooseServer(_Loose):
             duplicate = keeper((self.index - 1) % servers, optimizer, scheduler)
         own = keeper(self.index, trainer.optimizer, trainer.scheduler)
         chief = self._chief(self._kept) if self.chief else None
-        return StaleServer(self.division, own, duplicate, chief, buffers, self._woken.set)
+        server = StaleServer(self.division, own, duplicate, chief, buffers, self._woken.set)
+        if self.index == 1:  # the chief may be lost before it has said anything
+            server.chiefs_copy = self._chief(self._kept).capture()
+        return server
 
     def _chief(self, kept: Any) -> Chief:
         sync = self.plan.sync

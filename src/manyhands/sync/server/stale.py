@@ -67,7 +67,8 @@ class StaleServer:
         self._peers: dict[int, tuple[Line, threading.Lock]] = {}
         self._behind = False
         """Whether the copy on the next server has to be made anew."""
-        self._chiefs_copy: dict[str, Any] | None = None
+        self.chiefs_copy: dict[str, Any] | None = None
+        """On server 1: what the chief knew when it last said so."""
         self._workers: dict[int, Line] = {}
 
     # Workers
@@ -182,12 +183,12 @@ class StaleServer:
                         with self._copying:
                             assert self.copy is not None
                             self.copy.load(_take_tree(line, head["size"]))
-                            self._chiefs_copy = head["chief"]
+                            self.chiefs_copy = head["chief"]
                         line.say({})
                     case "replica":
                         with self._copying:
                             assert self.copy is not None
-                            _give_tree(line, self.copy.capture(), {"chief": self._chiefs_copy})
+                            _give_tree(line, self.copy.capture(), {"chief": self.chiefs_copy})
                     case "state":
                         with self._changed:
                             tree = _own(self.keeper.capture())
@@ -309,7 +310,7 @@ class StaleServer:
             line.take([*(flats[b] for b in self.copy.buckets), *([changes.region] if changes.region.numel() else [])])
             if not self.copy.knows(head):
                 self.copy.push(head, self.division.layout.views(region), changes)
-            self._chiefs_copy = head.get("chief", self._chiefs_copy)
+            self.chiefs_copy = head.get("chief", self.chiefs_copy)
         line.say({})
 
 
