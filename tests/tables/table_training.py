@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 import torch
+from reference import tree
 from support import EXAMPLES
 
 from manyhands.collective import assign_blocks, fold, leaves
@@ -26,13 +27,6 @@ def example(name: str):
 def built(job) -> torch.nn.Module:
     seed_everything(stream_seed(job.seed, "model"), CPU)
     return job.model()
-
-
-def tree(parts):
-    if len(parts) == 1:
-        return parts[0]
-    half = 1 << (len(parts) - 1).bit_length() - 1
-    return [a + b for a, b in zip(tree(parts[:half]), tree(parts[half:]), strict=True)]
 
 
 def train(job, model, store, workers: int = 1, start: int = 0):

@@ -4,6 +4,8 @@ import socket
 import threading
 from pathlib import Path
 
+import torch
+
 from manyhands import Plan, Trainer
 from manyhands.transport import Group, links_over
 
@@ -61,3 +63,13 @@ def trained(
         return answer, figures
 
     return in_threads(plan.gang, work)
+
+
+def same(left, right) -> bool:
+    if isinstance(left, torch.Tensor):
+        return left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    return left == right

@@ -8,6 +8,7 @@ from gangs import trained
 from torch import nn
 
 from manyhands import Job, Plan, Trainer
+from manyhands.train.cursor import sample_indices
 
 SIZE, CUTS, FEATURES = 2, 6, 300
 """A micro-batch; micro-batches of a batch; enough weights for an int8 block and a bit."""
@@ -63,8 +64,6 @@ def simulated(job, blocks, every, outer=None) -> torch.Tensor:
     shares = [len(block) / job.micro_batches for block in blocks]
     for step in range(job.steps):
         for net, optimizer, block in zip(models, optimizers, blocks, strict=True):
-            from manyhands.train.cursor import sample_indices
-
             at = [i for m in block for i in sample_indices(job.seed, len(data), step * job.batch_size + m * SIZE, SIZE)]
             optimizer.zero_grad()
             job.loss(net(torch.stack([data[i][0] for i in at])), torch.stack([data[i][1] for i in at])).backward()

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from gangs import trained
+from gangs import same, trained
 from test_local_steps import job, model, weights
 from torch import nn
 
@@ -55,16 +55,6 @@ JOBS = {
 @pytest.fixture(scope="module")
 def alone():
     return {name: trained(each, Plan())[0] for name, each in JOBS.items()}
-
-
-def same(left, right) -> bool:
-    if isinstance(left, torch.Tensor):
-        return left.dtype == right.dtype and torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(same, left, right))
-    return left == right
 
 
 @pytest.mark.parametrize(("workers", "servers"), [(1, 1), (2, 3), (3, 1), (4, 2)])

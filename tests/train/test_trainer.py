@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from gangs import same
 from torch import nn
 
 from manyhands import Evaluation, Job, JobError, Trainer, UserError
@@ -44,16 +45,6 @@ def job(**changes) -> Job:
 
 def state(trainer: Trainer) -> dict:
     return copy.deepcopy(trainer.capture())
-
-
-def same(left, right) -> bool:
-    if isinstance(left, torch.Tensor):
-        return left.dtype == right.dtype and torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(same, left, right))
-    return left == right
 
 
 def test_iterating_trains_to_the_end():

@@ -12,7 +12,7 @@ from manyhands.state.capture import (
     tree_sha256,
     weights_sha256,
 )
-from manyhands.state.gather import gather_trees
+from manyhands.state.gather import gather_trees, pack, unpack
 from manyhands.state.image import Image, read_image
 
 __all__ = [
@@ -23,10 +23,12 @@ __all__ = [
     "check_same_model",
     "check_same_state",
     "gather_trees",
+    "pack",
     "read_image",
     "restore",
     "restore_optimizer",
     "state_bytes",
     "tree_sha256",
+    "unpack",
     "weights_sha256",
 ]

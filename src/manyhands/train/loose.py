@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.engine import Message
 from manyhands.sync import Task
-from manyhands.sync.server import Assembling, Chief, Committed, Division, Keeper, Line, StaleServer, StaleWorker
+from manyhands.sync.server import (
+    Assembling,
+    Chief,
+    Committed,
+    Division,
+    Keeper,
+    Line,
+    StaleServer,
+    StaleWorker,
+    float_buffers,
+)
 from manyhands.timeline import PHASES
 from manyhands.train.links import Link
 from manyhands.train.marks import Mark
@@ -61,11 +71,10 @@ class _LooseWorker(_Loose):
         policy = StaleWorker(self.task, member.worker, self.division, self._link, member.waiting)
         try:
             trainer.follow(policy)
-            every = max(1, trainer.total_steps // 200)
             member.recorder.take()
             while (share := policy.claim()) is not None:
                 trainer.step = share.step
-                member.recorder.keep_spans = share.step < 10 or share.step % every == 0
+                member.recorder.keep_spans = member.is_detailed(share.step)
                 began = time.monotonic_ns()
                 trainer.train_step(member.listen)
                 member.spans(share.step + 1, Mark(began, time.monotonic_ns(), *member.recorder.take()))
@@ -101,7 +110,7 @@ class _LooseServer(_Loose):
     def _make(self) -> StaleServer:
         """The server, with the weights and states that the trainer has."""
         trainer, servers = self.trainer, self.plan.sync.servers
-        buffers = [b for b in trainer.model.buffers() if b.numel() and b.is_floating_point()]
+        buffers = float_buffers(trainer.model)
 
         def keeper(server: int, optimizer: Any, scheduler: Any) -> Keeper:
             own = buffers if server == 0 else []

@@ -282,11 +282,10 @@ class Worker:
         """Step until the job ends or a pause is agreed on."""
         trainer = self.trainer
         assert trainer is not None
-        every = -(-trainer.total_steps // _DETAILED_STEPS)
         self.recorder.take()  # what went before belongs to no step
         self.evaluate_if_due()
         while trainer.step < trainer.total_steps:
-            marks = Marks(self.recorder, lambda: trainer.step < 10 or trainer.step % every == 0)
+            marks = Marks(self.recorder, lambda: self.is_detailed(trainer.step))
             if self.probe:
                 steps: Sequence[Step] = [self.probe.step(trainer, self.listen)]
             else:
@@ -311,6 +310,11 @@ class Worker:
         self._say_served()
         finished = {"say": "finished", "step": trainer.step, "sha256": sha256, "whole": not self.plan.divides}
         self.channel.send(finished | ({"figures": self.probe.figures} if self.probe else {}))
+
+    def is_detailed(self, step: int) -> bool:
+        """Whether the single spans of the step after so many are kept."""
+        assert self.trainer is not None
+        return step < 10 or step % -(-self.trainer.total_steps // _DETAILED_STEPS) == 0
 
     def _say_served(self) -> None:
         """A server says what it has moved."""
@@ -411,14 +415,12 @@ class Worker:
     def _record(self, step: Step, mark: Mark) -> None:
         # The steps of a short run are reported one by one, so that all of their spans fit.
         spans = mark.spans[: _SPANS_PER_STEP * (_STEPS_PER_MESSAGE if self.probe else 1)]
-        self.unreported.append([*step[:-1], mark.began, mark.ended, mark.sums, spans])
-        if self.probe or time.monotonic() - self.reported_at >= _REPORT_SECONDS:
-            self.report()
+        self.commit([*step[:-1], mark.began, mark.ended, mark.sums, spans])
 
     def commit(self, row: list[Any]) -> None:
-        """A step was committed that this process knows of by hearsay: servers know what workers have computed."""
+        """A step was committed: here, or, as servers know, by a worker. It is reported with the next batch."""
         self.unreported.append(row)
-        if time.monotonic() - self.reported_at >= _REPORT_SECONDS:
+        if self.probe or time.monotonic() - self.reported_at >= _REPORT_SECONDS:
             self.report()
 
     def spans(self, step: int, mark: Mark) -> None:

@@ -3,7 +3,7 @@
 from manyhands.sync.server.assembling import Assembling
 from manyhands.sync.server.chief import Chief, Committed
 from manyhands.sync.server.division import Division
-from manyhands.sync.server.keeper import Keeper
+from manyhands.sync.server.keeper import Keeper, float_buffers
 from manyhands.sync.server.line import Line
 from manyhands.sync.server.stale import StaleServer
 from manyhands.sync.server.synchronous import SynchronousServer
@@ -19,4 +19,5 @@ __all__ = [
     "StaleServer",
     "StaleWorker",
     "SynchronousServer",
+    "float_buffers",
 ]

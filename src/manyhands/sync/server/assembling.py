@@ -11,7 +11,7 @@ import torch
 from manyhands.errors import UserError
 from manyhands.sync.policy import Policy, Replica, Task
 from manyhands.sync.server.holding import join_state
-from manyhands.sync.server.keeper import BufferRegion, put_others
+from manyhands.sync.server.keeper import BufferRegion, float_buffers, put_others
 from manyhands.sync.server.stale import StaleServer
 from manyhands.sync.tables import TableSide
 
@@ -42,11 +42,8 @@ class Assembling(Policy):
         self._states = [own, *(self._server.ask_state(server) for server in range(1, division.servers))]
         for state in self._states:
             for item, value in state["weights"].items():
-                shard = division.shards[int(item)]
-                param = division.params[shard.tensor]
-                target = param if shard.stop is None else param.view(-1)[shard.start : shard.stop]
-                target.copy_(value)
-        floats = [b for b in self._model.buffers() if b.numel() and b.is_floating_point()]
+                division.put(int(item), value)
+        floats = float_buffers(self._model)
         room = BufferRegion(floats)
         room.region.copy_(own["buffers"])
         for buffer, view in zip(floats, room.views, strict=True):

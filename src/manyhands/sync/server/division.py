@@ -60,11 +60,15 @@ class Division:
         """The buckets that a server holds, in order."""
         return [b for b in range(len(self.layout.buckets)) if self.server_of(b) == server]
 
-    @torch.no_grad()
-    def put(self, bucket: int, views: Sequence[Tensor]) -> None:
+    def put_bucket(self, bucket: int, views: Sequence[Tensor]) -> None:
         """Copy a bucket's weights, viewed by item, into the parameters."""
         for item in self.layout.buckets[bucket].items:
-            shard = self.shards[item]
-            param = self.params[shard.tensor]
-            target = param if shard.stop is None else param.view(-1)[shard.start : shard.stop]
-            target.copy_(views[item])
+            self.put(item, views[item])
+
+    @torch.no_grad()
+    def put(self, item: int, value: Tensor) -> None:
+        """Copy a shard's weights into its parameter."""
+        shard = self.shards[item]
+        param = self.params[shard.tensor]
+        target = param if shard.stop is None else param.view(-1)[shard.start : shard.stop]
+        target.copy_(value)

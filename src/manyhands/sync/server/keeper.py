@@ -154,6 +154,11 @@ class BufferRegion:
         self.views = layout.views(self.region)
 
 
+def float_buffers(model: nn.Module) -> list[Tensor]:
+    """A model's buffers that servers keep."""
+    return [b for b in model.buffers() if b.numel() and b.is_floating_point()]
+
+
 def put_others(others: Mapping[str, str], model: nn.Module, names: Sequence[str]) -> None:
     """Put what a first micro-batch left in other buffers into the model. `names`: of all buffers, by number."""
     buffers = dict(model.named_buffers())

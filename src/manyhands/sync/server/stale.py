@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manyhands.state import Image, read_image
+from manyhands.state import pack, unpack
 from manyhands.sync.server.chief import Chief, Committed
 from manyhands.sync.server.division import Division
 from manyhands.sync.server.keeper import BufferRegion, Keeper
@@ -191,7 +191,7 @@ class StaleServer:
                             _give_tree(line, self.copy.capture(), {"chief": self.chiefs_copy})
                     case "state":
                         with self._changed:
-                            tree = _own(self.keeper.capture())
+                            tree = unpack(pack(self.keeper.capture()))
                         _give_tree(line, tree, {})
                     case "over":
                         self._set_over(head["why"])
@@ -215,9 +215,9 @@ class StaleServer:
     def own_state(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """This server's shards, copied, and what the chief knows."""
         with self._changed:
-            return _own(self.keeper.capture()), self.chief.capture() if self.chief else None
+            return unpack(pack(self.keeper.capture())), self.chief.capture() if self.chief else None
 
-    def recover(self, kept: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    def recover(self) -> dict[str, Any] | None:
         """Become the server that was lost, from its copy on the next one. What its chief knew, if it was that."""
         line, lock = self._peers[self._next]
         with lock:
@@ -296,7 +296,7 @@ class StaleServer:
             if not self._behind or self._next not in self._peers:
                 return
             line, lock = self._peers[self._next]
-        image, chief = _image(self.keeper.capture()), self.chief.capture() if self.chief else None
+        image, chief = pack(self.keeper.capture()), self.chief.capture() if self.chief else None
         with lock:
             line.ask({"say": "adopt", "size": image.numel(), "chief": chief}, [image])
         self._behind = False
@@ -314,24 +314,12 @@ class StaleServer:
         line.say({})
 
 
-def _image(tree: Any) -> Tensor:
-    image = Image(tree)
-    raw = torch.empty(image.length, dtype=torch.uint8)
-    image.write(memoryview(raw.numpy()))  # type: ignore[arg-type]
-    return raw
-
-
-def _own(tree: dict[str, Any]) -> dict[str, Any]:
-    """The same, independent of the live tensors."""
-    return read_image(memoryview(_image(tree).numpy()))[0]  # type: ignore[arg-type]
-
-
 def _give_tree(line: Line, tree: Any, message: Mapping[str, Any]) -> None:
-    image = _image(tree)
+    image = pack(tree)
     line.say({**message, "size": image.numel()}, [image])
 
 
 def _take_tree(line: Line, size: int) -> Any:
     raw = torch.empty(size, dtype=torch.uint8)
     line.take([raw])
-    return read_image(memoryview(raw.numpy()))[0]  # type: ignore[arg-type]
+    return unpack(raw)

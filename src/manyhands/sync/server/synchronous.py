@@ -254,7 +254,7 @@ class _Pull:
             held = {self._division.shards[item].tensor for item in self._layout.buckets[number].items}
             if params is None or held & params:
                 wait(future)
-                self._division.put(number, self.views)
+                self._division.put_bucket(number, self.views)
             else:
                 rest.append((number, future))
         return rest

@@ -95,7 +95,7 @@ class StaleWorker(Policy):
     def arrive(self) -> None:
         """Pull the weights, what the forward pass needs first first."""
         for server in range(self._division.servers):
-            self._with(server, self._pull)
+            self._with(server, lambda line, server=server: self._pull(line, server))
 
     def update(self, replica: Replica, finished: Finished) -> float | None:
         assert self._share is not None
@@ -153,14 +153,13 @@ class StaleWorker(Policy):
         if "parts" in answer:
             self._parts = assign_blocks(self.task.micro_batches, answer["parts"])
 
-    def _pull(self, line: Line) -> None:
-        server = next(s for s, other in self._lines.items() if other is line)
+    def _pull(self, line: Line, server: int) -> None:
         buckets = list(reversed(self._division.buckets_of(server)))
         self._versions[server] = line.ask({"say": "pull"})["version"]
         with_buffers = [self._room.region] if server == 0 and self._room.region.numel() else []
         line.take([*(self._flats[bucket] for bucket in buckets), *with_buffers])
         for bucket in buckets:
-            self._division.put(bucket, self._views)
+            self._division.put_bucket(bucket, self._views)
         if with_buffers:
             with torch.no_grad():
                 for buffer, view in zip(self._buffers, self._room.views, strict=True):
