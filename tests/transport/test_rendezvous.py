@@ -17,7 +17,7 @@ import torch
 from groups import DEADLINE, Store, call, join, joined, no_unix, outcomes, together, until
 
 from manyhands.transport import Group, GroupError, PeerLostError, WaitedTooLongError
-from manyhands.transport.wire import MAX_FRAME, pack
+from manyhands.wire import MAX_FRAME, pack
 
 
 def door(store, rank=0):

@@ -12,7 +12,7 @@ from groups import DEADLINE, together
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manyhands.transport.wire import MAGIC, MAX_FRAME, FrameError, Frames, StrangerError, admit, introduce, pack
+from manyhands.wire import MAGIC, MAX_FRAME, FrameError, Frames, StrangerError, admit, introduce, pack
 
 SECRET = b"s" * 32
 PURPOSE = {"rank": 3, "to": 1, "kind": "data", "rail": "", "ways": []}

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from manyhands.cli.agent import AgentCommand
 from manyhands.cli.cluster import ClusterCommand
 from manyhands.cli.collective import CollectiveCommand
 from manyhands.cli.compare import Compare
@@ -30,6 +31,7 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[AgentCommand, tyro.conf.subcommand("agent")]
     | Annotated[ClusterCommand, tyro.conf.subcommand("cluster")]
     | Annotated[CollectiveCommand, tyro.conf.subcommand("collective")]
     | Annotated[LabCommand, tyro.conf.subcommand("lab")]

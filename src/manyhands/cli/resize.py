@@ -30,9 +30,14 @@ class Resize:
     sync: str | None = None
     """When replicas agree from now on: allreduce, server,servers=2 and so on (docs/sync.md)."""
 
+    hosts: str | None = None
+    """here,NAME,...: machines that the workers are on from now on, if the run was started with --hosts."""
+    server_hosts: str | None = None
+    """The same for parameter servers, a machine for each."""
+
     def run(self, job_arguments: list[str]) -> int:
-        if self.workers is None and self.layout is None and self.sync is None:
-            raise UsageError("say to what: --workers 4, --layout pp=2,dp=2, or --sync server,servers=2.")
+        if not any((self.workers is not None, self.layout, self.sync, self.hosts, self.server_hosts)):
+            raise UsageError("say to what: --workers 4, --layout pp=2,dp=2, --sync server,servers=2 or --hosts here,a.")
         request: dict[str, Any] = {"command": "resize", "workers": self.workers}
         what = f"{self.workers} worker(s)" if self.workers is not None else "the same workers"
         if self.layout is not None:
@@ -42,6 +47,10 @@ class Resize:
         if self.sync is not None:
             request |= {"sync": str(Sync.parse(self.sync))}
             what += f", --sync {self.sync}"
+        for flag, hosts in (("hosts", self.hosts), ("server_hosts", self.server_hosts)):
+            if hosts is not None:
+                request |= {flag: hosts}
+                what += f", --{flag.replace('_', '-')} {hosts}"
         RunDirectory.open(self.directory).ask(request)
         print(f"{self.directory}: going to {what} at the next step boundary")
         return 0

@@ -44,6 +44,12 @@ class Train:
     steps) and so on (docs/sync.md). Default: allreduce."""
     slow: str | None = None
     """RANK:FACTOR, as in 1:3: make worker 1 three times slower, to see what that does. For experiments."""
+    hosts: str | None = None
+    """here,NAME[:PORT],...: machines of the workers; `manyhands agent` runs on the others. Default: this one."""
+    server_hosts: str | None = None
+    """The same for parameter servers, a machine for each. Default: where the workers are."""
+    token: Path | None = None
+    """What the agents know. Default: token in $MANYHANDS_HOME, or in ~/.manyhands."""
     tracker: tuple[Literal["tensorboard"], ...] = ()
     """Also write the figures there."""
     care: Annotated[Care, tyro.conf.arg(name="")] = field(default_factory=Care)
@@ -69,6 +75,8 @@ class Train:
             "collective": self.collective,
             "sync": self.sync,
             "slow": self.slow,
+            "hosts": self.hosts,
+            "server_hosts": self.server_hosts,
         }
         return run_session(
             Session(
@@ -78,6 +86,7 @@ class Train:
                 plan={name: value for name, value in given.items() if value is not None},
                 care=self.care,
                 trackers=self.tracker,
+                token=self.token,
                 quiet=self.quiet,
                 debug=self.debug,
             )

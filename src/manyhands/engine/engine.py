@@ -42,6 +42,9 @@ class Exited:
     status: int | None
 
 
+HERE = "here"
+"""The host of the supervisor."""
+
 EngineEvent = Said | Printed | Exited
 
 
@@ -53,7 +56,7 @@ class Loaded:
 
 
 class Engine(Protocol):
-    """Eight verbs. Workers are named by numbers that are never used twice."""
+    """Ten verbs. Workers are named by numbers that are never used twice."""
 
     def open(self, on_event: Callable[[EngineEvent], None]) -> Loaded:
         """Load the entry; workers started from now on report to `on_event`.
@@ -63,12 +66,29 @@ class Engine(Protocol):
         """
         ...
 
-    def start(self, worker: int) -> int:
-        """Start a worker; returns its process id."""
+    def reach(self, hosts: Mapping[str, tuple[str, int]]) -> None:
+        """Have more hosts, with names and addresses, take part from now on.
+
+        Raises:
+            UserError: one cannot.
+        """
+        ...
+
+    def start(self, worker: int, host: str = HERE) -> int:
+        """Start a worker on a host; returns its process id there.
+
+        Raises:
+            UserError: it cannot be started.
+        """
         ...
 
     def connect(self, workers: Sequence[int], messages: Sequence[Message]) -> None:
-        """Link the workers with each other and send each its message; `workers[rank]` gets `messages[rank]`."""
+        """Link the workers with each other and send each its message; `workers[rank]` gets `messages[rank]`. Links are
+        descriptors that come with the message; or it says where they are to meet."""
+        ...
+
+    def clock(self, worker: int) -> int:
+        """What to add to the times that a worker tells, in ns, for those of this machine."""
         ...
 
     def send(self, worker: int, message: Message) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from manyhands.engine.channel import Channel, Message
-from manyhands.engine.engine import EngineEvent, Exited, Loaded, Printed, Said
+from manyhands.engine.engine import HERE, EngineEvent, Exited, Loaded, Printed, Said
 from manyhands.engine.loop import Loop
 from manyhands.errors import UsageError, UserError
 
@@ -87,7 +87,15 @@ class LocalEngine:
         self._loop.watch(control.link, self._hear_template)
         return Loaded(answer["facts"])
 
-    def start(self, worker: int) -> int:
+    def reach(self, hosts: Mapping[str, tuple[str, int]]) -> None:
+        if hosts:
+            raise UserError(
+                f"this run is on one machine, and {', '.join(hosts)} can take part only in one that was started with "
+                "--hosts. Stop it, and go on with --resume and --hosts."
+            )
+
+    def start(self, worker: int, host: str = HERE) -> int:
+        assert host == HERE
         channel, remote = Channel.pair()
         output, remote_output = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(output, False)
@@ -119,6 +127,9 @@ class LocalEngine:
 
     def send(self, worker: int, message: Message) -> None:
         self._send(worker, message)
+
+    def clock(self, worker: int) -> int:
+        return 0
 
     def stacks(self, worker: int) -> None:
         self._signal(worker, signal.SIGUSR1)

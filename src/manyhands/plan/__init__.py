@@ -1,5 +1,6 @@
 """How a job is run, as plain data: the plan, its layout, which layouts are right, and where ranks go."""
 
+from manyhands.plan.hosts import PORT, Address, parse_address, parse_hosts
 from manyhands.plan.layout import DIMENSIONS, Coordinates, Dimension, Layout, complete
 from manyhands.plan.legality import Finding, Kind, Verdict, judge, nearest_legal
 from manyhands.plan.matrix import Row, matrix, matrix_markdown, rules_markdown
@@ -10,7 +11,9 @@ from manyhands.plan.sync import Sync
 
 __all__ = [
     "DIMENSIONS",
+    "PORT",
     "RULES",
+    "Address",
     "Collective",
     "Coordinates",
     "Coupling",
@@ -31,6 +34,8 @@ __all__ = [
     "matrix",
     "matrix_markdown",
     "nearest_legal",
+    "parse_address",
+    "parse_hosts",
     "place",
     "rules_markdown",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from manyhands.errors import UsageError
+from manyhands.plan.hosts import parse_hosts, place_blocks
 from manyhands.plan.layout import Layout, as_layout, complete
 from manyhands.plan.sync import Sync, as_sync
 
@@ -44,10 +45,15 @@ class Plan:
     """When replicas agree. Also taken as text."""
     slow: str = ""
     """`RANK:FACTOR,...`: workers that are made so many times slower, for experiments."""
+    hosts: str = ""
+    """`here,NAME[:PORT],...`: machines that the workers are on, in blocks of ranks. Empty: all are on this one."""
+    server_hosts: str = ""
+    """The same for parameter servers, a machine for each. Empty: they are where the workers are."""
 
     def __post_init__(self) -> None:
         self._settle_layout()
         self._settle_sync()
+        self._check_hosts()
         self.slowness(0)
         for name in ("threads", "workers_per_device"):
             if getattr(self, name) < 1:
@@ -59,7 +65,7 @@ class Plan:
         workers: int | None = self.workers
         layout = as_layout(self.layout, workers) if self.layout is not None else None
         if workers is None:
-            workers = layout.workers if layout else 1
+            workers = layout.workers if layout else len(parse_hosts("--hosts", self.hosts)) or 1
         if workers < 1:
             raise UsageError(f"--workers must be at least 1; it is {workers}.")
         layout = layout or Layout(dp=workers)
@@ -80,6 +86,27 @@ class Plan:
             )
         if self.sync.policy != "allreduce" and self.collective != "auto":
             raise UsageError(f"--collective is for --sync allreduce, not {self.sync.policy}. Leave it out.")
+
+    def _check_hosts(self) -> None:
+        parse_hosts("--hosts", self.hosts)
+        hosts, servers = parse_hosts("--server-hosts", self.server_hosts), self.sync.helpers
+        if hosts and not servers:
+            raise UsageError(
+                f"--server-hosts {self.server_hosts}: there are no servers with --sync {self.sync}. Add --sync server, "
+                "or leave it out."
+            )
+        if hosts and servers != len(hosts):
+            raise UsageError(
+                f"--server-hosts has {len(hosts)} host(s), and there are {servers} server(s). Give each server a host "
+                f"of its own, or write --sync {replace(self.sync, servers=len(hosts))}."
+            )
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The host of every rank; `here` is the one that the run was started on."""
+        hosts = parse_hosts("--hosts", self.hosts)
+        beside = place_blocks(self.workers, hosts)
+        return beside + (parse_hosts("--server-hosts", self.server_hosts) or place_blocks(self.sync.helpers, hosts))
 
     def slowness(self, rank: int) -> float:
         """How many times slower a worker is to be.
@@ -120,15 +147,25 @@ class Plan:
         return values | {"layout": self.layout.as_dict(), "sync": str(self.sync)}
 
     def resized(
-        self, workers: int | None = None, layout: Layout | str | None = None, sync: Sync | str | None = None
+        self,
+        workers: int | None = None,
+        layout: Layout | str | None = None,
+        sync: Sync | str | None = None,
+        hosts: str | None = None,
+        server_hosts: str | None = None,
     ) -> Plan:
-        """The same plan for another gang. With workers alone the number of replicas changes, nothing else.
+        """The same plan for another gang. With workers alone the number of replicas changes, nothing else. Servers
+        leave hosts of their own that a new policy has no use for.
 
         Raises:
             UsageError: that many workers cannot be laid out like this.
         """
-        if sync is not None:
-            return replace(self, sync=as_sync(sync)).resized(workers, layout)
+        if sync is not None or hosts is not None or server_hosts is not None:
+            agreed = self.sync if sync is None else as_sync(sync)
+            if server_hosts is None:
+                server_hosts = self.server_hosts if agreed.helpers == self.sync.helpers else ""
+            where = {"hosts": self.hosts if hosts is None else hosts, "server_hosts": server_hosts}
+            return replace(self, sync=agreed, **where).resized(workers, layout)
         if layout is None:
             if workers is None:
                 return self
@@ -144,6 +181,8 @@ class Plan:
         Raises:
             UsageError: what is given makes no sense, or not with what was kept.
         """
+        if not kept:
+            return Plan(**given)
         size = {"workers", "layout"}
         others = {name: value for name, value in {**kept, **given}.items() if name not in size}
         before = Plan(**{name: kept[name] for name in size if name in kept})

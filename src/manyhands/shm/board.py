@@ -38,10 +38,11 @@ class Board:
     def descriptor(self) -> int:
         return self._memory.descriptor
 
-    def write(self, line: int, step: int, micro_batch: int, phase: int) -> None:
+    def write(self, line: int, step: int, micro_batch: int, phase: int, age: int = 0) -> None:
+        """Write a line that has been true for `age` ns."""
         place = line % self.LINES * _STRIDE
         # In one copy: `pack_into` clears the line first, and a reader would find a worker that has stood still since 0.
-        self._memory.view[place : place + _LINE.size] = _LINE.pack(step, micro_batch, phase, monotonic_ns())
+        self._memory.view[place : place + _LINE.size] = _LINE.pack(step, micro_batch, phase, monotonic_ns() - age)
 
     def read(self, line: int) -> Whereabouts:
         return Whereabouts(*_LINE.unpack_from(self._memory.view, line % self.LINES * _STRIDE))

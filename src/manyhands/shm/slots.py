@@ -58,11 +58,12 @@ class Slots:
         memory.grow(_OFFSET + length)
         return slot, memoryview(memory.view)[_OFFSET : _OFFSET + length]
 
-    def commit(self, slot: int, step: int, length: int) -> None:
-        """Mark a slot as whole."""
+    def commit(self, slot: int, step: int, length: int) -> int:
+        """Mark a slot as whole; returns it."""
         view = self._memory[slot].view
         view[8 : _HEADER.size] = struct.pack("<QQ", step, length)
         view[:8] = struct.pack("<Q", _MAGIC)
+        return slot
 
     def read(self, slot: int) -> memoryview:
         """The bytes of a whole slot; they change when the slot is written again.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
-from manyhands.engine import describe_status
+from manyhands.engine import HERE, describe_status
 from manyhands.plan import Plan
 from manyhands.run import Checkpoint
 from manyhands.shm import Held
@@ -36,6 +37,8 @@ class Member:
     """What it was built for."""
     since: int
     """When its phase began, in monotonic ns."""
+    host: str = HERE
+    """Where it is."""
     phase: Phase = Phase.STARTING
     rank: int | None = None
     """Its rank in the newest generation it was in."""
@@ -56,6 +59,11 @@ class Member:
         return "a new worker" if self.rank is None else self.plan.role(self.rank)
 
     @property
+    def process(self) -> str:
+        """Its process, in words."""
+        return f"process {self.pid}" if self.host == HERE else f"process {self.pid} on {self.host}"
+
+    @property
     def holds_state(self) -> bool:
         return self.whole and self.phase in (Phase.IDLE, Phase.FINISHED, Phase.FAILED)
 
@@ -67,7 +75,7 @@ class Member:
         """
         if self.plan.divides or plan.divides:
             return not self.placed and self.plan == plan
-        return True
+        return self.host in plan.places
 
 
 class Source(NamedTuple):
@@ -100,7 +108,22 @@ def choose_source(members: Sequence[Member], slot: Held | None, checkpoint: Chec
     return Source(None, holder.worker)
 
 
+def to_start(members: Iterable[Member], plan: Plan) -> list[str]:
+    """The hosts that lack members, one entry for each that is missing."""
+    wanted = Counter(plan.places)
+    wanted.subtract(member.host for member in members)
+    return list(wanted.elements())
+
+
+def seat(members: Sequence[Member], plan: Plan) -> list[Member]:
+    """A member for every rank, from its host: those that had a rank keep their order. There have to be enough."""
+    by_host: dict[str, deque[Member]] = defaultdict(deque)
+    for member in sorted(members, key=lambda m: (m.rank is None, m.rank or 0, m.worker)):
+        by_host[member.host].append(member)
+    return [by_host[host].popleft() for host in plan.places]
+
+
 def describe_loss(member: Member, status: int | None, out_of_memory: bool) -> str:
     """Which worker was lost and how, in words."""
     reason = " for want of memory" if out_of_memory else ""
-    return f"{member.who} (process {member.pid}) {describe_status(status)}{reason}"
+    return f"{member.who} ({member.process}) {describe_status(status)}{reason}"

@@ -81,12 +81,15 @@ class Record:
         # Times count from the creation of the run, so the sessions of a resumed run share one axis.
         self._origin = time.monotonic_ns() - int((time.time() - created) * 1e9)
 
-    def steps(self, rank: int, world: int, rows: Sequence[Sequence[Any]]) -> list[float]:
-        """Take a worker's report of steps. Returns the durations (s) of those that it committed."""
+    def steps(self, rank: int, world: int, rows: Sequence[Sequence[Any]], clock: int = 0) -> list[float]:
+        """Take a worker's report of steps. Returns the durations (s) of those that it committed.
+
+        Args:
+            clock: what to add to the worker's times (ns) for those of this machine.
+        """
         durations = []
         for step, epoch, first, last, loss, grad_norm, lr, began, ended, sums, spans in rows:
-            for phase, micro_batch, start, end in spans:
-                self._events.append(Event(rank, "worker", PHASES[phase], start, end, 0, step, micro_batch))
+            self._add_spans(rank, step, spans, clock)
             if step <= self.committed:
                 self._check_replay(step, loss)
             else:
@@ -99,12 +102,16 @@ class Record:
                 self._add_phases(rank, step, sums)
         return durations
 
-    def spans(self, rank: int, rows: Sequence[Sequence[Any]]) -> None:
+    def spans(self, rank: int, rows: Sequence[Sequence[Any]], clock: int = 0) -> None:
         """Take where the time of a worker's shares went; they commit no step."""
         for step, _, _, sums, spans in rows:
-            for phase, micro_batch, start, end in spans:
-                self._events.append(Event(rank, "worker", PHASES[phase], start, end, 0, step, micro_batch))
+            self._add_spans(rank, step, spans, clock)
             self._add_phases(rank, step, sums)
+
+    def _add_spans(self, rank: int, step: int, spans: Sequence[Sequence[int]], clock: int) -> None:
+        for phase, micro_batch, start, end in spans:
+            times = start + clock, end + clock
+            self._events.append(Event(rank, "worker", PHASES[phase], *times, 0, step, micro_batch))
 
     def figures(self, kind: str, figures: Mapping[str, Any]) -> None:
         """Take figures that belong to no step of a worker."""

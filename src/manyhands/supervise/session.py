@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from manyhands.engine import EngineEvent, Loop
-from manyhands.engine.local import LocalEngine
+from manyhands.engine import HERE, EngineEvent, LocalEngine, Loop
+from manyhands.engine.hosts import Depot, HostsEngine, default_token, read_token
 from manyhands.errors import UsageError, UserError
-from manyhands.plan import Plan
+from manyhands.plan import Plan, parse_address
 from manyhands.run import Checkpoint, RunDirectory, TensorBoard, Tracker, newest_checkpoint, read_json, write_json
 from manyhands.shm import Board, Slots
 from manyhands.supervise.options import Care
@@ -39,6 +39,8 @@ class Session:
     trial: dict[str, Any] | None = None
     """`{"steps": n, "stages": [...]}`: train only n steps, in silence, and look at them closely (train/probe.py):
     `figures` in `result.json`, one entry per rank."""
+    token: Path | None = None
+    """The file with what the hosts' agents know; None: where it is by default."""
     quiet: bool = False
     debug: bool = False
 
@@ -74,8 +76,7 @@ def run_session(session: Session) -> int:
         "trial": settings.get("trial"),
         "tables": str(directory.path.resolve() / "tables"),
     }
-    inherit = (board.descriptor, *slots.descriptors)
-    engine = LocalEngine("manyhands.train.worker:prepare", spec, loop, inherit)
+    engine = _engine(plan, spec, session.token, directory, loop, slots, board)
     supervisors: list[Supervisor] = []
 
     def deliver(event: EngineEvent) -> None:
@@ -85,7 +86,7 @@ def run_session(session: Session) -> int:
         directory.acquire()
     try:
         facts = engine.open(deliver).facts
-        unsized = not {"workers", "layout"} & {*before, *session.plan}
+        unsized = not {"workers", "layout", "hosts"} & {*before, *session.plan}
         if unsized and plan.uses_cuda(facts["cuda_devices"]):
             plan = plan.resized(max(1, min(facts["cuda_devices"], facts["micro_batches"])))
         plan.check(facts["micro_batches"], facts["cuda_devices"])
@@ -119,6 +120,32 @@ def run_session(session: Session) -> int:
         engine.close()
     _finish(session, directory, supervisor, view)
     return code
+
+
+def _engine(
+    plan: Plan,
+    spec: dict[str, Any],
+    token: Path | None,
+    directory: RunDirectory,
+    loop: Loop,
+    slots: Slots,
+    board: Board,
+) -> LocalEngine | HostsEngine:
+    """The engine of the machines that the plan names.
+
+    Raises:
+        UserError: other machines take part, and there is no token.
+    """
+    entry, inherit = "manyhands.train.worker:prepare", (board.descriptor, *slots.descriptors)
+    others = {name: parse_address(name) for name in plan.places if name != HERE}
+    if not others:
+        return LocalEngine(entry, spec | {"depot": None}, loop, inherit)
+    secret = read_token(token or default_token())
+    depot = Depot(secret, slots.descriptors, directory.checkpoints)
+    spec["depot"] = {"host": "127.0.0.1", "port": depot.port}
+    own = spec | {"depot": spec["depot"] | {"token": secret.decode()}}
+    here = LocalEngine(entry, own, loop, inherit)
+    return HostsEngine(here, others, secret, depot, entry, spec, loop, board)
 
 
 def _settings(job_file: Path, arguments: list[str]) -> dict[str, Any]:

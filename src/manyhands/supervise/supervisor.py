@@ -21,21 +21,24 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from manyhands.engine import Engine, EngineEvent, Exited, Message, Printed, Said
+from manyhands.engine import HERE, Engine, EngineEvent, Exited, Message, Printed, Said
 from manyhands.engine.loop import Loop
 from manyhands.errors import UserError
-from manyhands.plan import Plan
+from manyhands.plan import Plan, parse_address
 from manyhands.run import Checkpoint, RunDirectory
 from manyhands.shm import Board, Slots
 from manyhands.supervise.checkpoints import Checkpoints
 from manyhands.supervise.ending import Ending, conclude
-from manyhands.supervise.members import Member, Phase, choose_source, describe_loss
+from manyhands.supervise.members import Member, Phase, choose_source, describe_loss, seat, to_start
 from manyhands.supervise.oom import OUT_OF_MEMORY_REMEDY, OutOfMemory
 from manyhands.supervise.options import Care
 from manyhands.supervise.outside import catch_signals, serve_commands
 from manyhands.supervise.record import Record
 from manyhands.supervise.view import View
 from manyhands.supervise.watch import Watch
+
+_RESIZES = ("workers", "layout", "sync", "hosts", "server_hosts")
+"""What a resize may change of the plan."""
 
 
 class Supervisor:
@@ -140,18 +143,13 @@ class Supervisor:
             return
         if Phase.RUNNING not in phases and Phase.SAVING not in phases:
             self._dismiss_unfit()
-        while len(self._members) < self._target:
-            self._start()
+        for host in to_start(self._members.values(), self._plan):
+            self._start(host)
         if Phase.RUNNING in phases:
             self._admit()
             self._keep_running()
         elif all(m.phase in (Phase.IDLE, Phase.FINISHED) for m in self._members.values()):
             self._form()
-
-    @property
-    def _target(self) -> int:
-        """How many members there are to be: workers, and servers."""
-        return self._plan.gang
 
     @property
     def _workers(self) -> int:
@@ -164,13 +162,14 @@ class Supervisor:
             if member.phase is not Phase.FAILED and not member.fits(self._plan):
                 self._dismiss(member)
 
-    def _start(self) -> None:
+    def _start(self, host: str) -> None:
         worker = self._next_worker
         self._next_worker += 1
         self._board.write(worker, -1, -1, 0)
-        pid = self._engine.start(worker)
-        slot = min(set(range(len(self._members) + 1)) - {member.slot for member in self._members.values()})
-        self._members[worker] = Member(worker, pid, slot, self._plan, time.monotonic_ns())
+        pid = self._engine.start(worker, host)
+        taken = {member.slot for member in self._members.values() if member.host == host}
+        slot = min(set(range(len(taken) + 1)) - taken)
+        self._members[worker] = Member(worker, pid, slot, self._plan, time.monotonic_ns(), host)
         self._engine.send(worker, {"order": "build", "slot": slot, "plan": self._plan.as_dict()})
 
     def _admit(self) -> None:
@@ -179,7 +178,9 @@ class Supervisor:
         if plan is None or not plan.sync.loose or self._pause_ordered:
             return
         for member in list(self._members.values()):
-            vacant = [rank for rank in range(plan.gang) if self._gang[rank] not in self._members]
+            places = plan.places
+            empty = [rank for rank in range(plan.gang) if self._gang[rank] not in self._members]
+            vacant = [rank for rank in empty if places[rank] == member.host]
             if member.phase is not Phase.IDLE or member.placed or member.plan != plan or not vacant:
                 continue
             member.rank, member.placed = vacant[-1], True  # a server first
@@ -190,7 +191,7 @@ class Supervisor:
             self._engine.send(member.worker, order | {"pinned": None, "cuts": None, "fresh": True})
             others = [self._members[w] for w in self._gang if w in self._members and w != member.worker]
             self._link(member, [o for o in others if o.phase is Phase.RUNNING], fresh=True)
-            text = f"{member.who} (process {member.pid}) takes the place of the one that was lost"
+            text = f"{member.who} ({member.process}) takes the place of the one that was lost"
             self._view.logged(text)
             self._record.membership("began", self._workers, text)
 
@@ -227,10 +228,10 @@ class Supervisor:
 
     def _form(self) -> None:
         """Make a generation of the idle members and start it from the newest state."""
-        idle = sorted(self._members.values(), key=lambda m: (m.rank is None, m.rank or 0, m.worker))
-        chosen, surplus = idle[: self._target], idle[self._target :]
-        for member in surplus:
-            self._dismiss(member)
+        chosen = seat(list(self._members.values()), self._plan)
+        for member in list(self._members.values()):
+            if member not in chosen:
+                self._dismiss(member)
         source = choose_source(chosen, self._slots.newest(), self._checkpoint)
         if source.save_first is not None:
             self._save_for_join = True
@@ -274,11 +275,11 @@ class Supervisor:
         else:
             self._engine.connect(self._gang, orders)
         where = f"from step {max([m.step for m in chosen] + ([load['step']] if load else []))}"
-        pids = ", ".join(str(member.pid) for member in chosen)
+        processes = ", ".join(member.process.removeprefix("process ") for member in chosen)
         who = f"{self._workers} worker(s)" + (
             f" and {servers} server(s)" if (servers := self._plan.sync.helpers) else ""
         )
-        self._view.logged(f"generation {self._generation}: {who} {where}, processes {pids}")
+        self._view.logged(f"generation {self._generation}: {who} {where}, processes {processes}")
         self._record.membership("began", self._workers, f"{who} {where}")
         self._view.start(self._total_steps)
 
@@ -346,7 +347,9 @@ class Supervisor:
 
     def _said_steps(self, member: Member, message: Message) -> None:
         committed = self._record.committed
-        for seconds in self._record.steps(member.rank or 0, max(1, self._workers), message["steps"]):
+        for seconds in self._record.steps(
+            member.rank or 0, max(1, self._workers), message["steps"], self._engine.clock(member.worker)
+        ):
             self._watch.patience.learn(seconds)
         member.step = max(member.step, message["steps"][-1][0])
         if self._record.committed > committed and self._record.loss is not None:
@@ -357,7 +360,7 @@ class Supervisor:
             self._view.step(*args, self._workers, last)
 
     def _said_spans(self, member: Member, message: Message) -> None:
-        self._record.spans(member.rank or 0, message["rows"])
+        self._record.spans(member.rank or 0, message["rows"], self._engine.clock(member.worker))
         for _, began, ended, *_ in message["rows"]:
             self._watch.patience.learn((ended - began) / 1e9)
 
@@ -562,23 +565,26 @@ class Supervisor:
                 self._stop("stopped by command")
                 return {"ok": True}
             case "resize":
-                return self._resize(request.get("workers"), request.get("layout"), request.get("sync"))
+                return self._resize(**{name: request.get(name) for name in _RESIZES})
         return {"error": f"unknown command {request.get('command')!r}"}
 
-    def _resize(self, workers: object, layout: object, sync: object) -> dict[str, Any]:
+    def _resize(self, workers: Any, **given: Any) -> dict[str, Any]:
         if self._ending is not None:
             return {"error": "the run is ending and cannot be resized."}
-        texts = isinstance(layout, str | None) and isinstance(sync, str | None)
-        if not isinstance(workers, int | None) or not texts or workers is layout is sync is None:
-            return {"error": "resize needs a number of workers, a layout or a policy."}
+        texts = all(isinstance(text, str | None) for text in given.values())
+        if not isinstance(workers, int | None) or not texts or (workers is None and not any(given.values())):
+            return {"error": "resize needs a number of workers, a layout, a policy or hosts."}
         try:
-            plan = self._plan.resized(workers, layout, sync)
+            plan = self._plan.resized(workers, **given)
             plan.check(self._facts["micro_batches"], self._facts["cuda_devices"])
+            new = set(plan.places) - set(self._plan.places) - {HERE}
+            self._engine.reach({name: parse_address(name) for name in new})
         except UserError as error:
             return {"error": str(error)}
         before, self._plan = self._plan, plan
         how = f" as {plan.layout}" if plan.layout.split or before.layout.split else ""
         how += f", --sync {plan.sync}" if plan.sync != before.sync else ""
+        how += f", on {', '.join(dict.fromkeys(plan.places))}" if set(plan.places) != set(before.places) else ""
         self._view.note(f"resizing from {before.workers} to {plan.workers} worker(s){how} at the next step boundary.")
         self._record.membership("resize", self._workers, f"resize to {plan.workers}{how} asked for")
         return {"ok": True, "workers": plan.workers}
@@ -589,7 +595,9 @@ class Supervisor:
         alive = [m for m in members if m.worker in self._gang]
         found = {
             kind: [
-                {"rank": (m.rank or 0) - first, "pid": m.pid} for m in alive if first <= (m.rank or 0) < first + count
+                {"rank": (m.rank or 0) - first, "pid": m.pid, "host": m.host}
+                for m in alive
+                if first <= (m.rank or 0) < first + count
             ]
             for kind, first, count in (
                 ("workers", 0, self._plan.workers),

@@ -42,7 +42,7 @@ class Watch:
         for worker in self.patience.hung(running, now) - self._condemned.keys():
             member, where = members[worker], running[worker]
             self._note(
-                f"{member.who} (process {member.pid}) has stood still for {(now - where.since) / 1e9:.0f} s in "
+                f"{member.who} ({member.process}) has stood still for {(now - where.since) / 1e9:.0f} s in "
                 f"step {where.step + 1}: it hangs and is replaced (--patience). Stacks of all workers follow."
             )
             if not self._condemned:
@@ -53,7 +53,7 @@ class Watch:
             waits = (now - member.since) / 1e9
             if member.phase in (Phase.STARTING, Phase.SAVING) and waits > self._startup:
                 self._note(
-                    f"a worker (process {member.pid}) was {member.phase.value} for {waits:.0f} s: replaced "
+                    f"a worker ({member.process}) was {member.phase.value} for {waits:.0f} s: replaced "
                     "(--startup-patience)."
                 )
                 self._condemned.setdefault(member.worker, time.monotonic())

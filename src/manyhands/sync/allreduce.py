@@ -35,7 +35,7 @@ class AllReduce(Policy):
     ) -> None:
         super().__init__(task, gang, on_wait)
         if gang is not None:
-            self._forest, self.described = choose_forest(collective, self.world)
+            self._forest, self.described = choose_forest(collective, self.world, gang.cluster)
 
     @property
     def fold(self) -> Fold:

@@ -1,4 +1,4 @@
-"""Which forest the workers of a host sum their gradients with, and why."""
+"""Which forest workers sum their gradients with, and why."""
 
 from __future__ import annotations
 
@@ -8,16 +8,27 @@ from manyhands.transport.planner import direct, names
 
 _MEMORY_RATE = 10 * 10**9
 """Bytes/s from one worker to another through memory: only its being the same everywhere matters."""
+_SIZE = 4 << 20
+"""Bytes: a bucket (layout.py), by which forests over unequal links are compared."""
 
 
-def choose_forest(name: str, world: int) -> tuple[Forest, str]:
-    """The forest for an algorithm's name (`manyhands.plan.Collective`), and the reason in words."""
-    members = names(world)
+def choose_forest(name: str, world: int, cluster: Cluster | None = None) -> tuple[Forest, str]:
+    """The forest for an algorithm's name (`manyhands.plan.Collective`), and the reason in words.
+
+    Args:
+        cluster: the links between the workers' hosts, the same text on every rank; None: all are on this one.
+    """
+    if name == "auto" and cluster is not None:
+        from manyhands.collective.choose import choose
+
+        choice = choose(cluster, _SIZE, canonical=True)
+        return choice.forest, f"auto: {choice.reason}"
+    members = names(world) if cluster is None else tuple(cluster.ranks)
     if name in ("auto", "direct"):
         forest = direct(members)("all_reduce", 1 << 30, 0)
         why = "through shared memory every worker reaches every other: each adds up its share and hands it out"
         return forest, f"direct: {why}" if name == "direct" else f"auto: direct, since {why}"
-    cluster = _shared_memory(members)
+    cluster = cluster or _shared_memory(members)
     if name == "packed":
         from manyhands.collective.packing import packed  # and with it SciPy's solvers, a second of imports
 

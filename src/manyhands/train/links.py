@@ -1,51 +1,119 @@
-"""Connections to other processes that the supervisor hands over while a worker is at work."""
+"""Connections to other processes that the supervisor hands over: descriptors on one host, a meeting between hosts."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import time
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from manyhands.engine import Channel, Message
+from manyhands.engine.hosts import DepotStore, DistantSlots
 from manyhands.errors import UserError
-from manyhands.transport import Group, links_over
+from manyhands.transport import Group, PeerLostError, WaitedTooLongError, links_over
+
+_MEETING_SECONDS = 30.0
+"""How long a member of a gang that is being formed waits for the others: one may be lost meanwhile."""
 
 
-class Link(NamedTuple):
-    """One end of a connection."""
+@dataclass(frozen=True)
+class Home:
+    """Where processes of different hosts meet, and leave state: the depot of the supervisor."""
 
-    role: str
-    """What the other process is: `worker` or `server`."""
-    number: int
-    """Which."""
-    fresh: bool
-    """Whether it has taken the place of one that was lost."""
-    first: bool
-    """Whether this process has rank 0 of the two."""
-    sock: socket.socket
+    host: str
+    port: int
+    token: str
+
+    def store(self) -> DepotStore:
+        return DepotStore((self.host, self.port), self.token.encode())
+
+    def slots(self) -> DistantSlots:
+        return DistantSlots((self.host, self.port), self.token.encode())
+
+
+def join_group(order: Message, descriptors: list[int], rank: int, name: str, home: Home | None) -> Group | None:
+    """The group of all who got such an order; None for one alone.
+
+    Args:
+        order: with the `meeting` of processes on several hosts; others get connections to all others with it.
+
+    Raises:
+        PeerLostError: one of them is gone.
+    """
+    if "meeting" not in order:
+        links: list[socket.socket | None] = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        links.insert(rank, None)
+        try:
+            return Group(rank, links_over(rank, links), name=name) if descriptors else None
+        except PeerLostError:
+            for link in links:
+                if link is not None:
+                    link.close()
+            raise
+    assert home is not None
+    with contextlib.closing(home.store()) as store:
+        try:
+            meeting = f"{order['meeting']}/{name}"
+            return Group.connect(store, rank, order["world"], name=meeting, patience=_MEETING_SECONDS)
+        except (TimeoutError, WaitedTooLongError) as error:
+            raise PeerLostError(-1, f"waiting for it to join {name}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Link:
+    """One end of a connection between two."""
+
+    order: Message
+    """`role` and `number` say what the other process is, `fresh` whether it has taken the place of one that was lost,
+    and `first` whether this process has rank 0 of the two."""
+    descriptors: list[int]
+    home: Home | None
+
+    @property
+    def role(self) -> str:
+        """What the other process is: `worker` or `server`."""
+        return self.order["role"]
+
+    @property
+    def number(self) -> int:
+        """Which."""
+        return self.order["number"]
+
+    @property
+    def fresh(self) -> bool:
+        return self.order["fresh"]
 
     def group(self) -> Group:
-        """A group of the two processes."""
-        sockets = [None, self.sock] if self.first else [self.sock, None]
-        rank = 0 if self.first else 1
-        return Group(rank, links_over(rank, sockets), name=f"the link to {self.role} {self.number}")
+        """A group of the two processes.
+
+        Raises:
+            PeerLostError: the other one is gone.
+        """
+        rank = 0 if self.order["first"] else 1
+        group = join_group(self.order, self.descriptors, rank, "link", self.home)
+        assert group is not None
+        return group
+
+    def close(self) -> None:
+        """Let it go unused."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)
 
 
 class Links:
     """Keeps links until somebody wants them; the newest of each."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, channel: Channel, home: Home | None) -> None:
+        self._channel, self._home = channel, home
         self._waiting: dict[tuple[str, int], Link] = {}
 
     def add(self, order: Message, descriptors: list[int]) -> None:
         """A `link` order has come."""
-        link = Link(
-            order["role"], order["number"], order["fresh"], order["first"], socket.socket(fileno=descriptors[0])
-        )
+        link = Link(order, descriptors, self._home)
         former = self._waiting.pop((link.role, link.number), None)
         if former is not None:
-            former.sock.close()
+            former.close()
         self._waiting[link.role, link.number] = link
 
     def take_all(self) -> list[Link]:

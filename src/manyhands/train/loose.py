@@ -7,6 +7,7 @@ here is what ties them to a process: its orders, its reports, its state.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import threading
@@ -86,10 +87,8 @@ class _LooseWorker(_Loose):
     def _link(self, server: int) -> Line:
         while True:
             link = self.member.links.wait("server", server, _REPLACED_SECONDS)
-            try:
+            with contextlib.suppress(PeerLostError):  # it is lost already: wait for the next
                 return Line(link.group(), asks=True)
-            except PeerLostError:
-                link.sock.close()
 
 
 class _LooseServer(_Loose):
@@ -105,6 +104,8 @@ class _LooseServer(_Loose):
         self.server = self._make()
         self._ready = threading.Event()
         self._began = time.monotonic_ns()
+        self._recorded = 0
+        """Steps that were recorded. A chief that takes over records those again that may not have been said."""
         self._retry = False
 
     def _make(self) -> StaleServer:
@@ -179,10 +180,14 @@ class _LooseServer(_Loose):
         try:
             self._retry = False
             over = self.server.over
-            rows = self.server.fetch()
+            rows = self.server.committed_since(self._recorded)
             for row in rows:
                 self._record(row)
             self._keep(over, rows)
+            if not rows or over:
+                self.member.report()
+            if not self.member.unreported:
+                self.server.said(self._recorded)
             if not over:
                 return False
         except GroupError:  # a server is lost; when another has taken its place all is to be had again
@@ -202,6 +207,7 @@ class _LooseServer(_Loose):
     def _record(self, row: Committed) -> None:
         job, trainer = self.job, self.trainer
         epoch, first = divmod(row.step * job.batch_size, trainer.samples)
+        self._recorded = row.step + 1
         now = time.monotonic_ns()
         self.member.budget.earn((now - self._began) / 1e9)
         self._began = now
@@ -230,7 +236,6 @@ class _LooseServer(_Loose):
         try:
             group = link.group()
         except PeerLostError:
-            link.sock.close()
             return
         try:
             if link.role == "worker":

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import hashlib
 import importlib
 import json
 import mmap
 import os
 import platform
 import signal
-import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from manyhands.engine import Channel, Message
+from manyhands.engine.hosts import DistantSlots
 from manyhands.errors import UserError
 from manyhands.job import Job
 from manyhands.plan import Plan
@@ -36,11 +37,11 @@ from manyhands.shm import Board, Slots
 from manyhands.state import Budget, Image, bit_sum, read_image, state_bytes, tree_sha256
 from manyhands.timeline import Recorder
 from manyhands.train.jobfile import load_job, where
-from manyhands.train.links import Links
+from manyhands.train.links import Home, Links, join_group
 from manyhands.train.marks import Mark, Marks
 from manyhands.train.probe import Probe, shortened
 from manyhands.train.trainer import NotFiniteError, Step, Trainer
-from manyhands.transport import Group, GroupError, PeerLostError, links_over
+from manyhands.transport import Group, GroupError, PeerLostError
 from manyhands.transport.interpreter import library
 
 _REPORT_SECONDS = 0.05
@@ -64,7 +65,8 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Channel, in
 
     Args:
         spec: `job_file`, `arguments`, `cwd`, `plan`, `board`, `slots` (descriptors), `snapshot_share`, `trial`
-            (of a short run that is looked at closely: train/probe.py; or None).
+            (of a short run that is looked at closely: train/probe.py; or None). On other hosts than the supervisor's
+            `slots` is None; `depot` says how to reach it, for a run on several.
 
     Returns:
         Facts for the supervisor, and the main function of a worker.
@@ -85,7 +87,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Channel, in
             f"{spec['job_file']} uses CUDA when it is imported. Move that into model(), data() or loss(), which run "
             "in the workers."
         )
-    if plan.workers > (os.cpu_count() or 1) and not plan.uses_cuda(cuda_devices):
+    if plan.workers > (os.cpu_count() or 1) and not plan.uses_cuda(cuda_devices) and not plan.hosts:
         note = f"{plan.workers} workers share {os.cpu_count()} cores: expect no speed-up over {os.cpu_count()}."
     else:
         note = ""
@@ -99,6 +101,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Channel, in
         "cuda_devices": cuda_devices,
         "device": "cuda" if plan.uses_cuda(cuda_devices) else "cpu",
         "warning": note,
+        "job_sha256": hashlib.sha256(Path(spec["job_file"]).read_bytes()).hexdigest(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
     return facts, lambda channel, worker: Worker(job, plan, spec, channel, worker).run()
@@ -137,7 +140,8 @@ class Worker:
         self.worker = worker
         self.job_file = Path(spec["job_file"])
         self.board = Board(spec["board"])
-        self.slots = Slots(tuple(spec["slots"]))
+        self.home = Home(**spec["depot"]) if spec.get("depot") else None
+        self.slots = Slots(tuple(spec["slots"])) if spec["slots"] else Home(**spec["depot"]).slots()
         self.budget = Budget(spec["snapshot_share"], expected=0.0)
         self.recorder = Recorder(self._whereabouts)
         self.probe = Probe(self.recorder, spec["trial"]) if spec.get("trial") else None
@@ -152,7 +156,7 @@ class Worker:
         self.save_at_once = False
         self.tables = spec["tables"]
         self.shares: tuple[int, ...] = ()
-        self.links = Links(channel)
+        self.links = Links(channel, self.home)
         self.unreported: list[list[Any]] = []
         self.reported_at = time.monotonic()
 
@@ -204,8 +208,6 @@ class Worker:
         """Take a place in a generation and train until it ends, one way or another."""
         assert self.trainer is not None
         trainer = self.trainer
-        links: list[socket.socket | None] = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-        links.insert(order["rank"], None)
         self.keeper = order["rank"] == 0
         self.evaluated = order["evaluated"]
         self.slots.pinned = order["pinned"]
@@ -223,7 +225,7 @@ class Worker:
 
                 take_part(self, order)
                 return
-            group = Group(order["rank"], links_over(order["rank"], links), name="the gang") if len(links) > 1 else None
+            group = join_group(order, descriptors, order["rank"], "the gang", self.home)
             if self._split:
                 doing = _SPLITTING
                 exchanged = trainer.join(group, self.waiting, order["cuts"])  # type: ignore[call-arg]
@@ -248,9 +250,8 @@ class Worker:
             self._say_failed(error, "" if isinstance(error, NotFiniteError) else place, whole)
         finally:
             trainer.leave()
-            for link in links:
-                if link is not None:
-                    link.close()
+            if group is not None:
+                group.abandon()
             self.recorder.enter("idle")
 
     @property
@@ -271,6 +272,8 @@ class Worker:
             return
         if "slot" in source:
             image = self.slots.read(source["slot"])
+        elif isinstance(self.slots, DistantSlots):
+            image = self.slots.read_file(source["path"])
         else:
             with Path(source["path"]).open("rb") as file:  # the mapping goes with the last tensor that looks into it
                 image = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
@@ -402,7 +405,7 @@ class Worker:
         image = Image(state, {"step": str(self.trainer.step), "unreported": steps})
         slot, target = self.slots.begin(image.length)
         image.write(target)
-        self.slots.commit(slot, self.trainer.step, image.length)
+        slot = self.slots.commit(slot, self.trainer.step, image.length)
         self.budget.spend(time.monotonic() - began, typical=slot in self.touched)
         self.touched.add(slot)
         self.save_ordered = self.save_at_once = False

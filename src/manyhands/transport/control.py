@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from manyhands.transport.interfaces import is_down
-from manyhands.transport.wire import FrameError, Frames, pack
+from manyhands.wire import FrameError, Frames, pack
 
 _PATIENCE = 0.25
 """Seconds that a rank waits for a peer before it asks what keeps it."""

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from manyhands.transport.errors import WaitedTooLongError
-from manyhands.transport.wire import StrangerError, admit, hold, watch
+from manyhands.wire import StrangerError, admit, hold, watch
 
 _log = logging.getLogger("manyhands")
 _HANDSHAKE_SECONDS = 10.0

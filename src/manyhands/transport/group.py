@@ -85,12 +85,14 @@ class Group:
         *,
         name: str = "group",
         timeout: float = 300.0,
+        patience: float | None = None,
         cluster: Cluster | None = None,
         portable: bool = False,
     ) -> Group:
         """Find the other ranks through a store and connect to them.
 
         Args:
+            patience: seconds to wait for the others to connect. Default: the timeout.
             cluster: the links; its i-th data-holding node is rank i. None: they are measured, unless all ranks are
                 on one host.
 
@@ -98,7 +100,7 @@ class Group:
             WaitedTooLongError: a rank did not come in time.
             GroupError: two ranks cannot reach each other.
         """
-        links = connect(store, rank, world, name, timeout)
+        links = connect(store, rank, world, name, timeout if patience is None else patience)
         known = {link.peer: link for link in links if link is not None}
         if cluster is None and not all(link.local for link in known.values()):
             cluster = probed(store, rank, known, name)
@@ -250,6 +252,11 @@ class Group:
             self._channels.close()
         for link in self._links.values():
             link.close()
+
+    def abandon(self) -> None:
+        """Disconnect without a word, if that has not been done yet: the others take it for a loss."""
+        for link in self._links.values():
+            link.control.close()
 
     def say_goodbye(self) -> None:
         """Tell the others that this rank leaves, so that they do not take it for a crash."""

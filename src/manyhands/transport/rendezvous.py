@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from manyhands.transport.door import Door
 from manyhands.transport.errors import GroupError, PeerLostError
 from manyhands.transport.interfaces import Interface, interfaces, rails
-from manyhands.transport.wire import StrangerError, hold, introduce, watch
+from manyhands.wire import StrangerError, hold, introduce, watch
 
 _HANDSHAKE_SECONDS = 5.0
 """On a way that may lead to somebody else."""

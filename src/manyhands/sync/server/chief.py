@@ -43,6 +43,8 @@ class Chief:
         self.clocks = Clocks(bound)
         self.limit: int | None = None
         """The step from which on nothing is handed out: the run is to pause."""
+        self._unsaid = [Committed(*row) for row in (kept or {}).get("unsaid", [])]
+        """Steps that were committed, and that the ledger may not know of yet: another chief goes on with them."""
         self._figures: dict[int, dict[str, Any]] = {int(k): v for k, v in (kept or {}).get("figures", {}).items()}
 
     def join(self, worker: int, clock: int | None, share: Share | None) -> None:
@@ -78,8 +80,8 @@ class Chief:
             self._figures_of(share.step, now)
         return share
 
-    def done(self, head: Mapping[str, Any], staleness: int, lr: float) -> list[Committed]:
-        """A worker's share was applied. Returns the steps that this commits."""
+    def done(self, head: Mapping[str, Any], staleness: int, lr: float) -> None:
+        """A worker's share was applied."""
         worker = head["worker"]
         figures = self._figures_of(head["share"][0], 0)
         figures["losses"] += head["losses"]
@@ -87,17 +89,24 @@ class Chief:
         figures["staleness"] = max(figures["staleness"], staleness)
         self.clocks.tick(worker)
         figures["ahead"] = max(figures["ahead"], self.clocks.spread)
-        committed = []
         for step in self.work.done(worker):
             f = self._figures.pop(step)
             loss = math.fsum(f["losses"]) / len(f["losses"])
             norm = math.fsum(f["norms"]) / len(f["norms"]) if f["norms"] else None
-            committed.append(Committed(step, loss, norm, lr, f["staleness"], f["ahead"], f["began"]))
-        return committed
+            self._unsaid.append(Committed(step, loss, norm, lr, f["staleness"], f["ahead"], f["began"]))
+
+    def since(self, step: int) -> list[Committed]:
+        """Steps from this one on, counted from 0, that were committed, and nobody has said so."""
+        return [row for row in self._unsaid if row.step >= step]
+
+    def said(self, steps: int) -> None:
+        """The ledger knows of so many steps."""
+        self._unsaid = self.since(steps)
 
     def _figures_of(self, step: int, now: int) -> dict[str, Any]:
         return self._figures.setdefault(step, {"losses": [], "norms": [], "staleness": 0, "ahead": 0, "began": now})
 
     def capture(self) -> dict[str, Any]:
         """As plain data."""
-        return {"work": self.work.capture(), "figures": {str(k): v for k, v in self._figures.items()}}
+        figures = {str(step): figures for step, figures in self._figures.items()}
+        return {"work": self.work.capture(), "figures": figures, "unsaid": [list(row) for row in self._unsaid]}

@@ -42,7 +42,6 @@ class StaleServer:
         wake: called when something has happened that the process's main thread may want to know.
 
     Attributes:
-        committed: steps that were committed and not yet fetched.
         over: why the work is over, for now or for good.
     """
 
@@ -56,7 +55,6 @@ class StaleServer:
         wake: Callable[[], None],
     ) -> None:
         self.division, self.keeper, self.copy, self.chief = division, keeper, copy, chief
-        self.committed: list[Committed] = []
         self.over = ""
         self.received = self.sent = 0
         """Bytes of gradients and weights, from and to workers."""
@@ -148,7 +146,7 @@ class StaleServer:
                     given = [flat.clone() for flat in given]
                 self.keeper.push(head, views, changes)
                 if self.chief is not None:
-                    self.committed += self.chief.done(head, staleness, self.keeper.lr)
+                    self.chief.done(head, staleness, self.keeper.lr)
                     head = head | {"chief": self.chief.capture()}
                 self._copy(head, [*given, *self._with_buffers(changes.region)])
                 self._changed.notify_all()
@@ -234,11 +232,16 @@ class StaleServer:
             except GroupError:
                 pass
 
-    def fetch(self) -> list[Committed]:
-        """The steps that were committed since the last call."""
+    def committed_since(self, step: int) -> list[Committed]:
+        """The steps from this one on that were committed, on the chief."""
         with self._changed:
-            rows, self.committed = self.committed, []
-            return rows
+            return self.chief.since(step) if self.chief else []
+
+    def said(self, steps: int) -> None:
+        """The ledger knows of so many steps."""
+        with self._changed:
+            if self.chief is not None:
+                self.chief.said(steps)
 
     def progress(self) -> int:
         """Steps that are committed, on the chief."""

@@ -84,7 +84,7 @@ class SplitGradients:
         self.exchanged = "each replica adds up the gradients of its share of the parameters" if self._reduced else ""
         summed = [_whole_form(built, name) for name in order] + floats
         if mesh.layout.dp > 1 and summed:
-            forest, how = choose_forest(collective, mesh.layout.dp)
+            forest, how = choose_forest(collective, mesh.layout.dp, mesh.group("dp").cluster)
             self.exchanged = self.exchanged or how
             layout = lay_out(summed, boundary=len(summed) - len(floats))
             device = summed[0].device

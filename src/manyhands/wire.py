@@ -1,4 +1,4 @@
-"""How strangers are told from peers, and the frames of the control connection.
+"""How strangers are told from peers, and the frames of what they say to each other.
 
 Handshake: both ends prove that they know the run's secret before anything else is read.
 

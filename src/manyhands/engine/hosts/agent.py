@@ -1,0 +1,114 @@
+"""Lends this machine: lets the supervisors of runs in that know the token, and starts a guest for each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from manyhands.engine.channel import Channel
+from manyhands.errors import UserError
+from manyhands.wire import StrangerError, admit
+
+_HANDSHAKE_SECONDS = 10.0
+_AT_ONCE = 64
+"""Handshakes under way; more wait in the kernel."""
+_GRACE_SECONDS = 5.0
+
+
+class Agent:
+    """Listens for supervisors.
+
+    Args:
+        address: of this machine; empty for all of its.
+        port: 0 for any that is free.
+        token: what supervisors must know.
+        say: tells the user.
+
+    Raises:
+        UserError: it cannot listen there.
+    """
+
+    def __init__(self, address: str, port: int, token: bytes, say: Callable[[str], None]) -> None:
+        self._token, self._say = token, say
+        try:
+            self._listener = socket.create_server((address, port))
+        except OSError as error:
+            raise UserError(
+                f"cannot listen on {address or 'this machine'} port {port}: {error.strerror}. Is another agent running "
+                "here? --port takes another port."
+            ) from None
+        self.port: int = self._listener.getsockname()[1]
+        self._guests: dict[int, subprocess.Popen[bytes]] = {}
+        self._room = threading.BoundedSemaphore(_AT_ONCE)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def serve(self) -> None:
+        """Until closed."""
+        while True:
+            try:
+                sock, (host, *_) = self._listener.accept()
+            except OSError:
+                return
+            self._room.acquire()
+            threading.Thread(target=self._admit, args=(sock, host), daemon=True).start()
+
+    def close(self) -> None:
+        """End the guests, and stop serving."""
+        with self._lock:
+            self._closed = True
+            guests = list(self._guests.values())
+        try:
+            self._listener.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._listener.close()
+        for guest in guests:
+            guest.send_signal(signal.SIGTERM)
+        for guest in guests:
+            try:
+                guest.wait(_GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                guest.kill()
+
+    def _admit(self, sock: socket.socket, host: str) -> None:
+        try:
+            admit(sock, self._token, 0, time.monotonic() + _HANDSHAKE_SECONDS)
+            sock.settimeout(None)
+        except (StrangerError, OSError, ValueError, KeyError) as error:
+            self._say(f"turned away a connection from {host}: {error}")
+            sock.close()
+            return
+        finally:
+            self._room.release()
+        with sock:
+            guest = self._start(sock)
+        if guest is None:
+            return
+        self._say(f"a run from {host} is here (process {guest.pid})")
+        guest.wait()
+        self._say(f"the run from {host} is gone (process {guest.pid})")
+        with self._lock:
+            self._guests.pop(guest.pid, None)
+
+    def _start(self, sock: socket.socket) -> subprocess.Popen[bytes] | None:
+        """Hand a connection over to a new guest."""
+        channel, remote = Channel.pair()
+        with self._lock:
+            if self._closed:
+                return None
+            command = [sys.executable, "-m", "manyhands.engine.hosts.guest", str(remote.link.fileno())]
+            guest = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=(remote.link.fileno(),), start_new_session=True
+            )
+            self._guests[guest.pid] = guest
+        remote.close()
+        channel.send({"agent": os.getpid(), "token": self._token.decode()}, [sock.fileno()])
+        channel.close()
+        return guest

@@ -1,0 +1,171 @@
+"""The engine of several machines: a `LocalEngine` here, and one behind an agent on every other host."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from manyhands.engine.channel import Message
+from manyhands.engine.engine import HERE, EngineEvent, Exited, Loaded
+from manyhands.engine.hosts.depot import Depot
+from manyhands.engine.hosts.remote import RemoteHost
+from manyhands.engine.local import LocalEngine
+from manyhands.engine.loop import Loop
+from manyhands.errors import UserError
+from manyhands.shm import Board
+
+_LOOK_SECONDS = 2.0
+_MUST_AGREE = ("job_sha256", "micro_batches", "batch_size", "seed", "precision")
+
+
+class HostsEngine:
+    """Runs workers here and elsewhere.
+
+    Members of a gang that are on one host are joined by sockets of that host, as by `LocalEngine`; a gang that spans
+    hosts gets, instead of sockets, the name of a meeting at the depot (`meeting` in the message).
+
+    Args:
+        here: the engine of this machine; not opened yet.
+        hosts: names and addresses of the agents to begin with.
+        token: what they know.
+        depot: where workers of different hosts meet.
+        entry, spec: as of `LocalEngine`.
+        loop, board: the supervisor's.
+    """
+
+    def __init__(
+        self,
+        here: LocalEngine,
+        hosts: Mapping[str, tuple[str, int]],
+        token: bytes,
+        depot: Depot,
+        entry: str,
+        spec: Mapping[str, Any],
+        loop: Loop,
+        board: Board,
+    ) -> None:
+        self._here, self._addresses, self._token, self._depot = here, dict(hosts), token, depot
+        self._entry, self._spec, self._loop, self._board = entry, dict(spec), loop, board
+        self._hosts: dict[str, RemoteHost] = {}
+        self._host_of: dict[int, str] = {}
+        self._on_event: Callable[[EngineEvent], None] = lambda event: None
+        self._facts: dict[str, Any] = {}
+        self._meetings = 0
+
+    def open(self, on_event: Callable[[EngineEvent], None]) -> Loaded:
+        self._on_event = on_event
+        reached = self._reach(self._addresses)  # before what takes seconds
+        for host in reached:
+            host.ask_to_load(self._entry, self._spec)
+        self._facts = dict(self._here.open(self._take).facts)
+        for host in reached:
+            self._load(host)
+        devices = sum(host.facts["cuda_devices"] for host in reached)
+        return Loaded(self._facts | {"cuda_devices": self._facts["cuda_devices"] + devices})
+
+    def reach(self, hosts: Mapping[str, tuple[str, int]]) -> None:
+        """Have these hosts take part, too, from now on.
+
+        Raises:
+            UserError: one of them cannot be reached, or cannot load the job.
+        """
+        self._addresses |= hosts
+        reached = self._reach([name for name in hosts if name not in self._hosts or self._hosts[name].lost])
+        for host in reached:
+            host.ask_to_load(self._entry, self._spec)
+        for host in reached:
+            self._load(host)
+
+    def start(self, worker: int, host: str = HERE) -> int:
+        self._host_of[worker] = host
+        if host == HERE:
+            return self._here.start(worker)
+        if host not in self._hosts or self._hosts[host].lost:
+            self.reach({host: self._addresses[host]})
+        return self._hosts[host].start(worker)
+
+    def connect(self, workers: Sequence[int], messages: Sequence[Message]) -> None:
+        hosts = {self._host_of[worker] for worker in workers}
+        if len(hosts) == 1:
+            (host,) = hosts
+            (self._here if host == HERE else self._hosts[host]).connect(workers, messages)
+            return
+        self._meetings += 1
+        for worker, message in zip(workers, messages, strict=True):
+            self.send(worker, message | {"meeting": f"meeting-{self._meetings}", "world": len(workers)})
+
+    def send(self, worker: int, message: Message) -> None:
+        self._engine_of(worker).send(worker, message)
+
+    def stacks(self, worker: int) -> None:
+        self._engine_of(worker).stacks(worker)
+
+    def kill(self, worker: int) -> None:
+        self._engine_of(worker).kill(worker)
+
+    def clock(self, worker: int) -> int:
+        host = self._host_of.get(worker, HERE)
+        return 0 if host == HERE else self._hosts[host].clock
+
+    def poll(self, timeout: float) -> None:
+        for host in list(self._hosts.values()):
+            host.look()
+        self._here.poll(min(timeout, _LOOK_SECONDS))
+
+    def close(self) -> None:
+        for host in self._hosts.values():
+            host.close()
+        self._here.close()
+        self._depot.close()
+
+    def _engine_of(self, worker: int) -> LocalEngine | RemoteHost:
+        host = self._host_of.get(worker, HERE)
+        return self._here if host == HERE else self._hosts[host]
+
+    def _take(self, event: EngineEvent) -> None:
+        self._on_event(event)
+        if isinstance(event, Exited):
+            self._host_of.pop(event.worker, None)
+
+    def _reach(self, names: Iterable[str]) -> list[RemoteHost]:
+        """Connect to hosts, all at the same time.
+
+        Raises:
+            UserError: some are not there; names them all.
+        """
+        found = [
+            RemoteHost(name, self._addresses[name], self._token, self._loop, self._board, self._take) for name in names
+        ]
+        errors: list[str] = []
+
+        def reach(host: RemoteHost) -> None:
+            try:
+                host.reach()
+            except UserError as error:
+                errors.append(str(error))
+
+        threads = [threading.Thread(target=reach, args=(host,)) for host in found]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            for host in found:
+                host.close()
+            raise UserError("\n".join(sorted(errors)))
+        return found
+
+    def _load(self, host: RemoteHost) -> None:
+        """
+        Raises:
+            UserError: the host cannot load the job, or it has another one.
+        """
+        host.load()
+        self._hosts[host.name] = host
+        for name in _MUST_AGREE:
+            if host.facts[name] != self._facts[name]:
+                raise UserError(
+                    f"host {host.name} has another job: {name} is {host.facts[name]} there and {self._facts[name]} "
+                    "here. Copy the job's files to every host."
+                )

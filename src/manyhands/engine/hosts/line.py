@@ -1,0 +1,149 @@
+"""Connections between hosts: who dials proves that it knows the token, and is sure that the other does."""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import time
+from collections import deque
+from typing import Any
+
+from manyhands.wire import MAX_FRAME, FrameError, Frames, StrangerError, introduce, pack, watch
+
+_CHUNK = 1 << 20
+_LENGTH = struct.Struct("<I")
+
+
+class LineLostError(Exception):
+    """The other end is gone, or silent, or said what nobody can understand."""
+
+
+def dial(address: tuple[str, int], token: bytes, seconds: float) -> socket.socket:
+    """A connection to who listens there, and knows the token.
+
+    Raises:
+        LineLostError: nobody answers there, or somebody who does not know the token.
+    """
+    deadline = time.monotonic() + seconds
+    sock = None
+    try:
+        sock = socket.create_connection(address, seconds)
+        introduce(sock, token, {"to": 0}, deadline)
+        sock.settimeout(None)
+        return sock
+    except (OSError, StrangerError) as error:
+        if sock is not None:
+            sock.close()
+        if isinstance(error, TimeoutError):
+            raise LineLostError(f"no answer within {seconds:.0f} s") from None
+        if isinstance(error, StrangerError | ConnectionResetError) and sock is not None:
+            raise LineLostError("its token is another one, or what listens there is no agent of manyhands") from None
+        raise _lost(error) from None
+
+
+class Line:
+    """One end of a connection that carries messages both ways, often. One thread at a time sends, and one receives."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        watch(sock)
+        self.sock = sock
+        self._frames = Frames()
+        self._come: deque[dict[str, Any]] = deque()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """
+        Raises:
+            LineLostError: the other end is gone.
+        """
+        try:
+            self.sock.sendall(pack(message))
+        except OSError as error:
+            raise _lost(error) from None
+
+    def receive(self, seconds: float) -> dict[str, Any]:
+        """The next message; waits for it.
+
+        Raises:
+            LineLostError: the other end is gone, or has said nothing for so long.
+        """
+        deadline = time.monotonic() + seconds
+        while not self._come:
+            if not select.select([self.sock], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise LineLostError(f"it has not answered for {seconds:.0f} s")
+            self.read()
+        return self._come.popleft()
+
+    def read(self) -> None:
+        """Read what has come, which is something.
+
+        Raises:
+            LineLostError: the other end is gone.
+        """
+        try:
+            data = self.sock.recv(_CHUNK)
+            self._come.extend(self._frames.feed(data))
+        except (OSError, FrameError) as error:
+            raise _lost(error) from None
+        if not data:
+            raise LineLostError("it closed the connection")
+
+    def take(self) -> list[dict[str, Any]]:
+        """Messages that have been read."""
+        messages = list(self._come)
+        self._come.clear()
+        return messages
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+def send_with(sock: socket.socket, message: dict[str, Any], data: memoryview | bytes = b"") -> None:
+    """Send a message and the bytes that belong to it.
+
+    Raises:
+        LineLostError: the other end is gone.
+    """
+    try:
+        sock.sendall(pack(message))
+        sock.sendall(data)
+    except OSError as error:
+        raise _lost(error) from None
+
+
+def receive_head(sock: socket.socket) -> dict[str, Any]:
+    """A message, and not a byte of what belongs to it.
+
+    Raises:
+        LineLostError: the other end is gone, or this is no message.
+    """
+    head = bytearray(_LENGTH.size)
+    receive_into(sock, memoryview(head))
+    if (length := _LENGTH.unpack(head)[0]) > MAX_FRAME:
+        raise LineLostError(f"a message of {length} bytes, more than {MAX_FRAME}")
+    body = bytearray(length)
+    receive_into(sock, memoryview(body))
+    try:
+        return Frames().feed(bytes(head + body))[0]
+    except FrameError as error:
+        raise _lost(error) from None
+
+
+def receive_into(sock: socket.socket, target: memoryview) -> None:
+    """So many bytes.
+
+    Raises:
+        LineLostError: the other end is gone.
+    """
+    done = 0
+    try:
+        while done < len(target):
+            if not (count := sock.recv_into(target[done:])):
+                raise LineLostError("it closed the connection")
+            done += count
+    except OSError as error:
+        raise _lost(error) from None
+
+
+def _lost(error: Exception) -> LineLostError:
+    return LineLostError(getattr(error, "strerror", None) or str(error))

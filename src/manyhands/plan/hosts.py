@@ -1,0 +1,55 @@
+"""Which machine each process of a gang runs on, as text: `here,lab1,lab2:7500`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from manyhands.engine import HERE
+from manyhands.errors import UsageError
+
+PORT = 7421
+"""Where a host's agent listens, unless told otherwise."""
+
+
+class Address(NamedTuple):
+    """Of an agent."""
+
+    host: str
+    port: int
+
+
+def parse_hosts(flag: str, text: str) -> tuple[str, ...]:
+    """The names in a list.
+
+    Raises:
+        UsageError: a name is empty, is there twice, or has a port that is none.
+    """
+    names = tuple(name.strip() for name in text.split(",")) if text.strip() else ()
+    for name in names:
+        if not name or names.count(name) > 1:
+            raise UsageError(f"{flag} {text}: {'a name is missing' if not name else f'{name} is there twice'}.")
+        parse_address(name, f"{flag} {text}: ")
+    return names
+
+
+def parse_address(name: str, about: str = "") -> Address:
+    """`lab1`, `lab1:7500`, `10.0.0.2`, `[fe80::1]:7500`.
+
+    Raises:
+        UsageError: the port is none.
+    """
+    host, colon, port = name.rpartition(":") if not name.endswith("]") else (name, "", "")
+    if not colon:
+        return Address(name.strip("[]"), PORT)
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise UsageError(f"{about}{name!r} is no host: write NAME or NAME:PORT.")
+    return Address(host.strip("[]"), int(port))
+
+
+def place_blocks(count: int, hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """The host of each of so many processes: neighbours stay together, and hosts get equal numbers, the first ones one
+    more where that does not come out even."""
+    if not hosts:
+        return (HERE,) * count
+    base, more = divmod(count, len(hosts))
+    return tuple(host for index, host in enumerate(hosts) for _ in range(base + (index < more)))

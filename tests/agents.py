@@ -1,0 +1,48 @@
+"""Agents that lend this machine under other names, as hosts of a run."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+
+class LentHost:
+    """An agent in a process of its own. `name` is what a run calls it."""
+
+    def __init__(self, token: Path, wrap=lambda command: subprocess.Popen(command, **PIPES), host="127.0.0.1") -> None:
+        command = [sys.executable, "-m", "manyhands", "agent", "--port", "0", "--token", str(token)]
+        self.process = wrap(command)
+        self.lines: list[str] = []
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if found := re.search(r"listening on port (\d+)", line):
+                self.name = f"{host}:{found[1]}"
+                break
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        self.lines.extend(self.process.stdout)
+
+    def kill(self) -> None:
+        """As if the machine had lost its power: neither the agent nor what it started gets a word out."""
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+        self.process.stdout.close()
+
+
+PIPES = {
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.STDOUT,
+    "text": True,
+    "env": {**os.environ, "PYTHONUNBUFFERED": "1"},
+}

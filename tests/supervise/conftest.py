@@ -1,0 +1,3 @@
+from support_lab import lab
+
+__all__ = ["lab"]
