@@ -1,12 +1,14 @@
 """Policies by the clock: seconds until a stated loss, of every `--sync`, beside DDP over gloo.
 
-Five parts, each with a result file of its own; 4 workers everywhere:
+Six parts, each with a result file of its own; 4 workers everywhere:
 
 a, equal: examples/gpt.py (small) and examples/digits.py with `manyhands train`, all workers alike.
 b, slow_worker: worker 1 is three times slower, everywhere by the same brake; beside it also an asynchronous parameter
   server of Ray actors as Ray's documentation shows it, if Ray is there.
 c, star: workers and servers on emulated hosts behind one switch, 100 Mbit/s each (needs root).
 d, slow_link: the same, but one worker's link has 20 Mbit/s.
+f, slow_machine: as b, but all workers are held back to a quarter of their speed (and worker 1 to a twelfth), so that
+  two cores are enough for four: as if each had a machine of its own.
 e, rates: bytes/s of synchronous servers and of all-reduce on such links beside what the cost model predicts, and beside
   the formula for helper hosts. Target: within 15 %.
 
@@ -34,14 +36,14 @@ from sync_sides.places import PLACES, POLICIES, WORKERS, bounds, no_ray, on_this
 from manyhands.lab import obstacle
 from manyhands.train.jobfile import load_job
 
-PARTS = ("a", "b", "c", "d", "e")
+PARTS = ("a", "b", "f", "c", "d", "e")
 NEED_LAB = ("c", "d", "e")
 ROUNDS, RATE_ROUNDS = 5, 5
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--parts", default=",".join(PARTS), help="of a,b,c,d,e; default: all")
+    parser.add_argument("--parts", default=",".join(PARTS), help="of a,b,c,d,e,f; default: all")
     parser.add_argument("--rounds", type=int, help="default 5; 1 with --quick")
     parser.add_argument("--policies", help=f"separated by blanks; default: {' '.join(POLICIES)}")
     parser.add_argument("--examples", default="gpt,digits", help="default: both")

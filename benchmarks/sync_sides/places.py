@@ -67,6 +67,11 @@ PLACES = {
     "d": Place(
         "slow_link", "the same, one worker's link has 20 Mbit/s", hosts=",".join([*[FAST] * (WORKERS - 1), SLOW])
     ),
+    "f": Place(
+        "slow_machine",
+        "4 workers as if each had a machine: all held back to a quarter of their speed, worker 1 to a twelfth",
+        slow="0:4,1:12,2:4,3:4",
+    ),
 }
 
 
