@@ -37,12 +37,29 @@ def shares(balance: Balance) -> list[int]:
 
 def test_a_slow_worker_gets_less_and_gets_it_back():
     balance = Balance(assign_blocks(16, 4))
-    changes = [balance.learn([1.0, 1.05, 1.0, 3.0]) for _ in range(12)]
+    changes = [step(balance, [1.0, 1.05, 1.0, 3.0]) for _ in range(12)]
     assert shares(balance) == [5, 5, 5, 1]
     assert [bool(change) for change in changes] == [False] * 5 + [True] + [False] * 6
     for _ in range(12):
-        balance.learn([1.0, 1.0, 1.0, 1.0])
+        step(balance, [1.0, 1.0, 1.0, 1.0])
     assert shares(balance) == [4, 4, 4, 4]
+
+
+def step(balance: Balance, seconds: list[float], exchange=lambda shares: 0.0):
+    """A step of workers of these speeds, and of what the exchange takes for these shares."""
+    longest = max(block.size * second for block, second in zip(balance.blocks, seconds, strict=True))
+    return balance.learn(seconds, longest + exchange(shares(balance)))
+
+
+def test_a_change_that_costs_more_than_it_saves_is_taken_back_until_speeds_are_others():
+    balance = Balance(assign_blocks(16, 4))
+    seen = []
+    for speeds in [[1.0, 1.0, 1.0, 3.0]] * 60 + [[1.0, 1.0, 1.0, 6.0]] * 60:
+        step(balance, speeds, exchange=lambda shares: 0.0 if shares == [4, 4, 4, 4] else 9.0)
+        seen.append(shares(balance))
+    tried = [now for before, now in pairwise(seen) if now != before]
+    assert tried[:2] == [[5, 5, 5, 1], [4, 4, 4, 4]]
+    assert [new[-1] for new in tried[2:]] == [1], "for one that is 6 times slower it is worth while"
 
 
 @given(st.lists(st.lists(st.floats(0.97, 1.03), min_size=4, max_size=4), min_size=30, max_size=60))
@@ -50,9 +67,9 @@ def test_noise_moves_nothing(rows):
     balance = Balance(assign_blocks(16, 4))
     for index, row in enumerate(rows):
         hiccup = [20.0 if index % 7 == rank == 3 else second for rank, second in enumerate(row)]
-        assert balance.learn(hiccup) is None
+        assert step(balance, hiccup) is None
 
 
 def test_one_micro_batch_each_cannot_be_moved():
     balance = Balance(assign_blocks(3, 3))
-    assert all(balance.learn([1.0, 9.0, 1.0]) is None for _ in range(30))
+    assert all(step(balance, [1.0, 9.0, 1.0]) is None for _ in range(30))

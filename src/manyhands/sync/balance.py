@@ -1,10 +1,12 @@
 """Uneven blocks for uneven workers: who is faster computes more of every batch.
 
 Problem: with equal blocks the slowest worker sets the pace of all, and the others wait.
-Idea: every worker tells with each step what a micro-batch took it; all see the same figures, and so all decide alike,
-without another protocol. The median over some steps counts, so that one hiccup moves nothing, and blocks change only
-where the step is predicted to become a tenth shorter, so that they do not flap. Sums are made in the order of law 1
-whatever the blocks, so the result stays the same, bit for bit.
+Idea: every worker tells with each step what a micro-batch took it, and what the step before took; all see the same
+figures, and so all decide alike, without another protocol. The median over some steps counts, so that one hiccup moves
+nothing, and blocks change only where computing is predicted to take a tenth less, so that they do not flap. A change is
+a trial: blocks that are no whole subtrees send more pieces of every sum, and where the network is slow that costs more
+than it saves. If steps take longer than before, the change is taken back until speeds have become others. Sums are made
+in the order of law 1 whatever the blocks, so the result stays the same, bit for bit.
 Cost: the slowest block takes max(k_i t_i), at best (number of micro-batches) / sum(1 / t_i).
 """
 
@@ -13,13 +15,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from statistics import median
+from typing import NamedTuple
 
 from manyhands.collective import Block, assign_blocks
 
 _WINDOW = 6
-"""Steps between two decisions; the first after a change is left out, it warms up."""
+"""Steps between two decisions; of those after a change the first two do not count: one warms up, the next tells so."""
 _GAIN = 0.1
-"""Share of a step's time that a change must save."""
+"""Share of the time of computing that a change must save."""
+_OTHERS = 1.25
+"""Speeds are others when somebody's share of the gang's has changed by this factor."""
+
+
+class _Trial(NamedTuple):
+    blocks: tuple[Block, ...]
+    """Before it."""
+    step: float
+    """Seconds that a step took with them."""
 
 
 class Balance:
@@ -31,23 +43,46 @@ class Balance:
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self.blocks = tuple(blocks)
-        self._seconds: deque[Sequence[float]] = deque(maxlen=_WINDOW - 1)
+        self._seconds: deque[Sequence[float]] = deque(maxlen=_WINDOW - 2)
+        self._steps: deque[float] = deque(maxlen=_WINDOW - 2)
         self._since = 0
+        self._trial: _Trial | None = None
+        self._regretted: Sequence[float] | None = None
+        """Speeds at which a change was taken back."""
 
-    def learn(self, seconds: Sequence[float]) -> tuple[Block, ...] | None:
-        """Take what a micro-batch took each worker in one step. Returns the blocks from now on, if they change."""
+    def learn(self, seconds: Sequence[float], step: float) -> tuple[Block, ...] | None:
+        """Take what a micro-batch took each worker in one step, and what the step before took them all. Returns the
+        blocks from now on, if they change."""
         self._since += 1
-        if self._since > 1:
+        if self._since > 2:
             self._seconds.append(seconds)
+            self._steps.append(step)
         if self._since % _WINDOW:
             return None
         typical = tuple(max(1e-9, median(column)) for column in zip(*self._seconds, strict=True))
+        step = median(self._steps)
+        trial, self._trial = self._trial, None
+        if trial is not None and step > trial.step:
+            self._regretted = typical
+            return self._change(trial.blocks)
+        if self._regretted is not None and not _are_others(typical, self._regretted):
+            return None
         wanted = assign_blocks(self.blocks[-1].stop, len(self.blocks), typical)
         if _slowest(wanted, typical) > (1 - _GAIN) * _slowest(self.blocks, typical):
             return None
-        self.blocks, self._since = wanted, 0
+        self._trial, self._regretted = _Trial(self.blocks, step), None
+        return self._change(wanted)
+
+    def _change(self, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+        self.blocks, self._since = blocks, 0
         self._seconds.clear()
-        return wanted
+        self._steps.clear()
+        return blocks
+
+
+def _are_others(seconds: Sequence[float], before: Sequence[float]) -> bool:
+    ratios = [now / then * sum(before) / sum(seconds) for now, then in zip(seconds, before, strict=True)]
+    return max(ratios) > _OTHERS or min(ratios) < 1 / _OTHERS
 
 
 def _slowest(blocks: Sequence[Block], seconds: Sequence[float]) -> float:

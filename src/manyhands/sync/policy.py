@@ -102,6 +102,8 @@ class Finished(NamedTuple):
     """What each process passed, in rank order."""
     seconds: Sequence[float | None] = ()
     """What a micro-batch took each of them."""
+    before: float = 0.0
+    """Seconds that the step before this one took them all."""
     unused: frozenset[int] = frozenset()
     """Parameters that got no gradient from anybody, as numbered for the sink."""
     others: Mapping[str, str] = MappingProxyType({})
@@ -201,12 +203,12 @@ class Policy:
         """The step's sums are there. Returns the norm of the whole gradient, if it is clipped."""
         return replica.apply(finished.losses)
 
-    def learn(self, seconds: Sequence[float | None]) -> bool:
-        """What a micro-batch took each worker in the step that was just applied. Whether blocks change, so that
-        another sink must be opened."""
+    def learn(self, finished: Finished) -> bool:
+        """Learn from the times of the step that was just applied. Whether blocks change, so that another sink must be
+        opened."""
         if self._balance is None:
             return False
-        blocks = self._balance.learn([s for s in seconds if s is not None])
+        blocks = self._balance.learn([s for s in finished.seconds if s is not None], finished.before)
         if blocks is not None:
             self.blocks = self._placed(blocks)
         return blocks is not None

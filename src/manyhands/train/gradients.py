@@ -88,9 +88,14 @@ class Gradients:
             elif self._missing[bucket]:
                 self._flush(bucket)
 
-    def finish(self, losses: list[float], flag: int, seconds: float | None = None) -> Finished:
+    def finish(self, losses: list[float], flag: int, seconds: float | None = None, before: float = 0.0) -> Finished:
         """Exchange what is left: afterwards every parameter's `.grad` is the whole batch's, unless its sum stays
         elsewhere.
+
+        Args:
+            losses, flag: of this worker, for all.
+            seconds: that a micro-batch took.
+            before: seconds that the step before took.
 
         Raises:
             PeerLostError: a worker was lost; the step has changed nothing.
@@ -100,6 +105,7 @@ class Gradients:
                 "losses": losses,
                 "flag": flag,
                 "seconds": seconds,
+                "before": before,
                 "unused": sorted(self._unused),
                 "others": self._buffers.others,
             }
@@ -116,7 +122,8 @@ class Gradients:
         self._sum.clear()
         losses = [loss for f in facts for loss in f["losses"]]
         times: list[float | None] = [f["seconds"] for f in facts]
-        return Finished(losses, [f["flag"] for f in facts], times, frozenset(unused), facts[0]["others"])
+        others, before = facts[0]["others"], max(f["before"] for f in facts)
+        return Finished(losses, [f["flag"] for f in facts], times, before, frozenset(unused), others)
 
     def abandon(self) -> None:
         """Undo a step that could not be finished: no gradients, buffers as at its start."""

@@ -134,6 +134,8 @@ class Trainer:
         self._evaluation_data: Any = None
         self.policy: Policy = Policy(Task(job.micro_batches, job.reproducible), None)
         self._brake = Brake(1.0)
+        self._took = 0.0
+        """Seconds of the last step."""
         self._gradients: Gradients | None = None
         self.kept: dict[str, Any] = {}
         """What the policy is to take up when it begins."""
@@ -213,6 +215,7 @@ class Trainer:
             UserError: the job's functions misbehave.
         """
         gradients = self._ready()
+        began = time.perf_counter()
         self.policy.before_forward()
         gradients.begin_step()
         try:
@@ -222,7 +225,8 @@ class Trainer:
             self.recorder.enter("exchange")
             if self._tables is not None:
                 self._tables.finish()
-            finished = gradients.finish(losses, flag(), seconds)
+            finished = gradients.finish(losses, flag(), seconds, self._took)
+            self._took = time.perf_counter() - began
         except BaseException:
             gradients.abandon()
             raise
@@ -232,7 +236,7 @@ class Trainer:
         grad_norm = self.policy.update(self, finished)
         if self._tables is not None:
             self._tables.side.apply()
-        if self.policy.learn(finished.seconds):
+        if self.policy.learn(finished):
             gradients.close()
             self._gradients = Gradients(self.model, self.policy)
         return self._committed(finished, grad_norm, learning_rate)
