@@ -29,6 +29,7 @@ from manyhands.run import Checkpoint, RunDirectory
 from manyhands.shm import Board, Slots
 from manyhands.supervise.checkpoints import Checkpoints
 from manyhands.supervise.ending import Ending, conclude
+from manyhands.supervise.loose import goes_on_without, lacks_a_server, links, vacancy
 from manyhands.supervise.members import Member, Phase, choose_source, describe_loss, seat, to_start
 from manyhands.supervise.oom import OUT_OF_MEMORY_REMEDY, OutOfMemory
 from manyhands.supervise.options import Care
@@ -178,16 +179,14 @@ class Supervisor:
         if plan is None or not plan.sync.loose or self._pause_ordered:
             return
         for member in list(self._members.values()):
-            places = plan.places
-            empty = [rank for rank in range(plan.gang) if self._gang[rank] not in self._members]
-            vacant = [rank for rank in empty if places[rank] == member.host]
-            if member.phase is not Phase.IDLE or member.placed or member.plan != plan or not vacant:
+            rank = vacancy(member, plan, self._gang, self._members)
+            if rank is None:
                 continue
-            member.rank, member.placed = vacant[-1], True  # a server first
-            member.whole = member.rank < plan.workers  # a server has to fetch its shards
-            self._gang[member.rank] = member.worker
+            member.rank, member.placed = rank, True
+            member.whole = rank < plan.workers  # a server has to fetch its shards
+            self._gang[rank] = member.worker
             self._set_phase(member, Phase.RUNNING)
-            order = {"order": "join", "rank": member.rank, "load": None, "evaluated": self._record.evaluated}
+            order = {"order": "join", "rank": rank, "load": None, "evaluated": self._record.evaluated}
             self._engine.send(member.worker, order | {"pinned": None, "cuts": None, "fresh": True})
             others = [self._members[w] for w in self._gang if w in self._members and w != member.worker]
             self._link(member, [o for o in others if o.phase is Phase.RUNNING], fresh=True)
@@ -196,19 +195,8 @@ class Supervisor:
             self._record.membership("began", self._workers, text)
 
     def _link(self, member: Member, others: Sequence[Member], fresh: bool = False) -> None:
-        """Connect a member of a gang in which nobody waits for all with these others, where a server is one of two."""
-        workers = member.plan.workers
-
-        def end(of: Member, fresh: bool, first: bool) -> Message:
-            rank = of.rank or 0
-            role, number = ("worker", of.worker) if rank < workers else ("server", rank - workers)
-            return {"order": "link", "role": role, "number": number, "fresh": fresh, "first": first}
-
-        for other in others:
-            low, high = sorted((member, other), key=lambda m: m.rank or 0)
-            if (high.rank or 0) >= workers:
-                ends = [end(high, fresh and high is member, True), end(low, fresh and low is member, False)]
-                self._engine.connect([low.worker, high.worker], ends)
+        for pair, orders in links(member, others, fresh):
+            self._engine.connect(pair, orders)
 
     def _keep_running(self) -> None:
         """A generation is at work: pause it for a resize, or have its keeper save a checkpoint."""
@@ -288,7 +276,7 @@ class Supervisor:
         for member in list(self._members.values()):
             if member.phase is Phase.STARTING:
                 self._dismiss(member)
-        if self._lacks_a_server():
+        if self._gang_plan is not None and lacks_a_server(self._gang_plan, self._gang, self._members):
             self._end_generation()
         if any(m.phase is Phase.RUNNING for m in self._members.values()):
             if not ending.paused:
@@ -453,31 +441,11 @@ class Supervisor:
         allowed = self._care.attempts * (10 if outside else 1)
         if self._losses_without_progress < allowed:
             self._view.note(f"{text}; recovering.")
-            if member.placed and member.plan.divides and not self._goes_on_without(member):
+            if member.placed and member.plan.divides and not goes_on_without(member, self._gang, self._members):
                 self._end_generation()
             return
         remedy = OUT_OF_MEMORY_REMEDY if out_of_memory else f"What it printed last is in {self._directory.log}."
         self._fail(f"{text}, loss number {self._losses_without_progress} without a committed step. {remedy}")
-
-    def _goes_on_without(self, member: Member) -> bool:
-        """Whether the gang goes on while another takes the place of a lost member: servers that wait for nobody do
-        without a worker, and without a server whose shards another has a copy of."""
-        sync, rank = member.plan.sync, member.rank or 0
-        if not sync.loose:
-            return False
-        if rank < member.plan.workers:
-            return True
-        servers = [self._members.get(w) for w in self._gang[member.plan.workers :]]
-        there = [s for s in servers if s is not None and s.phase is Phase.RUNNING and s.whole]
-        return sync.servers > 1 and len(there) == sync.servers - 1
-
-    def _lacks_a_server(self) -> bool:
-        """Whether a gang in which nobody waits for all has lost a server, for which those that are left would wait."""
-        plan = self._gang_plan
-        if plan is None or not plan.sync.loose:
-            return False
-        phases = [self._members[w].phase for w in self._gang[plan.workers :] if w in self._members]
-        return len(phases) < plan.sync.servers and Phase.FINISHED not in phases
 
     def _fail(self, error: str, trace: str = "") -> None:
         if self._ending is None or self._ending.status == "stopped":

@@ -2,11 +2,12 @@
 
 Problem: with equal blocks the slowest worker sets the pace of all, and the others wait.
 Idea: every worker tells with each step what a micro-batch took it, and what the step before took; all see the same
-figures, and so all decide alike, without another protocol. The median over some steps counts, so that one hiccup moves
-nothing, and blocks change only where computing is predicted to take a tenth less, so that they do not flap. A change is
-a trial: blocks that are no whole subtrees send more pieces of every sum, and where the network is slow that costs more
-than it saves. If steps take longer than before, the change is taken back until speeds have become others. Sums are made
-in the order of law 1 whatever the blocks, so the result stays the same, bit for bit.
+figures, and so all decide alike, without another protocol. The median over some steps counts, so that one hiccup
+moves nothing, and blocks change only where computing is predicted to take less by a tenth of a step, so that they do
+not flap. A change is a trial: blocks that are no whole subtrees send more pieces of every sum, and where the network
+is slow that costs more than it saves. If steps take longer than before, the change is taken back until speeds have
+become others, and every regret doubles the time until the next trial. Sums are made in the order of law 1 whatever
+the blocks, so the result stays the same, bit for bit.
 Cost: the slowest block takes max(k_i t_i), at best (number of micro-batches) / sum(1 / t_i).
 """
 
@@ -22,7 +23,7 @@ from manyhands.collective import Block, assign_blocks
 _WINDOW = 6
 """Steps between two decisions; of those after a change the first two do not count: one warms up, the next tells so."""
 _GAIN = 0.1
-"""Share of the time of computing that a change must save."""
+"""Share of a step's time that a change must save."""
 _OTHERS = 1.25
 """Speeds are others when somebody's share of the gang's has changed by this factor."""
 
@@ -49,6 +50,8 @@ class Balance:
         self._trial: _Trial | None = None
         self._regretted: Sequence[float] | None = None
         """Speeds at which a change was taken back."""
+        self._regrets = self._rest = 0
+        """How often, and for how many windows nothing is tried because of that."""
 
     def learn(self, seconds: Sequence[float], step: float) -> tuple[Block, ...] | None:
         """Take what a micro-batch took each worker in one step, and what the step before took them all. Returns the
@@ -63,12 +66,14 @@ class Balance:
         step = median(self._steps)
         trial, self._trial = self._trial, None
         if trial is not None and step > trial.step:
-            self._regretted = typical
+            self._regretted, self._regrets = typical, self._regrets + 1
+            self._rest = 1 << self._regrets
             return self._change(trial.blocks)
-        if self._regretted is not None and not _are_others(typical, self._regretted):
+        self._rest = max(0, self._rest - 1)
+        if self._regretted is not None and (self._rest or not _are_others(typical, self._regretted)):
             return None
         wanted = assign_blocks(self.blocks[-1].stop, len(self.blocks), typical)
-        if _slowest(wanted, typical) > (1 - _GAIN) * _slowest(self.blocks, typical):
+        if _slowest(self.blocks, typical) - _slowest(wanted, typical) <= _GAIN * step:
             return None
         self._trial, self._regretted = _Trial(self.blocks, step), None
         return self._change(wanted)
