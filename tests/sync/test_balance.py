@@ -39,8 +39,8 @@ def test_a_slow_worker_gets_less_and_gets_it_back():
     balance = Balance(assign_blocks(16, 4))
     changes = [step(balance, [1.0, 1.05, 1.0, 3.0]) for _ in range(12)]
     assert shares(balance) == [5, 5, 5, 1]
-    assert [bool(change) for change in changes] == [False] * 5 + [True] + [False] * 6
-    for _ in range(12):
+    assert [bool(change) for change in changes] == [False] * 11 + [True]
+    for _ in range(18):
         step(balance, [1.0, 1.0, 1.0, 1.0])
     assert shares(balance) == [4, 4, 4, 4]
 

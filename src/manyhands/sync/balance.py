@@ -3,11 +3,11 @@
 Problem: with equal blocks the slowest worker sets the pace of all, and the others wait.
 Idea: every worker tells with each step what a micro-batch took it, and what the step before took; all see the same
 figures, and so all decide alike, without another protocol. The median over some steps counts, so that one hiccup
-moves nothing, and blocks change only where computing is predicted to take less by a tenth of a step, so that they do
-not flap. A change is a trial: blocks that are no whole subtrees send more pieces of every sum, and where the network
-is slow that costs more than it saves. If steps take longer than before, the change is taken back until speeds have
-become others, and every regret doubles the time until the next trial. Sums are made in the order of law 1 whatever
-the blocks, so the result stays the same, bit for bit.
+moves nothing, and blocks change only where computing is predicted to take less by a tenth of a step, twice in a row,
+so that they do not flap. A change is a trial: blocks that are no whole subtrees send more pieces of every sum, and
+where the network is slow that costs more than it saves. If steps take longer than before, the change is taken back
+until speeds have become others, and every regret doubles the time until the next trial. Sums are made in the order of
+law 1 whatever the blocks, so the result stays the same, bit for bit.
 Cost: the slowest block takes max(k_i t_i), at best (number of micro-batches) / sum(1 / t_i).
 """
 
@@ -47,6 +47,8 @@ class Balance:
         self._seconds: deque[Sequence[float]] = deque(maxlen=_WINDOW - 2)
         self._steps: deque[float] = deque(maxlen=_WINDOW - 2)
         self._since = 0
+        self._before: tuple[Sequence[float], ...] = ()
+        """Speeds in the window before this one."""
         self._trial: _Trial | None = None
         self._regretted: Sequence[float] | None = None
         """Speeds at which a change was taken back."""
@@ -73,13 +75,15 @@ class Balance:
         if self._regretted is not None and (self._rest or not _are_others(typical, self._regretted)):
             return None
         wanted = assign_blocks(self.blocks[-1].stop, len(self.blocks), typical)
-        if _slowest(self.blocks, typical) - _slowest(wanted, typical) <= _GAIN * step:
+        gains = [_slowest(self.blocks, seconds) - _slowest(wanted, seconds) for seconds in (typical, *self._before)]
+        self._before = (typical,)
+        if len(gains) < 2 or min(gains) <= _GAIN * step:
             return None
         self._trial, self._regretted = _Trial(self.blocks, step), None
         return self._change(wanted)
 
     def _change(self, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
-        self.blocks, self._since = blocks, 0
+        self.blocks, self._since, self._before = blocks, 0, ()
         self._seconds.clear()
         self._steps.clear()
         return blocks
