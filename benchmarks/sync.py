@@ -1,11 +1,12 @@
 """Policies by the clock: seconds until a stated loss, of every `--sync`, beside DDP over gloo.
 
-Six parts, each with a result file of its own; 4 workers everywhere:
+Seven parts, each with a result file of its own; 4 workers everywhere:
 
 a, equal: examples/gpt.py (small) and examples/digits.py with `manyhands train`, all workers alike.
 b, slow_worker: worker 1 is three times slower, everywhere by the same brake; beside it also an asynchronous parameter
   server of Ray actors as Ray's documentation shows it, if Ray is there.
 c, star: workers and servers on emulated hosts behind one switch, 100 Mbit/s each (needs root).
+g, star_light: the same hosts, and a gpt of four times the parameters with a quarter of the tokens in a batch.
 d, slow_link: the same, but one worker's link has 20 Mbit/s.
 f, slow_machine: as b, but all workers are held back to a quarter of their speed (and worker 1 to a twelfth), so that
   two cores are enough for four: as if each had a machine of its own.
@@ -36,20 +37,19 @@ from sync_sides.places import PLACES, POLICIES, WORKERS, bounds, no_ray, on_this
 from manyhands.lab import obstacle
 from manyhands.train.jobfile import load_job
 
-PARTS = ("a", "b", "f", "c", "d", "e")
-NEED_LAB = ("c", "d", "e")
+PARTS = ("a", "b", "f", "c", "g", "d", "e")
+NEED_LAB = ("c", "g", "d", "e")
 ROUNDS, RATE_ROUNDS = 5, 5
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--parts", default=",".join(PARTS), help="of a,b,c,d,e,f; default: all")
+    parser.add_argument("--parts", default=",".join(PARTS), help="of a to g; default: all")
     parser.add_argument("--rounds", type=int, help="default 5; 1 with --quick")
     parser.add_argument("--policies", help=f"separated by blanks; default: {' '.join(POLICIES)}")
     parser.add_argument("--examples", default="gpt,digits", help="default: both")
     options = parser.parse_args()
     policies = list(dict.fromkeys([contest.FIRST, *options.policies.split()])) if options.policies else list(POLICIES)
-    cases = [(QUICK if options.quick else CASES)[name] for name in options.examples.split(",")]
     rounds = options.rounds or (1 if options.quick else ROUNDS)
     goals: dict[str, float] = {}
     for part in options.parts.split(","):
@@ -61,6 +61,8 @@ def main() -> None:
         if part == "e":
             figures = star_rates.measure(options.rounds or RATE_ROUNDS, options.quick)
         else:
+            names = PLACES[part].examples or options.examples.split(",")
+            cases = [(QUICK if options.quick else CASES)[name] for name in names]
             figures = measure(part, cases, policies, rounds, goals)
         name = "rates" if part == "e" else PLACES[part].name
         write_results(f"sync_{name}", options.quick, facts, {"load_after": os.getloadavg()[0], **figures})
@@ -76,11 +78,11 @@ def measure(part: str, cases: list[Case], policies: list[str], rounds: int, goal
             console.print(f"Ray is left out: {figures['without_ray']}")
     with tempfile.TemporaryDirectory(prefix="sync-pilot-") as folder:
         for case in cases:
-            if case.example not in goals:
-                goals[case.example] = contest.pilot(on_this_machine(Path(folder), contest.FIRST, ""), case)
+            if case.flags not in goals:
+                goals[case.flags] = contest.pilot(on_this_machine(Path(folder), contest.FIRST, ""), case)
     with sides(place, policies) as trains:
         for case in cases:
-            result = contest.compete(case, goals[case.example], trains, rounds)
+            result = contest.compete(case, goals[case.flags], trains, rounds)
             size = model_bytes(case)
             least = bounds(place.cluster, size, policies) if place.cluster else None
             contest.show(f"{case.example}, {place.about}", result, least)

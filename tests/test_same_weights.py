@@ -9,7 +9,7 @@ import pytest
 import reference
 from support import EXAMPLES, PATIENT, ROOT, Brake, Run, kill_worker, ledger_positions, side_by_side, train
 
-BRAKED = ROOT / "tests" / "jobs" / "braked_digits.py"
+BRAKED = ROOT / "tests" / "jobfiles" / "braked_digits.py"
 JOBS = {
     "gpt": {"steps": 6, "layers": 2, "width": 32, "context": 32, "batch_size": 16},
     "digits": {"steps": 14, "micro_batches": 8},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 WINDOW = 10
@@ -29,9 +29,10 @@ class Case:
 
 
 GPT = "--layers 2 --width 64 --context 64 --batch-size 32 --micro-batches 8 --lr 3e-3"
+LIGHT = "--layers 2 --width 128 --context 64 --batch-size 8 --micro-batches 8 --lr 2e-3"
 DIGITS = "--batch-size 128 --micro-batches 8"
-CASES = {"gpt": Case("gpt", GPT, 240), "digits": Case("digits", DIGITS, 200)}
-QUICK = {"gpt": Case("gpt", GPT, 40), "digits": Case("digits", DIGITS, 40)}
+CASES = {"gpt": Case("gpt", GPT, 240), "digits": Case("digits", DIGITS, 200), "light": Case("gpt", LIGHT, 240)}
+QUICK = {name: replace(case, steps=40) for name, case in CASES.items()}
 
 
 @dataclass(frozen=True)

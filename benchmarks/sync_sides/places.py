@@ -50,6 +50,8 @@ class Place:
     slow: str = ""
     hosts: str = ""
     """Bandwidths of the workers' links; empty: all are on this machine."""
+    examples: tuple[str, ...] = ()
+    """If it has its own."""
 
     @property
     def cluster(self) -> Cluster | None:
@@ -66,6 +68,12 @@ PLACES = {
     "c": Place("star", "4 workers and 2 servers behind a switch, 100 Mbit/s each", hosts=",".join([FAST] * WORKERS)),
     "d": Place(
         "slow_link", "the same, one worker's link has 20 Mbit/s", hosts=",".join([*[FAST] * (WORKERS - 1), SLOW])
+    ),
+    "g": Place(
+        "star_light",
+        "4 workers and 2 servers behind a switch, 100 Mbit/s each; little to compute for many parameters",
+        hosts=",".join([FAST] * WORKERS),
+        examples=("light",),
     ),
     "f": Place(
         "slow_machine",

@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "sync-measured.md"
 RESULTS = ROOT / "benchmarks" / "results"
-PLACES = ("equal", "slow_worker", "slow_machine", "star", "slow_link")
+PLACES = ("equal", "slow_worker", "slow_machine", "star", "star_light", "slow_link")
 Figures = dict[str, Any]
 
 

@@ -7,7 +7,7 @@ from support import PATIENT, ROOT, Brake, Run, cli, side_by_side
 
 from manyhands.run import read_json
 
-TINY = ROOT / "tests" / "jobs" / "tiny.py"
+TINY = ROOT / "tests" / "jobfiles" / "tiny.py"
 CROWD = (os.cpu_count() or 1) + 1
 
 

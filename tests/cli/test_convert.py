@@ -17,7 +17,7 @@ from manyhands.state import Image, capture
 from manyhands.state import plain as plain_module
 from manyhands.train.jobfile import load_job
 
-TINY = ROOT / "tests" / "jobs" / "tiny.py"
+TINY = ROOT / "tests" / "jobfiles" / "tiny.py"
 
 MIXED = """
 import torch

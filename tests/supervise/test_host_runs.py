@@ -12,7 +12,7 @@ import pytest
 from agents import PIPES, LentHost
 from support import DEADLINE, PATIENT, ROOT, Brake, Run, cli, ledger_positions, train
 
-JOB = ROOT / "tests" / "jobs" / "tiny.py"
+JOB = ROOT / "tests" / "jobfiles" / "tiny.py"
 STEPS = 60
 LONG = (f"--steps={STEPS}", "--evaluate")
 

@@ -15,7 +15,7 @@ from support import EXAMPLES, PATIENT, ROOT, Brake, Run, alive, cli, kill_worker
 from manyhands import Trainer
 from manyhands.train.jobfile import load_job
 
-TINY = ROOT / "tests" / "jobs" / "tiny.py"
+TINY = ROOT / "tests" / "jobfiles" / "tiny.py"
 STEPS = 150
 LONG = (f"--steps={STEPS}", "--evaluate")
 GRACE = 60.0

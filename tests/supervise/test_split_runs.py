@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import PATIENT, ROOT, Brake, Run, alive, cli, kill_worker, ledger_positions, side_by_side, train
 
-JOB = ROOT / "tests" / "jobs" / "split_net.py"
+JOB = ROOT / "tests" / "jobfiles" / "split_net.py"
 STEPS = 90
 LONG = (f"--steps={STEPS}", "--evaluate")
 GRACE = 60.0

@@ -12,7 +12,7 @@ from support import EXAMPLES, PATIENT, ROOT, Brake, Run, cli, kill_worker, ledge
 from manyhands.errors import UserError
 from manyhands.tables import RowAdagrad, TableFile, TableSpec
 
-JOB = ROOT / "tests" / "jobs" / "tiny.py"
+JOB = ROOT / "tests" / "jobfiles" / "tiny.py"
 STEPS = 90
 LONG = (f"--steps={STEPS}", "--evaluate")
 LOCAL = "local,every=4,outer=nesterov,wire=int8"

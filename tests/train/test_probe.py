@@ -10,7 +10,7 @@ from manyhands.train import Trainer
 from manyhands.train.jobfile import load_job
 from manyhands.train.probe import Probe, _Operators, shortened
 
-TINY = ROOT / "tests" / "jobs" / "tiny.py"
+TINY = ROOT / "tests" / "jobfiles" / "tiny.py"
 
 
 def look(job, stages=(1, 2)):

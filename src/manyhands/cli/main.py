@@ -19,6 +19,7 @@ from manyhands.cli.lab import LabCommand
 from manyhands.cli.report import Report
 from manyhands.cli.resize import Resize
 from manyhands.cli.show import Show
+from manyhands.cli.simulate import Simulate
 from manyhands.cli.stop import Stop
 from manyhands.cli.train import Train
 from manyhands.errors import UsageError, UserError
@@ -31,6 +32,7 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Simulate, tyro.conf.subcommand("simulate")]
     | Annotated[AgentCommand, tyro.conf.subcommand("agent")]
     | Annotated[ClusterCommand, tyro.conf.subcommand("cluster")]
     | Annotated[CollectiveCommand, tyro.conf.subcommand("collective")]

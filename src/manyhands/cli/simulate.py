@@ -1,0 +1,134 @@
+"""`manyhands simulate`: what policies would do to the jobs of a trace on a cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from manyhands.cli.cluster import cluster_of_user
+from manyhands.errors import UsageError
+
+if TYPE_CHECKING:
+    from manyhands.jobs.simulator import Figures, Trace
+
+
+@dataclass(frozen=True)
+class Simulate:
+    """Try policies on the jobs of a trace: manyhands simulate trace.csv --cluster 16x8 --policy fifo,las
+
+    Policies: fifo, priority, las (least attained service), fair (between users), elastic; +consolidate and +pack add to
+    any, as in elastic+consolidate. las:600:6000 has other levels, in slot-seconds. docs/jobs.md says what each does.
+    """
+
+    trace: tyro.conf.Positional[Path | None] = None
+    """CSV with columns submitted, workers, seconds (docs/jobs.md), or a public trace. Default: generated jobs."""
+    cluster: str = "8x8"
+    """HOSTSxSLOTS, a preset (`manyhands cluster presets`) or a file with a cluster, whose devices are slots."""
+    policy: str = "fifo,las"
+    """Policies, side by side."""
+    jobs: int | None = None
+    """Only so many, the first ones. Of generated jobs: how many; default 2000."""
+    load: float = 1.0
+    """Of generated jobs: slot-seconds asked for, over those that there are while jobs come."""
+    seed: int = 0
+    """Of generated jobs."""
+    restart: float = 5.0
+    """Seconds that a job stands still after a pause, a move or a resize."""
+    tick: float = 60.0
+    """Seconds between decisions while jobs wait and none comes or ends."""
+    json: Path | None = None
+    """Also write the figures there."""
+
+    def run(self, job_arguments: list[str]) -> int:
+        from manyhands.jobs.policies import policy_of
+        from manyhands.jobs.simulator import World, figures, simulate
+
+        names = [name.strip() for name in self.policy.split(",")]
+        policies = {name: policy_of(name) for name in names}
+        self._check()
+        hosts = _hosts(self.cluster)
+        trace = self._trace(sum(hosts))
+        world = World(hosts=hosts, restart=self.restart, tick=self.tick)
+        found: dict[str, dict[str, Any]] = {}
+        results: dict[str, Figures] = {}
+        refused = 0
+        for name, policy in policies.items():
+            began = time.perf_counter()
+            outcome = simulate(trace, world, policy)
+            results[name], refused = figures(outcome), len(outcome.refused)
+            found[name] = results[name].as_dict() | {"simulated_in": time.perf_counter() - began}
+        _print(trace, hosts, results, refused)
+        if self.json is not None:
+            about = {"trace": trace.name, "jobs": len(trace), "hosts": list(hosts), "load": trace.load(sum(hosts))}
+            self.json.write_text(json.dumps({**about, "refused": refused, "policies": found}, indent=2) + "\n")
+        return 0
+
+    def _check(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise UsageError(f"--jobs must be at least 1; it is {self.jobs}.")
+        if self.load <= 0 or self.tick <= 0 or self.restart < 0:
+            raise UsageError("--load and --tick must be above 0, and --restart not below.")
+
+    def _trace(self, slots: int) -> Trace:
+        from manyhands.jobs.simulator import generate, read_trace
+
+        if self.trace is None:
+            return generate(self.jobs or 2000, slots, seed=self.seed, load=self.load)
+        trace = read_trace(self.trace).first(self.jobs)
+        if not len(trace):
+            raise UsageError(f"{self.trace} has no job that asks for a worker.")
+        return trace
+
+
+def _hosts(text: str) -> list[int]:
+    """Slots by host."""
+    if found := re.fullmatch(r"(\d+)x(\d+)", text):
+        count, slots = map(int, found.groups())
+        if not count or not slots:
+            raise UsageError(f"--cluster {text}: there is no slot in it.")
+        return [slots] * count
+    cluster = cluster_of_user(text)
+    hosts: dict[str, int] = {}
+    for node in cluster.nodes:
+        if node.holds_data:
+            hosts[node.host or node.name] = hosts.get(node.host or node.name, 0) + 1
+    if not hosts:
+        raise UsageError(f"cluster {cluster.name} has no host or device that a job could run on.")
+    return list(hosts.values())
+
+
+def _print(trace: Trace, hosts: list[int], results: dict[str, Figures], refused: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    slots = sum(hosts)
+    console = Console(highlight=False)
+    about = f"{trace.name}: {len(trace)} jobs on {len(hosts)} host(s) with {slots} slots, load {trace.load(slots):.2f}"
+    console.print(about, markup=False, soft_wrap=True)
+    if trace.left_out:
+        console.print(f"{trace.left_out} that ask for no worker are left out.")
+    if refused:
+        console.print(f"{refused} that ask for more than {slots} workers are refused.")
+    table = Table(padding=(0, 0, 0, 1))
+    table.add_column("policy")
+    for heading in ("done in", "p50", "p95", "p99", "waited", "p99", "used", "makespan", "fair"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, f in results.items():
+        times = [f.completion[key] for key in ("mean", "p50", "p95", "p99")] + [f.wait["mean"], f.wait["p99"]]
+        cells = [_duration(seconds) for seconds in times]
+        table.add_row(name, *cells, f"{f.utilisation:.0%}", _duration(f.makespan), f"{f.fairness:.2f}")
+    console.print(table)
+    console.print("Means and percentiles, from submission to the end (done in) and to the first run (waited).")
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f}{unit}"
+    return f"{seconds:.1f}s"

@@ -1,0 +1,62 @@
+"""What a policy did to the jobs, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from manyhands.jobs.simulator.simulate import Outcome
+from manyhands.jobs.state import Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Times in seconds.
+
+    Attributes:
+        completion: from submission to the end: mean and percentiles.
+        wait: until a job first runs.
+        utilisation: slot-seconds held over those that there were until the last end.
+        makespan: from the first submission to the last end.
+        fairness: Jain's index over users' mean slowdown (completion over what a job takes alone); 1: all fare alike.
+    """
+
+    jobs: int
+    completion: dict[str, float]
+    wait: dict[str, float]
+    utilisation: float
+    makespan: float
+    fairness: float
+    decisions: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def figures(outcome: Outcome) -> Figures:
+    trace = outcome.trace
+    ended = ~np.isnan(outcome.ended)
+    took = outcome.ended[ended] - trace.submitted[ended]
+    waited = outcome.began[ended] - trace.submitted[ended]
+    span = float(np.nanmax(outcome.ended) - trace.submitted[ended][0]) if ended.any() else 0.0
+    slowdown = took / np.maximum(1e-9, trace.seconds[ended])
+    users = trace.user[ended]
+    means = np.array([slowdown[users == user].mean() for user in np.unique(users)])
+    return Figures(
+        jobs=int(ended.sum()),
+        completion=_spread(took),
+        wait=_spread(waited),
+        utilisation=outcome.used / (outcome.slots * span) if span else 0.0,
+        makespan=span,
+        fairness=float(means.sum() ** 2 / (len(means) * (means**2).sum())) if len(means) else 1.0,
+        decisions=dict(outcome.decisions),
+    )
+
+
+def _spread(values: Floats) -> dict[str, float]:
+    if not len(values):
+        return dict.fromkeys(("mean", "p50", "p95", "p99"), 0.0)
+    p50, p95, p99 = np.percentile(values, (50, 95, 99))
+    return {"mean": float(values.mean()), "p50": float(p50), "p95": float(p95), "p99": float(p99)}

@@ -1,0 +1,56 @@
+"""The jobs of a trace, as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from manyhands.jobs.state import Floats, Ints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """Jobs in the order of submission; times in seconds.
+
+    Attributes:
+        seconds: what a job takes on `least` workers that it has for itself, on one host if they fit.
+        spread: its speed on more hosts than it needs, over that on as few as can be.
+        names: of jobs; `users`, `kinds`: of what the columns index.
+        left_out: rows of the file that ask for no slot.
+    """
+
+    name: str
+    submitted: Floats
+    least: Ints
+    most: Ints
+    seconds: Floats
+    user: Ints
+    priority: Ints
+    kind: Ints
+    spread: Floats
+    names: Sequence[str]
+    users: Sequence[str]
+    kinds: Sequence[str]
+    left_out: int = 0
+
+    def __len__(self) -> int:
+        return len(self.submitted)
+
+    def first(self, count: int | None) -> Trace:
+        """Only so many of them."""
+        if count is None or count >= len(self):
+            return self
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        cut = {name: value[:count] for name, value in columns.items() if isinstance(value, np.ndarray)}
+        return replace(self, **cut, names=self.names[:count])
+
+    @property
+    def work(self) -> Floats:
+        """Slot-seconds of each."""
+        return self.seconds * self.least
+
+    def load(self, slots: int) -> float:
+        """Slot-seconds asked for, over those that there are while jobs come."""
+        return float(self.work.sum() / (slots * max(1e-9, float(np.ptp(self.submitted)))))

@@ -1,0 +1,259 @@
+"""Runs a policy over the jobs of a trace on an imagined cluster, event by event.
+
+Between two events every job goes at its speed: 1 on as many workers as it asked for, alone on its slots, on as few
+hosts as can be. More workers make it (workers / least) ** scaling times as fast, more hosts than needed `spread`
+times, and a partner on its slots as `pairs` says. Whoever goes on after a pause, or with other slots, stands still
+for `restart` seconds first. The policy is asked when a job comes or ends, and every `tick` seconds while somebody
+waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from manyhands.jobs.policies import Policy
+from manyhands.jobs.simulator.jobs import Trace
+from manyhands.jobs.state import FREE, Decision, Floats, Ints, Jobs, Move, Pack, Pause, Resize, Start, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What the simulator imagines.
+
+    Attributes:
+        hosts: slots of each host.
+        restart: seconds lost with every pause, move or resize.
+        scaling: exponent of the speed in the number of workers.
+        tick: seconds.
+    """
+
+    hosts: Sequence[int]
+    restart: float = 5.0
+    scaling: float = 0.9
+    tick: float = 60.0
+    shares: Mapping[int, float] = field(default_factory=dict)
+    pairs: Mapping[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def slots(self) -> Ints:
+        """By slot, its host."""
+        return np.repeat(np.arange(len(self.hosts)), self.hosts)
+
+
+@dataclass(frozen=True)
+class Stay:
+    """A job on its slots for a while."""
+
+    job: int
+    slots: tuple[int, ...]
+    began: float
+    ended: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of the jobs.
+
+    Attributes:
+        began: when each first ran; `ended`: when it was done. NaN for those that never did.
+        ran: seconds that it held slots.
+        stays: who had which slots when.
+        refused: rows of jobs that ask for more slots than there are.
+        decisions: how many of each kind were made.
+    """
+
+    trace: Trace
+    slots: int
+    began: Floats
+    ended: Floats
+    ran: Floats
+    used: float
+    """Slot-seconds that were held, shared slots once."""
+    stays: Sequence[Stay]
+    refused: Ints
+    decisions: Mapping[str, int]
+
+
+def simulate(trace: Trace, world: World, policy: Policy) -> Outcome:
+    """Every job of the trace to its end.
+
+    Raises:
+        RuntimeError: the policy leaves slots free and jobs waiting for ever, or decides what cannot be.
+    """
+    return _Simulation(trace, world, policy).run()
+
+
+class _Simulation:
+    def __init__(self, trace: Trace, world: World, policy: Policy) -> None:
+        self.trace, self.world, self.policy = trace, world, policy
+        count = len(trace)
+        self.slots = world.slots
+        self.first = np.full(len(self.slots), FREE)
+        self.second = np.full(len(self.slots), FREE)
+        self.now = 0.0
+        self.active = np.zeros(0, dtype=np.int64)
+        self.runs = np.zeros(0, dtype=np.int64)
+        self.workers = np.zeros(count, dtype=np.int64)
+        self.done = np.zeros(count)
+        self.service = np.zeros(count)
+        self.rate = np.zeros(count)
+        self.ready = np.zeros(count)
+        self.ran = np.zeros(count)
+        self.began = np.full(count, np.nan)
+        self.ended = np.full(count, np.nan)
+        self.used = 0.0
+        self.next = 0
+        self.since: dict[int, tuple[tuple[int, ...], float]] = {}
+        self.stays: list[Stay] = []
+        self.counts: dict[str, int] = {}
+        self.asked = -np.inf
+
+    def run(self) -> Outcome:
+        trace = self.trace
+        refused = np.flatnonzero(trace.least > len(self.slots))
+        never = np.zeros(len(trace), dtype=bool)
+        never[refused] = True
+        while self.next < len(trace) or len(self.active):
+            self._advance(self._next_event())
+            while self.next < len(trace) and trace.submitted[self.next] <= self.now:
+                if not never[self.next]:
+                    self.active = np.append(self.active, self.next)
+                self.next += 1
+            self._end_the_finished()
+            if len(self.active):
+                self._decide()
+        return Outcome(
+            trace=trace,
+            slots=len(self.slots),
+            began=self.began,
+            ended=self.ended,
+            ran=self.ran,
+            used=self.used,
+            stays=self.stays,
+            refused=refused,
+            decisions=self.counts,
+        )
+
+    def _next_event(self) -> float:
+        times = [self.trace.submitted[self.next]] if self.next < len(self.trace) else []
+        if len(self.runs):
+            left = self.trace.seconds[self.runs] - self.done[self.runs]
+            times.append(float(np.min(np.maximum(self.now, self.ready[self.runs]) + left / self.rate[self.runs])))
+            if len(self.runs) < len(self.active):
+                times.append(self.asked + self.world.tick)
+        if not times:
+            waits = len(self.active)
+            raise RuntimeError(f"the policy leaves {waits} job(s) waiting for ever, with all slots free")
+        return max(self.now, min(times))
+
+    def _advance(self, now: float) -> None:
+        runs, passed = self.runs, now - self.now
+        moving = np.clip(now - np.maximum(self.now, self.ready[runs]), 0.0, None)
+        self.done[runs] += self.rate[runs] * moving
+        self.service[runs] += self.workers[runs] * passed
+        self.ran[runs] += passed
+        self.used += float((self.first != FREE).sum()) * passed
+        self.now = now
+
+    def _end_the_finished(self) -> None:
+        # Relative: what is added up in many small steps misses the sum by rounding.
+        over = self.runs[self.done[self.runs] >= self.trace.seconds[self.runs] * (1 - 1e-9) - 1e-9]
+        for job in over.tolist():
+            self.ended[job] = self.now
+            self._leave(job)
+        if len(over):
+            self.active = self.active[~np.isin(self.active, over)]
+            self._settle()
+
+    def _decide(self) -> None:
+        self.asked = self.now
+        decisions = self.policy(self.state())
+        for kind in (Pause, Resize, Move, Start, Pack):  # first what makes room
+            if kind is Resize or kind is Move:
+                for decision in decisions:  # all let go before any takes, since they may change places
+                    if isinstance(decision, kind):
+                        self._leave(decision.job)
+            for decision in decisions:
+                if isinstance(decision, kind):
+                    self._carry_out(decision)
+        if decisions:
+            self._settle()
+
+    def state(self) -> State:
+        active, trace = self.active, self.trace
+        jobs = Jobs(
+            number=active,
+            user=trace.user[active],
+            submitted=trace.submitted[active],
+            least=trace.least[active],
+            most=trace.most[active],
+            priority=trace.priority[active],
+            service=self.service[active],
+            workers=self.workers[active],
+            held=np.zeros(len(active), dtype=bool),
+            kind=trace.kind[active],
+            spread=trace.spread[active],
+        )
+        return State(
+            now=self.now,
+            jobs=jobs,
+            slots=self.slots,
+            first=self._rows(self.first),
+            second=self._rows(self.second),
+            shares=self.world.shares,
+            pairs=self.world.pairs,
+        )
+
+    def _rows(self, who: Ints) -> Ints:
+        return np.where(who == FREE, FREE, np.searchsorted(self.active, who))
+
+    def _carry_out(self, decision: Decision) -> None:
+        name = type(decision).__name__.lower()
+        self.counts[name] = self.counts.get(name, 0) + 1
+        job = decision.job
+        if isinstance(decision, Pause):
+            self._leave(job)
+            return
+        slots = np.array(decision.slots)
+        target = self.second if isinstance(decision, Pack) else self.first
+        if (target[slots] != FREE).any() or (isinstance(decision, Pack) and (self.first[slots] == FREE).any()):
+            raise RuntimeError(f"the policy gives job {self.trace.names[job]} slots that are not to be had: {decision}")
+        if not self.trace.least[job] <= len(slots) <= self.trace.most[job] or self.workers[job]:
+            raise RuntimeError(f"the policy runs job {self.trace.names[job]} as it cannot be: {decision}")
+        target[slots] = job
+        self.workers[job] = len(slots)
+        again = not np.isnan(self.began[job])
+        self.ready[job] = self.now + (self.world.restart if again else 0.0)
+        if not again:
+            self.began[job] = self.now
+        self.since[job] = decision.slots, self.now
+
+    def _leave(self, job: int) -> None:
+        slots, began = self.since.pop(job)
+        if self.now > began:
+            self.stays.append(Stay(job, slots, began, self.now))
+        own = np.array(slots)
+        if (self.first[own] == job).all():  # a second one has the slots for itself from now on
+            self.first[own], self.second[own] = self.second[own], FREE
+        else:
+            self.second[own] = FREE
+        self.workers[job] = 0
+
+    def _settle(self) -> None:
+        """The speeds from now on."""
+        self.runs = np.array(sorted(self.since), dtype=np.int64)
+        trace, runs = self.trace, self.runs
+        self.rate[runs] = (self.workers[runs] / trace.least[runs]) ** self.world.scaling
+        largest = max(self.world.hosts)
+        for job in runs[(trace.spread[runs] < 1) & (self.workers[runs] > 1)].tolist():
+            slots = np.array(self.since[job][0])
+            if len(np.unique(self.slots[slots])) > -(-len(slots) // largest):
+                self.rate[job] *= trace.spread[job]
+        for host, guest in {(int(self.first[s]), int(self.second[s])) for s in np.flatnonzero(self.second != FREE)}:
+            kinds = int(trace.kind[host]), int(trace.kind[guest])
+            speeds = self.world.pairs.get(kinds) or self.world.pairs[kinds[::-1]][::-1]
+            self.rate[host] *= speeds[0]
+            self.rate[guest] *= speeds[1]

@@ -1,0 +1,139 @@
+"""What a policy sees of a cluster and its jobs, and what it may decide.
+
+Pure data: the controller and the simulator both make it, and both carry decisions out.
+
+A slot is a place for one worker: a device, or a core. Jobs are columns of arrays, so that a policy looks at tens of
+thousands of them in well under a millisecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+FREE = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jobs:
+    """Jobs that were submitted and have not ended, in the order of submission; one row each."""
+
+    number: Ints
+    """What decisions call a job."""
+    user: Ints
+    submitted: Floats
+    """Seconds."""
+    least: Ints
+    """Workers without which it does not run: it is a gang."""
+    most: Ints
+    """Workers that it can use; more than `least` for an elastic job."""
+    priority: Ints
+    """Higher goes first, where a policy looks at it."""
+    service: Floats
+    """Slot-seconds that it has had."""
+    workers: Ints
+    """That it has; 0 for one that waits."""
+    held: NDArray[np.bool_]
+    """Paused by its user: it does not want to run."""
+    kind: Ints
+    """Jobs of a kind are alike in what they do to a slot; indexes `Cluster.pairs`."""
+    spread: Floats
+    """Its speed on several hosts over that on one, as predicted by the links or measured."""
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    @property
+    def runs(self) -> NDArray[np.bool_]:
+        return self.workers > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """A moment.
+
+    Attributes:
+        slots: by slot, the host it is on.
+        first, second: by slot, the row of the job that has it, and of one that shares it; `FREE` if there is none.
+        shares: users' weights; 1 for those who are not named.
+        pairs: by kinds of two jobs on one slot, the speed of each over that of having it alone; what is not there was
+            never measured.
+    """
+
+    now: float
+    jobs: Jobs
+    slots: Ints
+    first: Ints
+    second: Ints
+    shares: Mapping[int, float] = field(default_factory=dict)
+    pairs: Mapping[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def hosts(self) -> int:
+        return int(self.slots.max()) + 1 if len(self.slots) else 0
+
+    def slots_of(self, row: int) -> Ints:
+        """The slots that a job has, alone or as the second."""
+        return np.flatnonzero((self.first == row) | (self.second == row))
+
+
+@dataclass(frozen=True)
+class Start:
+    """Begin, or go on, on these slots, which are free."""
+
+    job: int
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Go on with these slots: more of them, or fewer."""
+
+    job: int
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Move:
+    """Go on with as many slots elsewhere."""
+
+    job: int
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Begin on slots that another job has, and share them with it."""
+
+    job: int
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Keep the state, give up the slots."""
+
+    job: int
+
+
+Decision = Start | Resize | Move | Pack | Pause
+
+
+def carried_out(state: State, decisions: Sequence[Decision]) -> State:
+    """The moment right after these decisions, none of which is a `Pack`."""
+    row_of = {int(number): row for row, number in enumerate(state.jobs.number)}
+    workers, first = state.jobs.workers.copy(), state.first.copy()
+    for decision in decisions:
+        row = row_of[decision.job]
+        first[first == row] = FREE
+        workers[row] = 0
+    for decision in decisions:
+        if not isinstance(decision, Pause):
+            first[list(decision.slots)] = row_of[decision.job]
+            workers[row_of[decision.job]] = len(decision.slots)
+    return replace(state, jobs=replace(state.jobs, workers=workers), first=first)
