@@ -10,6 +10,7 @@ from typing import Any
 
 import tyro
 
+from manyhands.engine import HERE
 from manyhands.errors import UserError
 from manyhands.run import RunDirectory, read_journal, read_json
 
@@ -21,7 +22,7 @@ class Show:
     directory: tyro.conf.Positional[Path]
     """The run directory."""
     json: bool = False
-    """As JSON: `status`, `step`, `total_steps`, `loss`, `workers` and `servers` ({rank, pid}), `weights_sha256`."""
+    """As JSON: `status`, `step`, `total_steps`, `loss`, `workers` and `servers` (rank, pid, host), `weights_sha256`."""
 
     def run(self, job_arguments: list[str]) -> int:
         directory = RunDirectory.open(self.directory)
@@ -33,7 +34,8 @@ class Show:
         print(f"{self.directory}: {status['status']}, step {status['step']} of {status['total_steps'] or '?'}{loss}")
         for kind in ("worker", "server"):
             for member in status.get(f"{kind}s", []):
-                print(f"  {kind} {member['rank']}: process {member['pid']}")
+                where = f" on {member['host']}" if member["host"] != HERE else ""
+                print(f"  {kind} {member['rank']}: process {member['pid']}{where}")
         if status.get("weights_sha256"):
             print(f"  weights {status['weights_sha256']}")
         if status.get("error"):

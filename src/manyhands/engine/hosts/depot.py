@@ -188,6 +188,12 @@ class DistantSlots:
         """The bytes of a checkpoint's file."""
         return self._fetch({"ask": "file", "path": path})
 
+    def close(self) -> None:
+        """Disconnect; another request connects again."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
     def _fetch(self, request: dict[str, Any]) -> memoryview:
         image = bytearray(self._ask(request)["length"])
         assert self._sock is not None
@@ -199,7 +205,11 @@ class DistantSlots:
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         self._sock = self._sock or self._connect()
-        return _ask(self._sock, request)
+        try:
+            return _ask(self._sock, request)
+        except UserError:
+            self.close()
+            raise
 
 
 def _dial(address: tuple[str, int], token: bytes) -> socket.socket:

@@ -59,10 +59,9 @@ class HostsEngine:
         for host in reached:
             host.ask_to_load(self._entry, self._spec)
         self._facts = dict(self._here.open(self._take).facts)
-        for host in reached:
-            self._load(host)
-        devices = sum(host.facts["cuda_devices"] for host in reached)
-        return Loaded(self._facts | {"cuda_devices": self._facts["cuda_devices"] + devices})
+        self._load(reached)
+        devices = sum(facts.get("cuda_devices", 0) for facts in (self._facts, *(host.facts for host in reached)))
+        return Loaded(self._facts | {"cuda_devices": devices})
 
     def reach(self, hosts: Mapping[str, tuple[str, int]]) -> None:
         """Have these hosts take part, too, from now on.
@@ -74,8 +73,7 @@ class HostsEngine:
         reached = self._reach([name for name in hosts if name not in self._hosts or self._hosts[name].lost])
         for host in reached:
             host.ask_to_load(self._entry, self._spec)
-        for host in reached:
-            self._load(host)
+        self._load(reached)
 
     def start(self, worker: int, host: str = HERE) -> int:
         self._host_of[worker] = host
@@ -154,18 +152,28 @@ class HostsEngine:
             for host in found:
                 host.close()
             raise UserError("\n".join(sorted(errors)))
+        self._hosts |= {host.name: host for host in found}
         return found
 
-    def _load(self, host: RemoteHost) -> None:
+    def _load(self, hosts: Iterable[RemoteHost]) -> None:
         """
         Raises:
-            UserError: the host cannot load the job, or it has another one.
+            UserError: a host cannot load the job, or it has another one; then none of them takes part.
         """
-        host.load()
-        self._hosts[host.name] = host
-        for name in _MUST_AGREE:
-            if host.facts[name] != self._facts[name]:
-                raise UserError(
-                    f"host {host.name} has another job: {name} is {host.facts[name]} there and {self._facts[name]} "
-                    "here. Copy the job's files to every host."
-                )
+        try:
+            for host in hosts:
+                host.load()
+                _check_same(host.name, host.facts, self._facts)
+        except UserError:
+            for host in hosts:
+                host.close()
+            raise
+
+
+def _check_same(host: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    for name in _MUST_AGREE:
+        if there.get(name) != here.get(name):
+            raise UserError(
+                f"host {host} has another job: {name} is {there.get(name)} there and {here.get(name)} here. Copy the "
+                "job's files to every host."
+            )

@@ -19,15 +19,12 @@ from typing import Any
 
 from manyhands.engine.channel import Channel, Message
 from manyhands.engine.engine import EngineEvent, Exited, Printed, Said
-from manyhands.engine.hosts.line import Line, LineLostError
+from manyhands.engine.hosts.line import BEAT_SECONDS, Line, LineLostError
 from manyhands.engine.local import LocalEngine
 from manyhands.engine.loop import Loop
 from manyhands.engine.process import die_with_parent
 from manyhands.errors import UserError
 from manyhands.shm import Board
-
-BEAT_SECONDS = 0.5
-"""The supervisor hears something that often, and takes long silence for the loss of the host."""
 
 
 class Guest:

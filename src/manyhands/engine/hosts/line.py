@@ -11,6 +11,8 @@ from typing import Any
 
 from manyhands.wire import MAX_FRAME, FrameError, Frames, StrangerError, introduce, pack, watch
 
+BEAT_SECONDS = 0.5
+"""A supervisor hears something from every host that often, and takes long silence for the loss of it."""
 _CHUNK = 1 << 20
 _LENGTH = struct.Struct("<I")
 

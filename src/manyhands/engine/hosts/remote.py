@@ -8,8 +8,7 @@ from typing import Any
 
 from manyhands.engine.channel import Message
 from manyhands.engine.engine import EngineEvent, Exited, Printed, Said
-from manyhands.engine.hosts.guest import BEAT_SECONDS
-from manyhands.engine.hosts.line import Line, LineLostError, dial
+from manyhands.engine.hosts.line import BEAT_SECONDS, Line, LineLostError, dial
 from manyhands.engine.loop import Loop
 from manyhands.errors import UserError
 from manyhands.shm import Board
