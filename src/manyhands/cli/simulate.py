@@ -42,6 +42,8 @@ class Simulate:
     """Seconds that a job stands still after a pause, a move or a resize."""
     tick: float = 60.0
     """Seconds between decisions while jobs wait and none comes or ends."""
+    page: Path | None = None
+    """Also write a page there: who held which slot when, and how many waited."""
     json: Path | None = None
     """Also write the figures there."""
 
@@ -57,13 +59,20 @@ class Simulate:
         world = World(hosts=hosts, restart=self.restart, tick=self.tick)
         found: dict[str, dict[str, Any]] = {}
         results: dict[str, Figures] = {}
+        outcomes = {}
         refused = 0
         for name, policy in policies.items():
             began = time.perf_counter()
             outcome = simulate(trace, world, policy)
-            results[name], refused = figures(outcome), len(outcome.refused)
+            outcomes[name], results[name], refused = outcome, figures(outcome), len(outcome.refused)
             found[name] = results[name].as_dict() | {"simulated_in": time.perf_counter() - began}
         _print(trace, hosts, results, refused)
+        if self.page is not None:
+            from manyhands.jobs.history import history_page
+
+            about = _about(trace, hosts)
+            self.page.write_text(history_page(trace.name, about, hosts, outcomes, results))
+            print(f"page: {self.page}")
         if self.json is not None:
             about = {"trace": trace.name, "jobs": len(trace), "hosts": list(hosts), "load": trace.load(sum(hosts))}
             self.json.write_text(json.dumps({**about, "refused": refused, "policies": found}, indent=2) + "\n")
@@ -103,32 +112,31 @@ def _hosts(text: str) -> list[int]:
     return list(hosts.values())
 
 
+def _about(trace: Trace, hosts: list[int]) -> str:
+    slots = sum(hosts)
+    return f"{len(trace)} jobs on {len(hosts)} host(s) with {slots} slots, load {trace.load(slots):.2f}"
+
+
 def _print(trace: Trace, hosts: list[int], results: dict[str, Figures], refused: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from manyhands.jobs.history import duration
+
     slots = sum(hosts)
     console = Console(highlight=False)
-    about = f"{trace.name}: {len(trace)} jobs on {len(hosts)} host(s) with {slots} slots, load {trace.load(slots):.2f}"
-    console.print(about, markup=False, soft_wrap=True)
+    console.print(f"{trace.name}: {_about(trace, hosts)}", markup=False, soft_wrap=True)
     if trace.left_out:
         console.print(f"{trace.left_out} that ask for no worker are left out.")
     if refused:
         console.print(f"{refused} that ask for more than {slots} workers are refused.")
     table = Table(padding=(0, 0, 0, 1))
-    table.add_column("policy")
+    table.add_column("policy", overflow="fold")
     for heading in ("done in", "p50", "p95", "p99", "waited", "p99", "used", "makespan", "fair"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, f in results.items():
         times = [f.completion[key] for key in ("mean", "p50", "p95", "p99")] + [f.wait["mean"], f.wait["p99"]]
-        cells = [_duration(seconds) for seconds in times]
-        table.add_row(name, *cells, f"{f.utilisation:.0%}", _duration(f.makespan), f"{f.fairness:.2f}")
+        cells = [duration(seconds) for seconds in times]
+        table.add_row(name, *cells, f"{f.utilisation:.0%}", duration(f.makespan), f"{f.fairness:.2f}")
     console.print(table)
     console.print("Means and percentiles, from submission to the end (done in) and to the first run (waited).")
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f}{unit}"
-    return f"{seconds:.1f}s"

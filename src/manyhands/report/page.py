@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from manyhands.timeline import PHASES
 
 
-def page(title: str, body: str) -> str:
-    """The whole file."""
+def page(title: str, body: str, script: str = "") -> str:
+    """The whole file. `script` takes the place of what reports have."""
     colours = "".join(f".p{index}{{fill:var(--p{index});background:var(--p{index})}}" for index in range(len(PHASES)))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -23,7 +23,8 @@ def page(title: str, body: str) -> str:
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">"
         f'<link rel="icon" href="data:,"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}{colours}</style></head><body><main>{body}</main><script>{_SCRIPT}</script></body></html>\n"
+        f"<style>{_STYLE}{colours}</style></head><body><main>{body}</main>"
+        f"<script>{script or _SCRIPT}</script></body></html>\n"
     )
 
 
