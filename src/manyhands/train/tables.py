@@ -13,14 +13,14 @@ class Tables:
     """A model's tables under one policy.
 
     Args:
-        tables: by name.
+        tables: by name; none is the usual case.
         folder: where their files are, on processes that have any.
         step: steps that they are to have seen.
     """
 
     def __init__(self, tables: Mapping[str, SparseTable], policy: Policy, folder: Path, step: int) -> None:
         self._tables, self._policy = tables, policy
-        self.side = policy.open_tables(tables, folder, step)
+        self._side = policy.open_tables(tables, folder, step) if tables else None
         self._sums: dict[str, RowSum] = {}
 
     def begin_step(self) -> None:
@@ -35,4 +35,21 @@ class Tables:
 
     def finish(self) -> None:
         """All micro-batches are done: hand the sums over."""
-        self.side.push({name: total.pieces() for name, total in self._sums.items()})
+        if self._side is not None:
+            self._side.push({name: total.pieces() for name, total in self._sums.items()})
+
+    def apply(self) -> None:
+        """The step counts: change the rows."""
+        if self._side is not None:
+            self._side.apply()
+
+    def keep(self, step: int) -> None:
+        """Rows can be had again as they are now, after `step` steps."""
+        if self._side is not None:
+            self._side.keep(step)
+
+    def close(self, step: int) -> None:
+        """Give the files up. May be called twice."""
+        if self._side is not None:
+            self._side.close(step)
+            self._side = None

@@ -102,7 +102,6 @@ class Trainer:
     ) -> None:
         self.job = job
         self._folder = tables
-        self._tables: Tables | None = None
         self.plan = plan or Plan()
         self.device = torch.device(device or ("cuda" if self.plan.uses_cuda(torch.cuda.device_count()) else "cpu"))
         self.recorder = recorder or Recorder()
@@ -133,6 +132,7 @@ class Trainer:
         self.total_steps = job.total_steps(self.samples)
         self._evaluation_data: Any = None
         self.policy: Policy = Policy(Task(job.micro_batches, job.reproducible), None)
+        self._tables = Tables({}, self.policy, self._folder, self.step)
         self._brake = Brake(1.0)
         self._took = 0.0
         """Seconds of the last step."""
@@ -164,16 +164,13 @@ class Trainer:
         self.policy = policy
         self._brake = Brake(self.plan.slowness(self.rank))
         policy.restore(self, self.kept)
-        if tables := tables_of(self.model):
-            self._tables = Tables(tables, policy, self._folder, self.step)
+        self._tables = Tables(tables_of(self.model), policy, self._folder, self.step)
         self._gradients = Gradients(self.model, policy)
         return policy.described
 
     def leave(self) -> None:
         """Leave the gang, keeping the state at the last step boundary."""
-        if self._tables is not None:
-            self._tables.side.close(self.step)
-            self._tables = None
+        self._tables.close(self.step)
         if self._gradients is not None:
             self._gradients.close()
             self.policy.close()
@@ -219,12 +216,10 @@ class Trainer:
         self.policy.before_forward()
         gradients.begin_step()
         try:
-            if self._tables is not None:
-                self._tables.begin_step()
+            self._tables.begin_step()
             losses, seconds = self._block(gradients)
             self.recorder.enter("exchange")
-            if self._tables is not None:
-                self._tables.finish()
+            self._tables.finish()
             finished = gradients.finish(losses, flag(), seconds, self._took)
             self._took = time.perf_counter() - began
         except BaseException:
@@ -234,8 +229,7 @@ class Trainer:
         self.recorder.enter("optimizer")
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         grad_norm = self.policy.update(self, finished)
-        if self._tables is not None:
-            self._tables.side.apply()
+        self._tables.apply()
         if self.policy.learn(finished):
             gradients.close()
             self._gradients = Gradients(self.model, self.policy)
@@ -317,8 +311,7 @@ class Trainer:
 
     def capture(self) -> dict[str, Any]:
         """The whole state, as a tree that looks at the live tensors."""
-        if self._tables is not None:  # before others can have what this process gives
-            self._tables.side.keep(self.step)
+        self._tables.keep(self.step)  # before others can have what this process gives
         self.policy.arrive()
         return self.policy.capture(capture(self.model, self.optimizer, self.scheduler, self.step))
 
@@ -362,8 +355,7 @@ class Trainer:
         enter("backward", index)
         (loss / self.policy.frame.size).backward()
         gradients.end_micro_batch(index)
-        if self._tables is not None:
-            self._tables.end_micro_batch(index)
+        self._tables.end_micro_batch(index)
         self._brake.let_go()
         return loss.detach()
 
