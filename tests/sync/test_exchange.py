@@ -11,6 +11,7 @@ from typing import get_args
 import pytest
 import torch
 
+from manyhands.cluster import preset
 from manyhands.collective import Fold, Node, assign_blocks, fold, leaves
 from manyhands.plan import Collective
 from manyhands.sync import Exchange, LocalSum, choose_forest, lay_out
@@ -176,6 +177,33 @@ def test_the_sums_are_the_same_however_they_travel(gangs, algorithm):
             rows = values(7, step)
             for item in range(len(SHAPES)):
                 assert bits(totals[item]) == bits(tree([row[item] for row in rows])), (step, item)
+
+    gang = gangs(4, work)
+    assert [gang.wait(rank) for rank in range(4)] == [0] * 4
+
+
+@pytest.mark.parametrize("name", ["star-4", "mesh-4", "star-4:4MB,4MB,4MB,1MB"])
+def test_between_hosts(gangs, name):
+    """Where links are known: another forest, small chunks, some on their way ahead of others."""
+    cluster, total = preset(name), 7
+
+    def work(rank, links, say):
+        generator = torch.Generator().manual_seed(0)
+        rows = [torch.randn(600_000, generator=generator) for _ in range(total)]
+        block, plan, nodes, leaves_ = parts(total, rank, 4)
+        group = Group(rank, links_over(rank, links), timeout=DEADLINE, cluster=cluster)
+        forest, why = choose_forest("auto", 4, cluster)
+        assert "memory" not in why
+        exchange = Exchange(lay_out(rows[:1]), nodes, leaves_, group, CPU, forest)
+        local = LocalSum(plan, exchange.outputs)
+        for _ in range(2):
+            for leaf, index in enumerate(range(*block)):
+                local.push(leaf, [0], [rows[index].clone()])
+            exchange.announce(0)
+            exchange.finish(b"")
+            assert bits(exchange.totals[0]) == bits(tree(rows))
+            local.clear()
+        group.close()
 
     gang = gangs(4, work)
     assert [gang.wait(rank) for rank in range(4)] == [0] * 4

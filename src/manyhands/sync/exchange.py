@@ -16,7 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manyhands.collective import MEMORY_CHUNK, Contribution, Forest, Node, compile_forest, count_chunks, forest_to_json
+from manyhands.collective import (
+    MEMORY_CHUNK,
+    NETWORK_CHUNK,
+    Contribution,
+    Forest,
+    Node,
+    compile_forest,
+    count_ahead,
+    count_chunks,
+    forest_to_json,
+)
 from manyhands.sync.layout import Layout
 from manyhands.sync.policy import Piece
 from manyhands.sync.waiting import OnWait, wait_for
@@ -56,7 +66,8 @@ class Exchange:
         self._forests = [forest] * len(layout.buckets) if isinstance(forest, Forest) else list(forest)
         self._contribution = Contribution(tuple(map(tuple, nodes)), total)
         forests = [forest_to_json(f) for f in dict.fromkeys(self._forests)]
-        plan = f"{forests} {self._contribution} {layout}"
+        self._spans_hosts = group.cluster is not None
+        plan = f"{forests} {self._contribution} {layout} {self._spans_hosts}"
         self._digest = hashlib.sha256(plan.encode()).digest()
         own = [torch.empty(layout.size, dtype=torch.uint8) for _ in nodes[group.rank]]
         total_ = torch.empty(layout.size, dtype=torch.uint8)
@@ -102,14 +113,16 @@ class Exchange:
 
     def _program(self, bucket: int) -> Any:
         place, forest = self.layout.buckets[bucket], self._forests[bucket]
+        chunks = count_chunks(forest, place.size, NETWORK_CHUNK if self._spans_hosts else MEMORY_CHUNK)
         program = compile_forest(
             forest,
             self.group.rank,
             place.numel,
-            chunks=count_chunks(forest, place.size, MEMORY_CHUNK),
+            chunks=chunks,
             association="aligned",
             contribution=self._contribution,
             in_place=not self.outputs,
+            ahead=count_ahead(forest, place.size, chunks) if self._spans_hosts else 0,
         )
         return self.group.encode(program, place.dtype.itemsize)
 
