@@ -26,7 +26,7 @@ from manyhands.train.jobfile import load_job
 from manyhands.transport import Group
 from sync_sides.course import smoothed
 from sync_sides.loose_rank import Meeting, take_part
-from sync_sides.star_rank import rate
+from sync_sides.star_rank import helped, rate
 
 JOB = Path(__file__).resolve().parents[1] / "jobs" / "example.py"
 RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -118,6 +118,7 @@ def main() -> None:
     if options.side == "ours":
         ours = Ours()
         handlers = {"train": ours.train, "rate": lambda **order: rate(ours.meet, RANK, **order)}
+        handlers["helped"] = lambda **order: helped(ours.meet, RANK, **order)
     else:
         ddp = DDP()
         handlers = {"begin": ddp.begin, "steps": ddp.steps}

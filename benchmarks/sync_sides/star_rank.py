@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -11,6 +12,10 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from manyhands import Job, Plan, Trainer
+from manyhands.cluster import Cluster
+from manyhands.collective import Node
+from manyhands.collective.algorithms.helper_hosts import helper_hosts
+from manyhands.sync import Exchange, lay_out
 from manyhands.transport import Group
 
 WIDTH = 512
@@ -38,6 +43,46 @@ def rate(
     gang.barrier().result()
     trainer.leave()
     return seconds
+
+
+def helped(
+    meet: Callable[[list[int], str], Group], rank: int, name: str, workers: int, helpers: int, layers: int, steps: int
+) -> float | None:
+    """The same bytes in the same buckets, all-reduced by the workers with the help of hosts that bring none."""
+    if rank >= workers + helpers:
+        return None
+    gang = meet(list(range(workers + helpers)), name)
+    assert gang.cluster is not None
+    forest = helper_hosts(with_helpers(gang.cluster, workers))
+    layout = lay_out([torch.ones(WIDTH, WIDTH) for _ in range(layers)])
+    nodes = [(Node(0, r),) if r < workers else () for r in range(workers + helpers)]
+    exchange = Exchange(layout, nodes, workers, gang, torch.device("cpu"), forest)
+    for item in exchange.outputs[0] if exchange.outputs else ():
+        item.fill_(1.0)
+
+    def step() -> None:
+        for bucket in range(len(layout.buckets)):
+            exchange.announce(bucket)
+        exchange.finish(b"")
+
+    step()
+    if rank < workers:
+        assert all((total == workers).all() for total in exchange.totals)
+    gang.barrier().result()
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()
+    seconds = (time.perf_counter() - began) / steps
+    gang.barrier().result()
+    gang.close()
+    return seconds
+
+
+def with_helpers(cluster: Cluster, workers: int) -> Cluster:
+    """The same hosts, of which only the first have data."""
+    others = cluster.ranks[workers:]
+    nodes = tuple(replace(node, kind="helper") if node.name in others else node for node in cluster.nodes)
+    return replace(cluster, nodes=nodes)
 
 
 def _job(workers: int, layers: int) -> Job:

@@ -3,8 +3,10 @@
 A model of a few layers whose arithmetic takes next to no time, so that a step takes what its exchange takes. Predicted
 is the forest that servers stand for: as many stars as servers, each with its share of the data, first all inwards and
 then all outwards, as no server hands out anything before all has come in. All-reduce is the forest that the workers
-really use. Beside them what no such schedule can beat, and BytePS's formula for as many helper hosts, which add up
-without keeping anything, where ranks do their part as well (collective/algorithms/helper_hosts.py).
+really use.
+
+Beside them the same hosts as helpers of an all-reduce, which add up without keeping anything, where ranks do their part
+as well (collective/algorithms/helper_hosts.py): the bare exchange of the same buckets. Its bound is BytePS's formula.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 from common import console, summary, table
 
 from manyhands.cluster import Cluster, preset
-from manyhands.collective import Forest, Operation, Tree
+from manyhands.collective import Forest, Operation
 from manyhands.collective.algorithms import ALGORITHMS
 from manyhands.collective.cost import predict
 from manyhands.lab import Lab
@@ -40,17 +42,20 @@ def measure(rounds: int, quick: bool) -> dict[str, Any]:
     layers = QUICK_LAYERS if quick else LAYERS
     size = layers * LAYER_BYTES
     cluster = preset(f"star-{WORKERS + max(SERVERS)}:{BANDWIDTH // 1000}kB")
-    plans = {"allreduce": "allreduce"} | {f"{k} servers": f"server,servers={k}" for k in SERVERS}
+    plans: dict[str, dict[str, Any]] = {"allreduce": {"sync": "allreduce"}}
+    plans |= {f"{k} servers": {"sync": f"server,servers={k}"} for k in SERVERS}
+    plans |= {f"{k} helpers": {"helpers": k} for k in (0, *SERVERS)}
     seconds: dict[str, list[float]] = {name: [] for name in plans}
     world = len(cluster.ranks)
     with Lab(cluster) as lab, rank_fleets.fleet("ours", world, rank_fleets.on_hosts(lab, world, _PORT)) as ranks:
         for number in range(rounds):
             for name in list(plans)[:: -1 if number % 2 else 1]:
-                order = {"sync": plans[name], "workers": WORKERS, "layers": layers, "steps": STEPS}
-                answers = ranks.ask("rate", name=f"{name}, {number}", **order)
+                order = plans[name] | {"workers": WORKERS, "layers": layers, "steps": STEPS}
+                side = "helped" if "helpers" in order else "rate"
+                answers = ranks.ask(side, name=f"{name}, {number}", **order)
                 seconds[name].append(max(answer for answer in answers if answer is not None))
                 console.print(f"{number + 1}/{rounds}, {name}: {seconds[name][-1]:.2f} s a step")
-    rows = [_row(name, cluster, size, layers, values) for name, values in seconds.items()]
+    rows = [_row(name, cluster, size, values) for name, values in seconds.items()]
     show(rows, size)
     worst = max(abs(row["error"]) for row in rows)
     return {
@@ -65,22 +70,27 @@ def measure(rounds: int, quick: bool) -> dict[str, Any]:
     }
 
 
-def _row(name: str, cluster: Cluster, size: int, layers: int, values: list[float]) -> dict[str, Any]:
-    servers = int(name.split()[0]) if name != "allreduce" else 0
+def _row(name: str, cluster: Cluster, size: int, values: list[float]) -> dict[str, Any]:
+    """Predicted is what the cost model says, the bound is by the bytes of the busiest link."""
     n, b = WORKERS, BANDWIDTH
+    servers = int(name.split()[0]) if name.endswith("servers") else 0
+    helpers = int(name.split()[0]) if name.endswith("helpers") else 0
     part = cluster.subset(cluster.ranks[: n + servers])
-    predicted = predicted_servers(part, servers, size) if servers else predicted_all_reduce(part, size)
-    row = {
-        "side": name,
-        "servers": servers,
-        "seconds": summary(values),
-        "predicted_seconds": predicted,
-        "bound_seconds": 2 * n * size / (servers * b) if servers else 2 * (n - 1) * size / (n * b),
-        "helper_seconds": 2 * n * (n - 1) * size / ((n * n + servers * n - 2 * servers) * b),
-        "helper_predicted_seconds": predicted_helpers(servers, size),
-    }
+    if servers:
+        predicted, bound = predicted_servers(part, servers, size), 2 * n * size / (servers * b)
+    elif name.endswith("helpers"):
+        predicted, bound = predicted_helpers(helpers, size), _helped_seconds(helpers, size)
+    else:
+        predicted, bound = predicted_all_reduce(part, size), 2 * (n - 1) * size / (n * b)
+    row = {"side": name, "seconds": summary(values), "predicted_seconds": predicted, "bound_seconds": bound}
     median = row["seconds"]["median"]
     return row | {"rate": size / median, "error": predicted / median - 1}
+
+
+def _helped_seconds(helpers: int, size: int) -> float:
+    """BytePS's formula for helper hosts."""
+    n = WORKERS
+    return 2 * n * (n - 1) * size / ((n * n + helpers * n - 2 * helpers) * BANDWIDTH)
 
 
 def predicted_servers(cluster: Cluster, servers: int, size: int) -> float:
@@ -98,22 +108,8 @@ def _joined(stars: Stars, operation: Operation, servers: int) -> Forest:
 
 def predicted_all_reduce(cluster: Cluster, size: int) -> float:
     """The forest that all-reduce takes, over this cluster's links."""
-    forest, _ = choose_forest("auto", WORKERS)
-    return predict(_placed(forest, cluster), cluster, size).seconds
-
-
-def _placed(forest: Forest, cluster: Cluster) -> Forest:
-    """The same forest among the nodes of a cluster, routed through its switch."""
-    stars = Stars(WORKERS, WORKERS, cluster)
-    names = dict(zip(forest.members, cluster.ranks, strict=True))
-
-    def tree(old: Tree) -> Tree:
-        edges = [
-            tuple(stars._edge(names[e.source], names[e.target]) for e in side) for side in (old.reduce, old.broadcast)
-        ]
-        return Tree(old.share, names[old.root], *edges)
-
-    return replace(forest, members=tuple(cluster.ranks), trees=tuple(map(tree, forest.trees)))
+    forest, _ = choose_forest("auto", WORKERS, cluster)
+    return predict(forest, cluster, size).seconds
 
 
 def predicted_helpers(helpers: int, size: int) -> float:
@@ -137,10 +133,8 @@ def show(rows: list[dict[str, Any]], size: int) -> None:
             f"{row['predicted_seconds']:.2f}",
             f"{row['error']:+.1%}",
             f"{row['bound_seconds']:.2f}",
-            f"{row['helper_seconds']:.2f}",
-            f"{row['helper_predicted_seconds']:.2f}",
         ]
         for row in rows
     ]
-    columns = ["", "s a step", "MB/s", "predicted s", "error", "bound s", "helpers, formula", "predicted"]
+    columns = ["", "s a step", "MB/s", "predicted s", "error", "bound s"]
     table(f"{WORKERS} workers, {size / 1e6:.1f} MB, {BANDWIDTH / 1e6} MB/s a link", columns, printed)

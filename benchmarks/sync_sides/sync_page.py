@@ -116,17 +116,16 @@ def rates(figures: Figures) -> str:
     )
     rows = [
         (
-            "all-reduce" if not row["servers"] else f"{row['servers']} server" + "s" * (row["servers"] > 1),
+            row["side"],
             _spread(row["seconds"], "{:.2f}"),
             f"{row['rate'] / 1e6:.2f}",
             f"{row['predicted_seconds']:.2f}",
             f"{row['error']:+.1%}",
             f"{row['bound_seconds']:.2f}",
-            f"{row['helper_seconds']:.2f}",
         )
         for row in figures["rows"]
     ]
-    names = ("", "s a step", "MB/s", "predicted s", "error", "bound s", "as helpers of all-reduce, formula, s")
+    names = ("", "s a step", "MB/s", "predicted s", "error", "bound s")
     return about + "\n\n" + _table(names, rows)
 
 
