@@ -34,6 +34,7 @@ def moment(hosts, jobs, held=(), pairs=None, shares=None) -> State:
         priority=column("priority", lambda row, job: 0),
         service=column("service", lambda row, job: 0.0, float),
         workers=column("workers", lambda row, job: len(job.get("on", ()))),
+        since=column("since", lambda row, job: 1000.0 if job.get("on") else 0.0, float),
         held=np.array([row in held for row in range(len(jobs))], dtype=bool),
         kind=column("kind", lambda row, job: 0),
         spread=column("spread", lambda row, job: 1.0, float),
@@ -77,8 +78,8 @@ def after(state: State, decisions) -> dict[int, tuple[int, ...]]:
 
 
 @st.composite
-def moments(draw, elastic=False, users=3) -> State:
-    """Any moment that can be: some jobs run, some wait, some are held by their users."""
+def moments(draw, elastic=False, users=3, pairs=None) -> State:
+    """Any moment that can be: some jobs run, some wait, some are held by their users; with `pairs` some share slots."""
     hosts = draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
     free = draw(st.permutations(range(sum(hosts))))
     jobs = []
@@ -91,7 +92,11 @@ def moments(draw, elastic=False, users=3) -> State:
         if draw(st.booleans()) and len(free) >= least:
             count = draw(st.integers(least, min(most, len(free))))
             job["on"], free = tuple(free[:count]), free[count:]
+        job["since"] = draw(st.sampled_from([0.0, 500.0, 5000.0]))
         jobs.append(job)
+        if pairs and "on" in job and draw(st.booleans()):
+            size = len(job["on"])
+            jobs.append({**job, "least": draw(st.integers(1, size)), "most": size, "kind": draw(st.integers(0, 2))})
     idle = [row for row, job in enumerate(jobs) if "on" not in job]
     held = draw(st.sets(st.sampled_from(idle))) if idle else set()
-    return moment(hosts, jobs, held)
+    return moment(hosts, jobs, held, pairs)

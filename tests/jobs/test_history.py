@@ -64,7 +64,7 @@ def test_the_command(tmp_path):
     files = ["--json", tmp_path / "out.json", "--page", tmp_path / "out.html"]
     done = cli("simulate", trace, "--cluster", "2x2", "--policy", "fifo,las:5+consolidate", *files)
     assert done.returncode == 0, done.stderr
-    assert "1 that ask for no worker are left out" in done.stdout
+    assert "1 that ask for no worker, or never ran, are left out" in done.stdout
     assert "1 that ask for more than 4 workers are refused" in done.stdout
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["policies"]["fifo"]["completion"]["mean"] == 7.5

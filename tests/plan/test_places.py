@@ -14,15 +14,13 @@ from manyhands.plan import PORT, Plan, parse_address, parse_hosts
         ("lab1", ("lab1", PORT)),
         ("lab1:80", ("lab1", 80)),
         ("10.0.0.2", ("10.0.0.2", PORT)),
-        ("[fe80::1]", ("fe80::1", PORT)),
-        ("[fe80::1]:80", ("fe80::1", 80)),
     ],
 )
 def test_addresses(text, address):
     assert parse_address(text) == address
 
 
-@pytest.mark.parametrize("text", ["a:", ":80", "a:x", "a:0", "a:65536", "a:-1"])
+@pytest.mark.parametrize("text", ["a:", ":80", "a:x", "a:0", "a:65536", "a:-1", "fe80::1"])
 def test_no_address(text):
     with pytest.raises(UsageError, match="NAME:PORT"):
         parse_hosts("--hosts", f"here,{text}")
@@ -53,5 +51,5 @@ def test_servers_leave_hosts_of_their_own():
     assert plan.resized(sync="allreduce").places == ("here",) * 2
     assert plan.resized(sync="server,servers=1").places == ("here",) * 3
     assert plan.resized(sync="server,servers=3", server_hosts="a,b,c").places[2:] == ("a", "b", "c")
-    with pytest.raises(UsageError, match=r"1 host\(s\).*2 server\(s\).*servers=1"):
+    with pytest.raises(UsageError, match=r"1 host\(s\).*2 server\(s\).*--sync server\."):
         plan.resized(server_hosts="a")

@@ -36,6 +36,10 @@ class Simulate:
     """Only so many, the first ones. Of generated jobs: how many; default 2000."""
     load: float = 1.0
     """Of generated jobs: slot-seconds asked for, over those that there are while jobs come."""
+    elastic: float = 0.0
+    """Of generated jobs: the share that can use four times the workers that they need."""
+    spread: float = 1.0
+    """Of generated jobs: the speed of a gang on more hosts than it needs, over that on as few as can be."""
     seed: int = 0
     """Of generated jobs."""
     restart: float = 5.0
@@ -52,10 +56,12 @@ class Simulate:
         from manyhands.jobs.simulator import World, figures, simulate
 
         names = [name.strip() for name in self.policy.split(",")]
-        policies = {name: policy_of(name) for name in names}
+        policies = {name: policy_of(name, self.restart) for name in names}
         self._check()
         hosts = _hosts(self.cluster)
         trace = self._trace(sum(hosts))
+        for note in _without_effect(trace, names):
+            print(f"note: {note}")
         world = World(hosts=hosts, restart=self.restart, tick=self.tick)
         found: dict[str, dict[str, Any]] = {}
         results: dict[str, Figures] = {}
@@ -81,6 +87,8 @@ class Simulate:
     def _check(self) -> None:
         if self.jobs is not None and self.jobs < 1:
             raise UsageError(f"--jobs must be at least 1; it is {self.jobs}.")
+        if not 0 <= self.elastic <= 1 or not 0 < self.spread <= 1:
+            raise UsageError("--elastic is from 0 to 1, and --spread above 0 and at most 1.")
         if self.load <= 0 or self.tick <= 0 or self.restart < 0:
             raise UsageError("--load and --tick must be above 0, and --restart not below.")
 
@@ -88,7 +96,9 @@ class Simulate:
         from manyhands.jobs.simulator import generate, read_trace
 
         if self.trace is None:
-            return generate(self.jobs or 2000, slots, seed=self.seed, load=self.load)
+            return generate(
+                self.jobs or 2000, slots, seed=self.seed, load=self.load, elastic=self.elastic, spread=self.spread
+            )
         trace = read_trace(self.trace).first(self.jobs)
         if not len(trace):
             raise UsageError(f"{self.trace} has no job that asks for a worker.")
@@ -112,6 +122,18 @@ def _hosts(text: str) -> list[int]:
     return list(hosts.values())
 
 
+def _without_effect(trace: Trace, names: list[str]) -> list[str]:
+    """What cannot make a difference for these jobs."""
+    notes = []
+    if any("elastic" in name for name in names) and (trace.most == trace.least).all():
+        notes.append("no job can use more workers than it needs, so elastic is fifo (a column most, or --elastic).")
+    if any("consolidate" in name for name in names) and (trace.spread == 1).all():
+        notes.append("no job minds being spread, so nothing is consolidated (a column spread, or --spread).")
+    if any("pack" in name for name in names):
+        notes.append("nobody has measured pairs of these jobs, so nothing is packed.")
+    return notes
+
+
 def _about(trace: Trace, hosts: list[int]) -> str:
     slots = sum(hosts)
     return f"{len(trace)} jobs on {len(hosts)} host(s) with {slots} slots, load {trace.load(slots):.2f}"
@@ -127,16 +149,18 @@ def _print(trace: Trace, hosts: list[int], results: dict[str, Figures], refused:
     console = Console(highlight=False)
     console.print(f"{trace.name}: {_about(trace, hosts)}", markup=False, soft_wrap=True)
     if trace.left_out:
-        console.print(f"{trace.left_out} that ask for no worker are left out.")
+        console.print(f"{trace.left_out} that ask for no worker, or never ran, are left out.")
     if refused:
         console.print(f"{refused} that ask for more than {slots} workers are refused.")
     table = Table(padding=(0, 0, 0, 1))
     table.add_column("policy", overflow="fold")
-    for heading in ("done in", "p50", "p95", "p99", "waited", "p99", "used", "makespan", "fair"):
+    for heading in ("done in", "p50", "p95", "p99", "waited", "p99", "used", "useful", "makespan", "fair"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, f in results.items():
         times = [f.completion[key] for key in ("mean", "p50", "p95", "p99")] + [f.wait["mean"], f.wait["p99"]]
         cells = [duration(seconds) for seconds in times]
-        table.add_row(name, *cells, f"{f.utilisation:.0%}", duration(f.makespan), f"{f.fairness:.2f}")
+        used = f"{f.utilisation:.0%}", f"{f.useful:.0%}"
+        fair = f"{f.fairness:.2f}" if len(trace.users) > 1 else "-"
+        table.add_row(name, *cells, *used, duration(f.makespan), fair)
     console.print(table)
-    console.print("Means and percentiles, from submission to the end (done in) and to the first run (waited).")
+    console.print("Means and percentiles, from submission to the end (done in), and without slots on the way (waited).")

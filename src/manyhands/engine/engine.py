@@ -66,8 +66,8 @@ class Engine(Protocol):
         """
         ...
 
-    def reach(self, hosts: Mapping[str, tuple[str, int]]) -> None:
-        """Have more hosts, with names and addresses, take part from now on.
+    def reach(self, hosts: Mapping[str, tuple[str, int]]) -> int:
+        """Have more hosts, with names and addresses, take part from now on. Returns how many CUDA devices there are.
 
         Raises:
             UserError: one cannot.

@@ -54,6 +54,7 @@ class LocalEngine:
         self._control: Channel | None = None
         self._on_event: Callable[[EngineEvent], None] = lambda event: None
         self._early: list[Message] = []
+        self._facts: dict[str, Any] = {}
 
     def open(self, on_event: Callable[[EngineEvent], None]) -> Loaded:
         self._on_event = on_event
@@ -85,14 +86,16 @@ class LocalEngine:
             raise (UsageError if answer["code"] == 2 else UserError)(answer["error"])
         self._control = control
         self._loop.watch(control.link, self._hear_template)
-        return Loaded(answer["facts"])
+        self._facts = answer["facts"]
+        return Loaded(self._facts)
 
-    def reach(self, hosts: Mapping[str, tuple[str, int]]) -> None:
+    def reach(self, hosts: Mapping[str, tuple[str, int]]) -> int:
         if hosts:
             raise UserError(
                 f"this run is on one machine, and {', '.join(hosts)} can take part only in one that was started with "
                 "--hosts. Stop it, and go on with --resume and --hosts."
             )
+        return self._facts.get("cuda_devices", 0)
 
     def start(self, worker: int, host: str = HERE) -> int:
         assert host == HERE

@@ -93,6 +93,7 @@ def _figures(rows: Mapping[str, Figures]) -> str:
         "waited (mean)",
         "p99",
         "slots used",
+        "useful",
         "makespan",
         "fairness",
     ]
@@ -103,7 +104,7 @@ def _figures(rows: Mapping[str, Figures]) -> str:
         cells.append(
             [
                 *(f"{html.escape(name)}<br><small>{decided}</small>", *map(duration, times), f"{f.utilisation:.0%}"),
-                *(duration(f.makespan), f"{f.fairness:.2f}"),
+                *(f"{f.useful:.0%}", duration(f.makespan), f"{f.fairness:.2f}"),
             ]
         )
     return table("figures by policy", heads, cells)

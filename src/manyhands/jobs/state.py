@@ -38,6 +38,8 @@ class Jobs:
     """Slot-seconds that it has had."""
     workers: Ints
     """That it has; 0 for one that waits."""
+    since: Floats
+    """Seconds for which it has been as it is: with these slots, or without any."""
     held: NDArray[np.bool_]
     """Paused by its user: it does not want to run."""
     kind: Ints
@@ -56,6 +58,9 @@ class Jobs:
 @dataclass(frozen=True, kw_only=True)
 class State:
     """A moment.
+
+    Of the decisions about it, those who pause, resize or move all let go of their slots before anybody takes any. Who
+    shared slots with one that lets go has them for itself.
 
     Attributes:
         slots: by slot, the host it is on.

@@ -33,17 +33,17 @@ def parse_hosts(flag: str, text: str) -> tuple[str, ...]:
 
 
 def parse_address(name: str, about: str = "") -> Address:
-    """`lab1`, `lab1:7500`, `10.0.0.2`, `[fe80::1]:7500`.
+    """`lab1`, `lab1:7500`, `10.0.0.2`. Names of IPv4 addresses, since ranks find each other by those.
 
     Raises:
         UsageError: the port is none.
     """
-    host, colon, port = name.rpartition(":") if not name.endswith("]") else (name, "", "")
+    host, colon, port = name.partition(":")
     if not colon:
-        return Address(name.strip("[]"), PORT)
+        return Address(name, PORT)
     if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise UsageError(f"{about}{name!r} is no host: write NAME or NAME:PORT.")
-    return Address(host.strip("[]"), int(port))
+    return Address(host, int(port))
 
 
 def place_blocks(count: int, hosts: tuple[str, ...]) -> tuple[str, ...]:

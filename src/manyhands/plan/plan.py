@@ -185,6 +185,9 @@ class Plan:
             return Plan(**given)
         size = {"workers", "layout"}
         others = {name: value for name, value in {**kept, **given}.items() if name not in size}
+        if "sync" in given and "server_hosts" not in given:
+            former, agreed = as_sync(kept.get("sync")), as_sync(given["sync"])
+            others["server_hosts"] = kept.get("server_hosts", "") if former.helpers == agreed.helpers else ""
         before = Plan(**{name: kept[name] for name in size if name in kept})
         return replace(before.resized(given.get("workers"), given.get("layout")), **others)
 

@@ -87,6 +87,8 @@ class Supervisor:
         self._save_for_join = False
         self._checkpoint_ordered = False
         self._losses_without_progress = 0
+        self._hosts_lost: set[str] = set()
+        """Since the last decision."""
         self._watch = Watch(engine, board, care, view.note)
         self._out_of_memory = OutOfMemory()
         self._ending: Ending | None = None
@@ -136,6 +138,7 @@ class Supervisor:
 
     def _decide(self) -> None:
         """Order what the situation asks for."""
+        self._hosts_lost.clear()
         phases = [member.phase for member in self._members.values()]
         if self._ending is None and phases and all(phase is Phase.FINISHED for phase in phases):
             self._ending = Ending("finished")
@@ -359,6 +362,13 @@ class Supervisor:
         figures = {name: message[name] for name in ("server", "received", "sent")}
         self._record.figures("server", {"step": self._record.committed, **figures})
 
+    def _said_unlinked(self, member: Member, message: Message) -> None:
+        """A member and a server on another host have missed each other: link them again, if both are still there."""
+        worker = self._gang[member.plan.workers + message["server"]]
+        other = self._members.get(worker)
+        if message["far"] and other is not None and other.phase is member.phase is Phase.RUNNING:
+            self._link(member, [other])
+
     def _said_recovered(self, member: Member, message: Message) -> None:
         member.whole = True
 
@@ -433,7 +443,11 @@ class Supervisor:
             self._save_for_join = False
         if self._gives_up_growing(member, describe_loss(member, status, False)):
             return
-        self._losses_without_progress += 1
+        whole_host = status is None and member.host != HERE
+        if not whole_host or member.host not in self._hosts_lost:  # all of a host's members are one loss
+            self._losses_without_progress += 1
+        if whole_host:
+            self._hosts_lost.add(member.host)
         out_of_memory = self._out_of_memory.happened()
         text = f"{describe_loss(member, status, out_of_memory)} after step {self._record.committed}"
         self._record.membership("lost", len(self._members), text)
@@ -544,9 +558,9 @@ class Supervisor:
             return {"error": "resize needs a number of workers, a layout, a policy or hosts."}
         try:
             plan = self._plan.resized(workers, **given)
-            plan.check(self._facts["micro_batches"], self._facts["cuda_devices"])
             new = set(plan.places) - set(self._plan.places) - {HERE}
-            self._engine.reach({name: parse_address(name) for name in new})
+            devices = self._engine.reach({name: parse_address(name) for name in new})
+            plan.check(self._facts["micro_batches"], devices)
         except UserError as error:
             return {"error": str(error)}
         before, self._plan = self._plan, plan

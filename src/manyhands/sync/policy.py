@@ -179,7 +179,7 @@ class Policy:
         these buffers. None: the sums stay where they are made."""
         return None
 
-    def open_tables(self, tables: Mapping[str, SparseTable], folder: Path, step: int) -> TableSide:
+    def open_tables(self, tables: Mapping[str, SparseTable], folder: Path | None, step: int) -> TableSide:
         """This process's part of the model's tables, as they are after `step` steps.
 
         Raises:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from manyhands.collective import Node
+from manyhands.errors import UserError
 from manyhands.tables import Rows, SparseTable, TableError, TableFile, combine, divide, marks, roll_back, table_path
 from manyhands.transport import Group, GroupError
 
@@ -49,8 +50,8 @@ class TableSide(Protocol):
 class OwnTables:
     """All rows in files of this process."""
 
-    def __init__(self, tables: Mapping[str, SparseTable], folder: Path, step: int, subtrees: Subtrees) -> None:
-        paths = {name: table_path(table, name, folder) for name, table in tables.items()}
+    def __init__(self, tables: Mapping[str, SparseTable], folder: Path | None, step: int, subtrees: Subtrees) -> None:
+        paths = paths_of(tables, folder)
         prepare(list(paths.values()), step)
         self.files = Files(tables, paths, step, 0)
         self._subtrees, self._pieces = subtrees, dict[str, Sequence[Rows]]()
@@ -136,7 +137,7 @@ class ServedTables:
     def __init__(
         self,
         tables: Mapping[str, SparseTable],
-        folder: Path,
+        folder: Path | None,
         step: int,
         gang: Group,
         workers: int,
@@ -144,7 +145,7 @@ class ServedTables:
     ) -> None:
         self._gang, self._workers, self._subtrees = gang, workers, subtrees
         self._names, self._width = list(tables), [table.spec.width for table in tables.values()]
-        paths = {name: table_path(table, name, folder) for name, table in tables.items()}
+        paths = paths_of(tables, folder)
         if gang.rank == workers:  # nobody may have them open
             prepare(list(paths.values()), step)
         gang.barrier().result()
@@ -206,6 +207,20 @@ class ServedTables:
                 self._gang.send(rows, worker, _READ + 2)
         except (GroupError, ValueError):  # the gang is over, or the files are closed
             pass
+
+
+def paths_of(tables: Mapping[str, SparseTable], folder: Path | None) -> dict[str, Path]:
+    """Where the tables' files are.
+
+    Raises:
+        UserError: this host has not the run directory.
+    """
+    if folder is None:
+        raise UserError(
+            f"the model has tables ({', '.join(tables)}), which live in the run directory: keep their servers, or the "
+            "one worker, on the machine that the run was started on, as with --sync server --server-hosts here."
+        )
+    return {name: table_path(table, name, folder) for name, table in tables.items()}
 
 
 class Files:

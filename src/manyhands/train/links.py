@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from manyhands.engine import Channel, Message
 from manyhands.engine.hosts import DepotStore, DistantSlots
 from manyhands.errors import UserError
-from manyhands.transport import Group, PeerLostError, WaitedTooLongError, links_over
+from manyhands.transport import Group, GroupError, PeerLostError, links_over
 
 _MEETING_SECONDS = 30.0
 """How long a member of a gang that is being formed waits for the others: one may be lost meanwhile."""
@@ -56,8 +56,10 @@ def join_group(order: Message, descriptors: list[int], rank: int, name: str, hom
         try:
             meeting = f"{order['meeting']}/{name}"
             return Group.connect(store, rank, order["world"], name=meeting, patience=_MEETING_SECONDS)
-        except (TimeoutError, WaitedTooLongError) as error:
-            raise PeerLostError(-1, f"waiting for it to join {name}: {error}") from None
+        except PeerLostError:
+            raise
+        except (TimeoutError, GroupError) as error:
+            raise PeerLostError(-1, f"joining {name}", f"did not come ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ class Link:
     @property
     def fresh(self) -> bool:
         return self.order["fresh"]
+
+    @property
+    def far(self) -> bool:
+        """Whether the other process is on another host."""
+        return "meeting" in self.order
 
     def group(self) -> Group:
         """A group of the two processes.

@@ -7,14 +7,15 @@ here is what ties them to a process: its orders, its reports, its state.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from manyhands.engine import Message
+from manyhands.errors import UserError
 from manyhands.sync import Task
 from manyhands.sync.server import (
     Assembling,
@@ -36,6 +37,8 @@ from manyhands.transport import GroupError, PeerLostError
 if TYPE_CHECKING:
     from manyhands.train.worker import Worker
 
+_ON_ITS_WAY, _MOST_ON_THEIR_WAY = 3.0, 64
+"""Seconds, and steps: what a host had reported for less long than that may be lost with it."""
 _REPLACED_SECONDS = 600.0
 """How long to wait for somebody to take the place of a lost server."""
 
@@ -87,8 +90,10 @@ class _LooseWorker(_Loose):
     def _link(self, server: int) -> Line:
         while True:
             link = self.member.links.wait("server", server, _REPLACED_SECONDS)
-            with contextlib.suppress(PeerLostError):  # it is lost already: wait for the next
+            try:
                 return Line(link.group(), asks=True)
+            except PeerLostError:  # it is lost already, and another will come; or the two have missed each other
+                self.member.channel.send({"say": "unlinked", "server": server, "far": link.far})
 
 
 class _LooseServer(_Loose):
@@ -104,6 +109,8 @@ class _LooseServer(_Loose):
         self.server = self._make()
         self._ready = threading.Event()
         self._began = time.monotonic_ns()
+        self._opened = self._began
+        self._reported: deque[tuple[float, int]] = deque()
         self._recorded = 0
         """Steps that were recorded. A chief that takes over records those again that may not have been said."""
         self._retry = False
@@ -187,7 +194,7 @@ class _LooseServer(_Loose):
             if not rows or over:
                 self.member.report()
             if not self.member.unreported:
-                self.server.said(self._recorded)
+                self._say_recorded()
             if not over:
                 return False
         except GroupError:  # a server is lost; when another has taken its place all is to be had again
@@ -204,15 +211,29 @@ class _LooseServer(_Loose):
         said = {"say": "served", "server": self.index, "received": server.received, "sent": server.sent}
         self.member.channel.send(said)
 
+    def _say_recorded(self) -> None:
+        """Forget what has been reported; from another host, what was for a while: it may still be on its way."""
+        now = time.monotonic()
+        self._reported.append((now, self._recorded))
+        while len(self._reported) > 1 and (
+            not self.member.is_far
+            or self._reported[1][0] < now - _ON_ITS_WAY
+            or self._recorded - self._reported[1][1] > _MOST_ON_THEIR_WAY
+        ):
+            self._reported.popleft()
+        if not self.member.is_far or self._reported[0][0] < now - _ON_ITS_WAY:
+            self.server.said(self._reported[0][1])
+
     def _record(self, row: Committed) -> None:
         job, trainer = self.job, self.trainer
         epoch, first = divmod(row.step * job.batch_size, trainer.samples)
         self._recorded = row.step + 1
         now = time.monotonic_ns()
-        self.member.budget.earn((now - self._began) / 1e9)
-        self._began = now
+        last, self._began = self._began, now
+        self.member.budget.earn((now - last) / 1e9)
         figures = [row.step + 1, epoch, first, first + job.batch_size - 1, row.loss, row.norm, row.lr]
-        self.member.commit([*figures, row.began, now, [0] * len(PHASES), []])
+        began = row.began if row.began >= self._opened else last  # by the clock of a chief that was lost
+        self.member.commit([*figures, began, now, [0] * len(PHASES), []])
         staleness = {"step": row.step + 1, "pushes": row.staleness, "ahead": row.ahead}
         self.member.channel.send({"say": "staleness", **staleness})
 
@@ -235,7 +256,9 @@ class _LooseServer(_Loose):
         """Talk to another process until it is gone."""
         try:
             group = link.group()
-        except PeerLostError:
+        except (GroupError, UserError):
+            if link.role == "server" and self.index < link.number:
+                self.member.channel.send({"say": "unlinked", "server": link.number, "far": link.far})
             return
         try:
             if link.role == "worker":

@@ -18,7 +18,7 @@ class Tables:
         step: steps that they are to have seen.
     """
 
-    def __init__(self, tables: Mapping[str, SparseTable], policy: Policy, folder: Path, step: int) -> None:
+    def __init__(self, tables: Mapping[str, SparseTable], policy: Policy, folder: Path | None, step: int) -> None:
         self._tables, self._policy = tables, policy
         self._side = policy.open_tables(tables, folder, step) if tables else None
         self._sums: dict[str, RowSum] = {}

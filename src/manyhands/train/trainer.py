@@ -98,7 +98,7 @@ class Trainer:
         *,
         device: str | None = None,
         recorder: Recorder | None = None,
-        tables: Path = Path("tables"),
+        tables: Path | None = Path("tables"),
     ) -> None:
         self.job = job
         self._folder = tables

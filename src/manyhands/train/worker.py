@@ -154,7 +154,7 @@ class Worker:
         self.paused = False
         self.save_ordered = False
         self.save_at_once = False
-        self.tables = spec["tables"]
+        self.tables = Path(spec["tables"]) if spec["tables"] else None
         self.shares: tuple[int, ...] = ()
         self.links = Links(channel, self.home)
         self.unreported: list[list[Any]] = []
@@ -169,7 +169,7 @@ class Worker:
             self.plan = Plan(**received[0]["plan"])
             kind = _split_trainer() if self._split else Trainer
             self.trainer = trainer = kind(
-                self.job, self.plan, device=device, recorder=self.recorder, tables=Path(self.tables)
+                self.job, self.plan, device=device, recorder=self.recorder, tables=self.tables
             )
         except Exception as error:
             self._say_failed(error, "building the job", whole=False)
@@ -200,9 +200,12 @@ class Worker:
                     return
 
     def _device(self, slot: int) -> str:
-        if not self.plan.uses_cuda(torch.cuda.device_count()):
+        count = torch.cuda.device_count()
+        if not self.plan.uses_cuda(count):
             return "cpu"
-        return f"cuda:{slot % torch.cuda.device_count()}"
+        if not count:
+            raise UserError(f"--device cuda: {platform.node()} has no CUDA device that torch can use.")
+        return f"cuda:{slot % count}"
 
     def _join(self, order: Message, descriptors: list[int]) -> None:
         """Take a place in a generation and train until it ends, one way or another."""
@@ -216,21 +219,22 @@ class Worker:
         doing = "loading the state"
         try:
             self.recorder.enter("snapshot")
-            if not self._split:
-                self._load(order["load"])
-            doing = "joining the gang"
             if self.plan.sync.loose:
+                self._load(order["load"])
                 doing = "training"
                 from manyhands.train.loose import take_part
 
                 take_part(self, order)
                 return
+            # Before the state is there: some may have to fetch it, and others wait for less long than that may take.
             group = join_group(order, descriptors, order["rank"], "the gang", self.home)
             if self._split:
                 doing = _SPLITTING
                 exchanged = trainer.join(group, self.waiting, order["cuts"])  # type: ignore[call-arg]
                 self._load(order["load"])
             else:
+                self._load(order["load"])
+                doing = "joining the gang"
                 exchanged = trainer.join(group, self.waiting)
             if self.keeper and group is not None:
                 self.channel.send({"say": "joined", "exchange": exchanged, "cuts": trainer.cuts})
@@ -253,6 +257,11 @@ class Worker:
             if group is not None:
                 group.abandon()
             self.recorder.enter("idle")
+
+    @property
+    def is_far(self) -> bool:
+        """Whether the supervisor is on another host."""
+        return isinstance(self.slots, DistantSlots)
 
     @property
     def _split(self) -> bool:

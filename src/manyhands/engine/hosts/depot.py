@@ -7,6 +7,7 @@ of a gang that spans hosts connect. One thread a connection; requests are messag
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -23,6 +24,8 @@ from manyhands.wire import StrangerError, admit, hold
 _log = logging.getLogger("manyhands")
 _HANDSHAKE_SECONDS = 10.0
 _DIAL_SECONDS = 10.0
+_SILENT_SECONDS = 60.0
+"""A writer from which nothing comes for that long is gone."""
 _MEETING_SECONDS = 30.0
 """How long members of a gang that is being formed wait for what another has to say."""
 
@@ -39,6 +42,7 @@ class Depot:
     def __init__(self, token: bytes, slots: tuple[int, int], files: Path) -> None:
         self._token, self._slots, self._files = token, slots, files.resolve()
         self._said: dict[str, str] = {}
+        self._writer: socket.socket | None = None
         self._news = threading.Condition()
         self._listener = socket.create_server(("", 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
@@ -98,11 +102,22 @@ class Depot:
         send_with(sock, {"held": slots.newest()})
 
     def _write(self, sock: socket.socket, slots: Slots, request: dict[str, Any]) -> None:
+        with self._news:
+            former, self._writer = self._writer, sock
+        if former is not None and former is not sock:
+            # Of a host that was lost: what it still sends must not get into a slot.
+            with contextlib.suppress(OSError):
+                former.shutdown(socket.SHUT_RDWR)
         slots.pinned = request["pinned"]
         slot, target = slots.begin(request["length"])
         send_with(sock, {"slot": slot})
+        sock.settimeout(_SILENT_SECONDS)
         receive_into(sock, target)  # if the rest never comes, the other slot is whole
-        slots.commit(slot, request["step"], request["length"])
+        sock.settimeout(None)
+        with self._news:
+            if self._writer is not sock:
+                raise LineLostError("another writes")
+            slots.commit(slot, request["step"], request["length"])
         send_with(sock, {})
 
     def _read(self, sock: socket.socket, slots: Slots, request: dict[str, Any]) -> None:

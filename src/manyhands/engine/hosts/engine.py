@@ -60,10 +60,9 @@ class HostsEngine:
             host.ask_to_load(self._entry, self._spec)
         self._facts = dict(self._here.open(self._take).facts)
         self._load(reached)
-        devices = sum(facts.get("cuda_devices", 0) for facts in (self._facts, *(host.facts for host in reached)))
-        return Loaded(self._facts | {"cuda_devices": devices})
+        return Loaded(self._facts | {"cuda_devices": self.reach({})})
 
-    def reach(self, hosts: Mapping[str, tuple[str, int]]) -> None:
+    def reach(self, hosts: Mapping[str, tuple[str, int]]) -> int:
         """Have these hosts take part, too, from now on.
 
         Raises:
@@ -74,14 +73,22 @@ class HostsEngine:
         for host in reached:
             host.ask_to_load(self._entry, self._spec)
         self._load(reached)
+        there = [self._facts, *(host.facts for host in self._hosts.values() if not host.lost)]
+        return sum(facts.get("cuda_devices", 0) for facts in there)
 
     def start(self, worker: int, host: str = HERE) -> int:
         self._host_of[worker] = host
         if host == HERE:
             return self._here.start(worker)
-        if host not in self._hosts or self._hosts[host].lost:
-            self.reach({host: self._addresses[host]})
-        return self._hosts[host].start(worker)
+        for last in (False, True):
+            if host not in self._hosts or self._hosts[host].lost:
+                self.reach({host: self._addresses[host]})
+            try:
+                return self._hosts[host].start(worker)
+            except UserError:
+                if last or not self._hosts[host].lost:
+                    raise
+        raise AssertionError
 
     def connect(self, workers: Sequence[int], messages: Sequence[Message]) -> None:
         hosts = {self._host_of[worker] for worker in workers}

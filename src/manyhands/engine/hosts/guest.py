@@ -26,6 +26,9 @@ from manyhands.engine.process import die_with_parent
 from manyhands.errors import UserError
 from manyhands.shm import Board
 
+_PATIENCE_SECONDS = 60.0
+"""A supervisor that is stopped for that long is gone."""
+
 
 class Guest:
     """Serves one supervisor."""
@@ -111,7 +114,8 @@ class Guest:
             if not path.exists():
                 raise UserError(f"there is no {path}. The job's files have to be in the same place on every host.")
         home = {"host": self._line.sock.getpeername()[0], "token": self._token.decode()}
-        return spec | {"board": self._board.descriptor, "slots": None, "depot": spec["depot"] | home}
+        here = {"board": self._board.descriptor, "slots": None, "tables": None}
+        return spec | here | {"depot": spec["depot"] | home}
 
     def _pass_on(self, event: EngineEvent) -> None:
         match event:
@@ -139,7 +143,7 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the agent decides
     die_with_parent(message["agent"])
     sock = socket.socket(fileno=descriptors[0])
-    Guest(Line(sock), message["token"].encode()).run()
+    Guest(Line(sock, _PATIENCE_SECONDS), message["token"].encode()).run()
 
 
 if __name__ == "__main__":

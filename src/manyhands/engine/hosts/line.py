@@ -9,7 +9,7 @@ import time
 from collections import deque
 from typing import Any
 
-from manyhands.wire import MAX_FRAME, FrameError, Frames, StrangerError, introduce, pack, watch
+from manyhands.wire import MAX_FRAME, FrameError, Frames, StrangerError, hold, introduce, pack
 
 BEAT_SECONDS = 0.5
 """A supervisor hears something from every host that often, and takes long silence for the loss of it."""
@@ -34,7 +34,7 @@ def dial(address: tuple[str, int], token: bytes, seconds: float) -> socket.socke
         introduce(sock, token, {"to": 0}, deadline)
         sock.settimeout(None)
         return sock
-    except (OSError, StrangerError) as error:
+    except (OSError, ValueError, StrangerError) as error:  # a name may be none at all
         if sock is not None:
             sock.close()
         if isinstance(error, TimeoutError):
@@ -45,10 +45,16 @@ def dial(address: tuple[str, int], token: bytes, seconds: float) -> socket.socke
 
 
 class Line:
-    """One end of a connection that carries messages both ways, often. One thread at a time sends, and one receives."""
+    """One end of a connection that carries messages both ways, often. One thread at a time sends, and one receives.
 
-    def __init__(self, sock: socket.socket) -> None:
-        watch(sock)
+    Args:
+        patience: seconds after which an end that takes nothing is gone.
+    """
+
+    def __init__(self, sock: socket.socket, patience: float) -> None:
+        hold(sock)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):  # what it sends has to be taken in this time
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(patience * 1e3))
         self.sock = sock
         self._frames = Frames()
         self._come: deque[dict[str, Any]] = deque()

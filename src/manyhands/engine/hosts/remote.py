@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from manyhands.shm import Board
 REACH_SECONDS = 4.0
 """A host that does not answer in this time is not there."""
 _SILENT_SECONDS = 20 * BEAT_SECONDS
+_GUEST_SECONDS = 30.0
+"""What a busy machine may take to start a guest."""
 _LOAD_SECONDS = 1800.0
 _FORK_SECONDS = 60.0
 _CLOCK_ROUNDS = 8
@@ -64,15 +67,18 @@ class RemoteHost:
             UserError: it is not there.
         """
         try:
-            self._line = Line(dial(self._address, self._token, REACH_SECONDS))
-            self._set_clock(self._line)
+            self._line = Line(dial(self._address, self._token, REACH_SECONDS), _SILENT_SECONDS)
         except LineLostError as error:
-            self._line = None
             host, port = self._address
             raise UserError(
                 f"host {self.name} is not to be reached at {host} port {port}: {error}. Is `manyhands agent` running "
                 "there, with the same token as here?"
             ) from None
+        try:
+            self._set_clock(self._line)
+        except LineLostError as error:
+            self.close()
+            raise UserError(f"host {self.name} is there, but does not answer: {error}.") from None
 
     def _set_clock(self, line: Line) -> None:
         """The difference of the clocks, by the quickest of a few answers."""
@@ -80,7 +86,7 @@ class RemoteHost:
         for _ in range(_CLOCK_ROUNDS):
             began = time.monotonic_ns()
             line.send({"order": "clock"})
-            told = _wait_for(line, "clock", REACH_SECONDS, self._early)["now"]
+            told = _wait_for(line, "clock", _GUEST_SECONDS, self._early)["now"]
             ended = time.monotonic_ns()
             if ended - began < best:
                 best, self.clock = ended - began, (began + ended) // 2 - told
@@ -105,7 +111,7 @@ class RemoteHost:
             UserError: it cannot, or is lost.
         """
         self._send({"order": "start", "worker": worker})
-        pid = self._answer("started", _FORK_SECONDS)["pid"]
+        pid = self._answer("started", _LOAD_SECONDS + _FORK_SECONDS)["pid"]  # it may have to load the job again
         self._workers.add(worker)
         return pid
 
@@ -123,7 +129,9 @@ class RemoteHost:
         self._send({"order": "kill", "worker": worker})
 
     def look(self) -> None:
-        """Hear what was said while an answer was waited for, and notice a host that has fallen silent."""
+        """Hear what was said meanwhile, and notice a host that has fallen silent."""
+        while self._line is not None and select.select([self._line.sock], [], [], 0)[0]:
+            self._hear()
         self._deliver()
         if self._line is not None and time.monotonic() - self._heard > _SILENT_SECONDS:
             self._lose()
@@ -151,6 +159,7 @@ class RemoteHost:
         except LineLostError as error:
             self._lose()
             raise UserError(f"host {self.name} is lost: {error}") from None
+        self._heard = time.monotonic()
         if answer["say"] == "refused":
             raise UserError(f"host {self.name}: {answer['error']}")
         return answer

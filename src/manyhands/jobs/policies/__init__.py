@@ -24,11 +24,17 @@ POLICIES: dict[str, Policy] = {
     "fair": fair,
     "elastic": elastic,
 }
-WRAPPERS: dict[str, Callable[[Policy], Policy]] = {"consolidate": consolidating, "pack": packing}
+WRAPPERS: dict[str, Callable[[Policy, float], Policy]] = {
+    "consolidate": consolidating,
+    "pack": lambda policy, pause: packing(policy),
+}
 
 
-def policy_of(name: str) -> Policy:
+def policy_of(name: str, pause: float = 5.0) -> Policy:
     """`fifo`, `las:600:6000`, or with additions, as in `elastic+consolidate` and `fifo+pack`.
+
+    Args:
+        pause: seconds that a move takes.
 
     Raises:
         UsageError: there is no such policy.
@@ -47,7 +53,7 @@ def policy_of(name: str) -> Policy:
     for wrapper in added:
         if wrapper not in WRAPPERS:
             raise UsageError(f"--policy {name}: there is no {wrapper!r} to add. There are: {', '.join(WRAPPERS)}.")
-        policy = WRAPPERS[wrapper](policy)
+        policy = WRAPPERS[wrapper](policy, pause)
     return policy
 
 

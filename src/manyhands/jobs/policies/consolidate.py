@@ -15,7 +15,7 @@ from manyhands.jobs.state import Decision, Move, State
 
 
 def consolidating(
-    policy: Callable[[State], list[Decision]], pause: float = 2.0, margin: float = 2.0
+    policy: Callable[[State], list[Decision]], pause: float = 5.0, margin: float = 2.0
 ) -> Callable[[State], list[Decision]]:
     """A policy that moves jobs together when `policy` has nothing to decide.
 

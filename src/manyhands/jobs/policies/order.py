@@ -35,8 +35,8 @@ def all_that_fit(rows: Ints, sizes: Ints, room: int) -> Ints:
     return np.concatenate(chosen) if chosen else rows[:0]
 
 
-def first_by(claim: Floats, sizes: Ints, room: int) -> Ints:
-    """Indexes of the lowest claims, in their order: enough of them to fill the room, and not many more."""
+def first_by(claim: Floats, room: int) -> Ints:
+    """Indexes of the lowest claims, in their order: enough to fill the room with small jobs, and not many more."""
     enough = room + 64
     if len(claim) <= 2 * enough:
         return np.argsort(claim, kind="stable")

@@ -17,6 +17,9 @@ from scipy.optimize import linear_sum_assignment
 from manyhands.jobs.policies.order import waiting
 from manyhands.jobs.state import FREE, Decision, Move, Pack, Pause, Resize, Start, State, carried_out
 
+LEAST = 0.4
+"""Of its speed alone: nobody is slowed down further for another's sake."""
+
 
 def packing(policy: Callable[[State], list[Decision]], margin: float = 0.1) -> Callable[[State], list[Decision]]:
     """A policy that lets jobs that wait under `policy` share slots with those that run."""
@@ -29,9 +32,13 @@ def packing(policy: Callable[[State], list[Decision]], margin: float = 0.1) -> C
         for row in guests:
             number, host = int(jobs.number[row]), int(state.first[state.slots_of(int(row))[0]])
             start = decisions.get(number)
-            if isinstance(start, Start):
+            gone = host == FREE or isinstance(decisions.get(int(jobs.number[host])), Pause | Resize | Move)
+            if isinstance(start, Start) and gone and set(start.slots) == set(state.slots_of(int(row)).tolist()):
+                del decisions[number]  # it stays, alone
+                stay.append((row, row))
+            elif isinstance(start, Start):
                 decisions[number] = Move(number, start.slots)
-            elif host == FREE or isinstance(decisions.get(int(jobs.number[host])), Pause | Resize | Move):
+            elif gone:
                 decisions[number] = Pause(number)
             else:
                 stay.append((host, row))
@@ -56,17 +63,21 @@ def pairs(state: State, decided: set[int], taken: np.ndarray, margin: float) -> 
         decided: numbers of the jobs that this was about: one decision is enough.
         taken: rows of jobs that have a guest, each with that guest's.
     """
+    if not state.pairs:
+        return []
     jobs = state.jobs
     everybody = np.arange(len(jobs))
     runs = np.flatnonzero(jobs.runs & ~np.isin(everybody, taken))
     waits = waiting(state)
     waits = waits[~np.isin(waits, taken) & ~np.isin(jobs.number[waits], list(decided))]
+    kinds, kind = np.unique(jobs.kind, return_inverse=True)
+    table = np.array([[gain(state, int(h), int(g)) for g in kinds] for h in kinds])
     found: list[Decision] = []
     for size in np.intersect1d(jobs.workers[runs], jobs.least[waits]):
         hosts = runs[jobs.workers[runs] == size]
         guests = waits[jobs.least[waits] == size][: 4 * len(hosts)]
-        gains = np.array([[gain(state, int(h), int(g)) for g in guests] for h in hosts])
-        for i, j in zip(*linear_sum_assignment(np.maximum(gains, 0.0), maximize=True), strict=True):
+        gains = table[np.ix_(kind[hosts], kind[guests])]
+        for i, j in zip(*linear_sum_assignment(np.where(gains > margin, gains, 0.0), maximize=True), strict=True):
             if gains[i, j] > margin:
                 slots = np.flatnonzero(state.first == hosts[i])
                 found.append(Pack(int(jobs.number[guests[j]]), tuple(slots.tolist())))
@@ -74,10 +85,7 @@ def pairs(state: State, decided: set[int], taken: np.ndarray, margin: float) -> 
 
 
 def gain(state: State, host: int, guest: int) -> float:
-    """What both get done beyond what one alone would; below 0 if nobody knows."""
-    kinds = int(state.jobs.kind[host]), int(state.jobs.kind[guest])
-    if kinds in state.pairs:
-        return sum(state.pairs[kinds]) - 1
-    if kinds[::-1] in state.pairs:
-        return sum(state.pairs[kinds[::-1]]) - 1
-    return -1.0
+    """What jobs of two kinds get done together beyond what one alone would; below 0 if nobody knows, or if one of them
+    would hardly get on."""
+    speeds = state.pairs.get((host, guest)) or state.pairs.get((guest, host), (0.0, 0.0))
+    return sum(speeds) - 1 if min(speeds) >= LEAST else -1.0

@@ -1,11 +1,14 @@
 """Policies that take slots away from who has the lower claim: by priority, by service, by users' shares.
 
 All of them rank the jobs, and let those run that come first; who does not fit into what is left is passed over, and so
-the next that does uses it. A job that has slots keeps them before another of the same claim.
+the next that does uses it. A job that has slots keeps them before another of the same claim, until that one has waited
+for `PATIENCE`: so a large gang gets its turn, although small ones always find room. By service, who has waited for that
+and longer than it has run goes first of all, since new jobs may come for ever.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 
 import numpy as np
@@ -14,11 +17,14 @@ from manyhands.jobs.policies.order import all_that_fit, first_by
 from manyhands.jobs.policies.place import place
 from manyhands.jobs.state import Decision, Floats, Ints, State
 
+PATIENCE = 1800.0
+"""Seconds."""
+
 
 def priority(state: State) -> list[Decision]:
     """Higher priority first; among equals, who came first."""
     jobs = state.jobs
-    return _run_first(state, lambda rows: -jobs.priority[rows].astype(float))
+    return _run_first(state, lambda rows: -jobs.priority[rows].astype(np.float64))
 
 
 def least_attained_service(*levels: float) -> Callable[[State], list[Decision]]:
@@ -33,8 +39,15 @@ def least_attained_service(*levels: float) -> Callable[[State], list[Decision]]:
     limits = np.array(sorted(levels))
 
     def policy(state: State) -> list[Decision]:
-        service = state.jobs.service
-        return _run_first(state, lambda rows: np.searchsorted(limits, service[rows], side="right").astype(float))
+        jobs = state.jobs
+
+        def claims(rows: Ints) -> Floats:
+            level = np.searchsorted(limits, jobs.service[rows], side="right").astype(np.float64)
+            ran = jobs.service[rows] / jobs.least[rows]
+            starves = ~jobs.runs[rows] & (jobs.since[rows] > np.maximum(PATIENCE, ran))
+            return np.where(starves, -1.0, level)
+
+        return _run_first(state, claims)
 
     return policy
 
@@ -42,35 +55,54 @@ def least_attained_service(*levels: float) -> Callable[[State], list[Decision]]:
 def fair(state: State) -> list[Decision]:
     """Users get slots in proportion to their shares, as far as they ask for them; each one's jobs in order.
 
-    A job's claim is what its user has when it runs, over the user's share: filling up by that claim is weighted max-min
-    fairness in whole gangs.
+    The next job is that of the user who has least for its share (weighted max-min fairness, in whole gangs), and fits.
     """
+    jobs, room = state.jobs, len(state.slots)
+    rows = np.flatnonzero(~jobs.held)
+    order = np.zeros(len(jobs))
+    order[rows] = _order(state, rows)
+    queues = {}
+    for user in np.unique(jobs.user[rows]).tolist():
+        own = rows[jobs.user[rows] == user]
+        queues[user] = own[np.argsort(order[own], kind="stable")]
+    poorest = [(0.0, order[queue[0]], user) for user, queue in queues.items()]
+    heapq.heapify(poorest)
+    has = dict.fromkeys(queues, 0)
+    chosen: list[int] = []
+    while poorest and room:
+        *_, user = heapq.heappop(poorest)
+        fits = jobs.least[queues[user]] <= room
+        if not fits.any():
+            continue  # nor will any later: room only shrinks
+        first = int(np.argmax(fits))
+        row = int(queues[user][first])
+        queues[user] = queues[user][first + 1 :]
+        chosen.append(row)
+        room -= int(jobs.least[row])
+        has[user] += int(jobs.least[row])
+        if len(queues[user]):
+            claim = has[user] / state.shares.get(user, 1.0)
+            heapq.heappush(poorest, (claim, order[queues[user][0]], user))
+    best = np.array(chosen, dtype=np.int64)
+    return place(state, best, jobs.least[best])
+
+
+def _order(state: State, rows: Ints) -> Floats:
+    """Among equals: who has waited for too long, who runs, who waits."""
     jobs = state.jobs
-
-    def claims(rows: Ints) -> Floats:
-        users = jobs.user[rows]
-        by_user = np.lexsort((~jobs.runs[rows], users))  # stable: those that run first, then in order
-        sizes = jobs.least[rows][by_user]
-        totals = np.cumsum(sizes)
-        starts = np.flatnonzero(np.diff(users[by_user], prepend=-1))
-        before = np.repeat(totals[starts] - sizes[starts], np.diff(np.append(starts, len(rows))))
-        has = np.empty(len(rows))
-        has[by_user] = totals - before
-        weights = np.array([state.shares.get(int(user), 1.0) for user in np.unique(users)])
-        return has / weights[np.searchsorted(np.unique(users), users)]
-
-    return _run_first(state, claims)
+    return np.where(jobs.runs[rows], 0.0, np.where(jobs.since[rows] > PATIENCE, -1.0, 1.0))
 
 
 def _run_first(state: State, claims: Callable[[Ints], Floats]) -> list[Decision]:
     """Let those run whose claims are the lowest numbers."""
-    jobs = state.jobs
+    jobs, total = state.jobs, len(state.slots)
     rows = np.flatnonzero(~jobs.held)
     if not len(rows):
         return place(state, rows, rows)
-    claim = claims(rows)
-    _, rank = np.unique(claim, return_inverse=True)
-    tie = (2.0 * rank + ~jobs.runs[rows]).astype(np.float64)  # among equals, those that run
-    best = rows[first_by(tie, jobs.least[rows], len(state.slots))]
-    chosen = all_that_fit(best, jobs.least[best], len(state.slots))
+    claim = 4.0 * claims(rows) + _order(state, rows)
+    best = rows[first_by(claim, total)]
+    chosen = all_that_fit(best, jobs.least[best], total)
+    if jobs.least[chosen].sum() < total and len(best) < len(rows):  # those were too large: look at all
+        best = rows[np.argsort(claim, kind="stable")]
+        chosen = all_that_fit(best, jobs.least[best], total)
     return place(state, chosen, jobs.least[chosen])

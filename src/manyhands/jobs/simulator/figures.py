@@ -10,6 +10,9 @@ import numpy as np
 from manyhands.jobs.simulator.simulate import Outcome
 from manyhands.jobs.state import Floats
 
+_SHORT = 10.0
+"""Seconds: shorter jobs count as that long when slowness is compared, as is usual (bounded slowdown)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
@@ -17,16 +20,19 @@ class Figures:
 
     Attributes:
         completion: from submission to the end: mean and percentiles.
-        wait: until a job first runs.
+        wait: without slots, from submission to the end.
         utilisation: slot-seconds held over those that there were until the last end.
+        useful: the same of work that was done: what jobs ask for, without pauses, restarts and slowness.
         makespan: from the first submission to the last end.
-        fairness: Jain's index over users' mean slowdown (completion over what a job takes alone); 1: all fare alike.
+        fairness: Jain's index over users' mean slowdown (completion over what a job takes alone, at least 10 s);
+            1: all fare alike.
     """
 
     jobs: int
     completion: dict[str, float]
     wait: dict[str, float]
     utilisation: float
+    useful: float
     makespan: float
     fairness: float
     decisions: dict[str, int]
@@ -39,9 +45,9 @@ def figures(outcome: Outcome) -> Figures:
     trace = outcome.trace
     ended = ~np.isnan(outcome.ended)
     took = outcome.ended[ended] - trace.submitted[ended]
-    waited = outcome.began[ended] - trace.submitted[ended]
+    waited = took - outcome.ran[ended]
     span = float(np.nanmax(outcome.ended) - trace.submitted[ended][0]) if ended.any() else 0.0
-    slowdown = took / np.maximum(1e-9, trace.seconds[ended])
+    slowdown = np.maximum(1.0, took / np.maximum(_SHORT, trace.seconds[ended]))
     users = trace.user[ended]
     means = np.array([slowdown[users == user].mean() for user in np.unique(users)])
     return Figures(
@@ -49,6 +55,7 @@ def figures(outcome: Outcome) -> Figures:
         completion=_spread(took),
         wait=_spread(waited),
         utilisation=outcome.used / (outcome.slots * span) if span else 0.0,
+        useful=float(trace.work[ended].sum()) / (outcome.slots * span) if span else 0.0,
         makespan=span,
         fairness=float(means.sum() ** 2 / (len(means) * (means**2).sum())) if len(means) else 1.0,
         decisions=dict(outcome.decisions),

@@ -1,20 +1,34 @@
 """Jobs like those of a public trace, from a seed.
 
-Fitted to 30,940 jobs of Microsoft's Philly cluster (as ChronusArtifact has them): most want one device, what they take
-is lognormal with a median of 60 and a mean of 260, and a few large gangs have most of the work. Arrivals are a Poisson
-process whose rate makes the load that is asked for.
+Fitted to 30,940 jobs of Microsoft's Philly cluster (as ChronusArtifact has them, in minutes): nine of ten want one
+device and take an hour (median), the others take half a day, and more than half of the work is in gangs of eight or
+more. Times are lognormal within a class of sizes. Arrivals are a Poisson process whose rate makes the load that is
+asked for; the trace's own come in bursts.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from manyhands.jobs.simulator.jobs import Trace
+from manyhands.jobs.state import Floats, Ints
 
 SIZES = {1: 0.9215, 2: 0.007, 4: 0.0386, 8: 0.0291, 16: 0.0034, 32: 0.0004}
-MEDIAN, SIGMA = 60.0, 1.71
-SHORTEST, LONGEST = 20.0, 4317.0
+SHORTEST, LONGEST = 20 * 60.0, 4317 * 60.0
 USERS = 11
+
+
+class _Class(NamedTuple):
+    least: int
+    """Workers from which on."""
+    median: float
+    """Seconds."""
+    sigma: float
+
+
+_CLASSES = (_Class(1, 57 * 60.0, 1.53), _Class(2, 761 * 60.0, 1.1), _Class(8, 700 * 60.0, 1.09))
 
 
 def generate(
@@ -31,14 +45,14 @@ def generate(
     sizes = np.array([size for size in SIZES if size <= slots])
     chances = np.array([SIZES[size] for size in sizes.tolist()])
     least = random.choice(sizes, size=jobs, p=chances / chances.sum())
-    seconds = np.clip(random.lognormal(np.log(MEDIAN), SIGMA, jobs), SHORTEST, LONGEST)
+    seconds = _times(random, least)
     gaps = random.exponential(1.0, jobs)
     span = (least * seconds).sum() / (slots * load)
     submitted = np.cumsum(gaps) * span / gaps.sum()
     most = np.where(random.random(jobs) < elastic, np.minimum(4 * least, slots), least)
     return Trace(
         name=f"{jobs} generated jobs (seed {seed}, load {load:g})",
-        submitted=submitted,
+        submitted=submitted - submitted[0],
         least=least,
         most=most,
         seconds=seconds,
@@ -50,3 +64,13 @@ def generate(
         users=[f"user-{number}" for number in range(USERS)],
         kinds=[""],
     )
+
+
+def _times(random: np.random.Generator, least: Ints) -> Floats:
+    """What each takes; drawn again where it is out of range."""
+    place = np.searchsorted([c.least for c in _CLASSES], least, side="right") - 1
+    medians, sigmas = np.array([c.median for c in _CLASSES])[place], np.array([c.sigma for c in _CLASSES])[place]
+    seconds = np.zeros(len(least))
+    while (wrong := (seconds < SHORTEST) | (seconds > LONGEST)).any():
+        seconds[wrong] = random.lognormal(np.log(medians[wrong]), sigmas[wrong])
+    return seconds

@@ -18,7 +18,7 @@ class Trace:
         seconds: what a job takes on `least` workers that it has for itself, on one host if they fit.
         spread: its speed on more hosts than it needs, over that on as few as can be.
         names: of jobs; `users`, `kinds`: of what the columns index.
-        left_out: rows of the file that ask for no slot.
+        left_out: rows of the file that ask for no slot, or never ran.
     """
 
     name: str

@@ -16,7 +16,7 @@ import numpy as np
 
 from manyhands.jobs.policies import Policy
 from manyhands.jobs.simulator.jobs import Trace
-from manyhands.jobs.state import FREE, Decision, Floats, Ints, Jobs, Move, Pack, Pause, Resize, Start, State
+from manyhands.jobs.state import FREE, Decision, Floats, Ints, Jobs, Move, Pack, Pause, Resize, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,11 @@ def simulate(trace: Trace, world: World, policy: Policy) -> Outcome:
     return _Simulation(trace, world, policy).run()
 
 
+def fewest_hosts(hosts: Sequence[int], count: int) -> int:
+    """On how many hosts so many slots are at least."""
+    return int(np.searchsorted(np.cumsum(sorted(hosts, reverse=True)), count)) + 1
+
+
 class _Simulation:
     def __init__(self, trace: Trace, world: World, policy: Policy) -> None:
         self.trace, self.world, self.policy = trace, world, policy
@@ -106,7 +111,9 @@ class _Simulation:
         self.ended = np.full(count, np.nan)
         self.used = 0.0
         self.next = 0
-        self.since: dict[int, tuple[tuple[int, ...], float]] = {}
+        self.on: dict[int, tuple[tuple[int, ...], float]] = {}
+        self.since = trace.submitted.copy()
+        self.together = np.ones(count)
         self.stays: list[Stay] = []
         self.counts: dict[str, int] = {}
         self.asked = -np.inf
@@ -159,8 +166,9 @@ class _Simulation:
         self.now = now
 
     def _end_the_finished(self) -> None:
-        # Relative: what is added up in many small steps misses the sum by rounding.
-        over = self.runs[self.done[self.runs] >= self.trace.seconds[self.runs] * (1 - 1e-9) - 1e-9]
+        # What is added up in many small steps misses the sum by rounding, and times are rounded, too.
+        missing = self.trace.seconds[self.runs] * (1 - 1e-9) - self.done[self.runs]
+        over = self.runs[missing <= 1e-9 + 2 * np.spacing(self.now) * self.rate[self.runs]]
         for job in over.tolist():
             self.ended[job] = self.now
             self._leave(job)
@@ -171,14 +179,15 @@ class _Simulation:
     def _decide(self) -> None:
         self.asked = self.now
         decisions = self.policy(self.state())
-        for kind in (Pause, Resize, Move, Start, Pack):  # first what makes room
-            if kind is Resize or kind is Move:
-                for decision in decisions:  # all let go before any takes, since they may change places
-                    if isinstance(decision, kind):
-                        self._leave(decision.job)
-            for decision in decisions:
-                if isinstance(decision, kind):
-                    self._carry_out(decision)
+        for decision in decisions:
+            if isinstance(decision, Pause | Resize | Move):
+                self._leave(decision.job)
+        for decision in decisions:
+            if not isinstance(decision, Pack):
+                self._carry_out(decision)
+        for decision in decisions:
+            if isinstance(decision, Pack):
+                self._carry_out(decision)
         if decisions:
             self._settle()
 
@@ -193,6 +202,7 @@ class _Simulation:
             priority=trace.priority[active],
             service=self.service[active],
             workers=self.workers[active],
+            since=self.now - self.since[active],
             held=np.zeros(len(active), dtype=bool),
             kind=trace.kind[active],
             spread=trace.spread[active],
@@ -215,7 +225,6 @@ class _Simulation:
         self.counts[name] = self.counts.get(name, 0) + 1
         job = decision.job
         if isinstance(decision, Pause):
-            self._leave(job)
             return
         slots = np.array(decision.slots)
         target = self.second if isinstance(decision, Pack) else self.first
@@ -229,10 +238,13 @@ class _Simulation:
         self.ready[job] = self.now + (self.world.restart if again else 0.0)
         if not again:
             self.began[job] = self.now
-        self.since[job] = decision.slots, self.now
+        self.on[job], self.since[job] = (decision.slots, self.now), self.now
+        spread = len(np.unique(self.slots[slots])) > fewest_hosts(self.world.hosts, len(slots))
+        self.together[job] = self.trace.spread[job] if spread else 1.0
 
     def _leave(self, job: int) -> None:
-        slots, began = self.since.pop(job)
+        slots, began = self.on.pop(job)
+        self.since[job] = self.now
         if self.now > began:
             self.stays.append(Stay(job, slots, began, self.now))
         own = np.array(slots)
@@ -244,14 +256,9 @@ class _Simulation:
 
     def _settle(self) -> None:
         """The speeds from now on."""
-        self.runs = np.array(sorted(self.since), dtype=np.int64)
+        self.runs = np.array(sorted(self.on), dtype=np.int64)
         trace, runs = self.trace, self.runs
-        self.rate[runs] = (self.workers[runs] / trace.least[runs]) ** self.world.scaling
-        largest = max(self.world.hosts)
-        for job in runs[(trace.spread[runs] < 1) & (self.workers[runs] > 1)].tolist():
-            slots = np.array(self.since[job][0])
-            if len(np.unique(self.slots[slots])) > -(-len(slots) // largest):
-                self.rate[job] *= trace.spread[job]
+        self.rate[runs] = self.together[runs] * (self.workers[runs] / trace.least[runs]) ** self.world.scaling
         for host, guest in {(int(self.first[s]), int(self.second[s])) for s in np.flatnonzero(self.second != FREE)}:
             kinds = int(trace.kind[host]), int(trace.kind[guest])
             speeds = self.world.pairs.get(kinds) or self.world.pairs[kinds[::-1]][::-1]

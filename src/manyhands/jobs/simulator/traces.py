@@ -4,7 +4,7 @@ Our own has a header and a line per job: `submitted` (seconds), `workers`, `seco
 if wanted `most` (workers that it can use), `user`, `priority`, `kind`, `spread` (speed on several hosts over that on
 one), `name`. Of public ones `job_id,user,num_gpu,submit_time,...,duration` (Microsoft's Philly cluster, as Chronus
 has it) and `name,...,num_gpu,gpu_milli,...,creation_time,deletion_time,scheduled_time` (Alibaba 2023) are known by
-their headers.
+their headers. Times count from the first submission.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ def _own(line: Mapping[str, str]) -> _Row:
 
 def _philly(line: Mapping[str, str]) -> _Row:
     return _Row(
-        submitted=_number(line, "submit_time"),
+        submitted=60 * _number(line, "submit_time"),  # in minutes, as Chronus reads them
         workers=int(_number(line, "num_gpu")),
-        seconds=_number(line, "duration"),
+        seconds=60 * _number(line, "duration"),
         user=line["user"],
         kind=line["model_name"],
         name=line["job_id"],
@@ -110,11 +110,11 @@ def _philly(line: Mapping[str, str]) -> _Row:
 
 
 def _alibaba(line: Mapping[str, str]) -> _Row:
-    begin = _number(line, "scheduled_time") if line["scheduled_time"] else _number(line, "creation_time")
+    ran = bool(line["scheduled_time"])  # others were never run: nobody knows how long they would have
     return _Row(
         submitted=_number(line, "creation_time"),
-        workers=int(_number(line, "num_gpu", int)),
-        seconds=max(0.0, _number(line, "deletion_time") - begin),
+        workers=int(_number(line, "num_gpu", int)) if ran else 0,
+        seconds=max(0.0, _number(line, "deletion_time") - _number(line, "scheduled_time")) if ran else 0.0,
         name=line["name"],
     )
 
@@ -145,7 +145,7 @@ def _trace(name: str, rows: list[_Row]) -> Trace:
     least = np.array([row.workers for row in jobs], dtype=np.int64)
     return Trace(
         name=name,
-        submitted=np.array([row.submitted for row in jobs], dtype=float),
+        submitted=np.array([row.submitted - jobs[0].submitted for row in jobs], dtype=float),
         least=least,
         most=np.maximum(least, np.array([row.most for row in jobs], dtype=np.int64)),
         seconds=np.array([row.seconds for row in jobs], dtype=float),

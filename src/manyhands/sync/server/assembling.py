@@ -50,7 +50,7 @@ class Assembling(Policy):
             buffer.copy_(view)
         put_others(own["others"], self._model, self._buffers)
 
-    def open_tables(self, tables: Mapping[str, Any], folder: Path, step: int) -> TableSide:
+    def open_tables(self, tables: Mapping[str, Any], folder: Path | None, step: int) -> TableSide:
         raise UserError(f"the model has tables ({', '.join(tables)}): use --sync server with staleness=0.")
 
     def capture(self, state: dict[str, Any]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class SynchronousServer(Policy):
     def fold(self) -> Any:
         return sums(self.task, self.blocks, self.rank)[0]
 
-    def open_tables(self, tables: Mapping[str, SparseTable], folder: Path, step: int) -> TableSide:
+    def open_tables(self, tables: Mapping[str, SparseTable], folder: Path | None, step: int) -> TableSide:
         if not self.serves:
             return RemoteTables(tables, self._group, self.workers)
 

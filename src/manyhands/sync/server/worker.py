@@ -86,7 +86,7 @@ class StaleWorker(Policy):
         self._share, self._clock = Share(*answer["share"]), answer["clock"]
         return self._share
 
-    def open_tables(self, tables: Mapping[str, SparseTable], folder: Path, step: int) -> TableSide:
+    def open_tables(self, tables: Mapping[str, SparseTable], folder: Path | None, step: int) -> TableSide:
         raise UserError(
             f"the model has tables ({', '.join(tables)}), and every step must find their rows as the one before left "
             "them. Use --sync server with staleness=0."

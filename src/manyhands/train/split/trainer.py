@@ -49,7 +49,7 @@ class SplitTrainer(Trainer):
         *,
         device: str | None = None,
         recorder: Recorder | None = None,
-        tables: Path = Path("tables"),
+        tables: Path | None = Path("tables"),
     ) -> None:
         super().__init__(job, plan, device=device, recorder=recorder, tables=tables)
         if found := tables_of(self.model):
