@@ -51,6 +51,17 @@ def step(balance: Balance, seconds: list[float], exchange=lambda shares: 0.0):
     return balance.learn(seconds, longest + exchange(shares(balance)))
 
 
+def test_pieces_cost_what_the_exchange_takes():
+    def pieces(blocks):
+        return sum(len(block.pieces(8)) for block in blocks)
+
+    for exchange, changes in ((4.0, True), (9.0, False)):
+        balance = Balance(assign_blocks(8, 4), pieces)
+        for _ in range(30):
+            step(balance, [1.0, 1.0, 1.0, 3.0], exchange=lambda shares, e=exchange: e)
+        assert (shares(balance) != [2, 2, 2, 2]) == changes
+
+
 def test_a_change_that_costs_more_than_it_saves_is_taken_back_until_speeds_are_others():
     balance = Balance(assign_blocks(16, 4))
     seen = []

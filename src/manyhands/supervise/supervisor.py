@@ -87,6 +87,8 @@ class Supervisor:
         self._save_for_join = False
         self._checkpoint_ordered = False
         self._losses_without_progress = 0
+        self._missed = 0
+        """The last generation whose members did not find each other."""
         self._hosts_lost: set[str] = set()
         """Since the last decision."""
         self._watch = Watch(engine, board, care, view.note)
@@ -400,6 +402,15 @@ class Supervisor:
     def _said_idle(self, member: Member, message: Message) -> None:
         member.step, member.whole = message["step"], message["whole"]
         self._set_phase(member, Phase.IDLE)
+        if message["why"] == "lost" and message["peer"] < 0 and self._missed < self._generation:
+            self._missed = self._generation  # they have not found each other, and nobody died: once for all of them
+            self._losses_without_progress += 1
+            self._view.note(f"{member.who}: {message['error']}")
+            if self._losses_without_progress >= self._care.attempts and self._ending is None:
+                self._fail(
+                    f"the workers could not connect to each other {self._losses_without_progress} times in a row: "
+                    f"{message['error']}. Check that no firewall is between the hosts."
+                )
 
     def _said_finished(self, member: Member, message: Message) -> None:
         member.step = message["step"]

@@ -4,17 +4,17 @@ Problem: with equal blocks the slowest worker sets the pace of all, and the othe
 Idea: every worker tells with each step what a micro-batch took it, and what the step before took; all see the same
 figures, and so all decide alike, without another protocol. The median over some steps counts, so that one hiccup
 moves nothing, and blocks change only where computing is predicted to take less by a tenth of a step, twice in a row,
-so that they do not flap. A change is a trial: blocks that are no whole subtrees send more pieces of every sum, and
-where the network is slow that costs more than it saves. If steps take longer than before, the change is taken back
-until speeds have become others, and every regret doubles the time until the next trial. Sums are made in the order of
-law 1 whatever the blocks, so the result stays the same, bit for bit.
+so that they do not flap. Blocks that are no whole subtrees send more pieces of every sum, so what is not computing
+takes longer by as much. A change is a trial besides: if steps take longer than before, the change is taken back until
+speeds have become others, and every regret doubles the time until the next trial. Sums are made in the order of law 1
+whatever the blocks, so the result stays the same, bit for bit.
 Cost: the slowest block takes max(k_i t_i), at best (number of micro-batches) / sum(1 / t_i).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -40,10 +40,12 @@ class Balance:
 
     Args:
         blocks: by worker, to begin with.
+        pieces: how many partial sums the workers send for such blocks.
     """
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
+    def __init__(self, blocks: Sequence[Block], pieces: Callable[[Sequence[Block]], int] = len) -> None:
         self.blocks = tuple(blocks)
+        self._pieces = pieces
         self._seconds: deque[Sequence[float]] = deque(maxlen=_WINDOW - 2)
         self._steps: deque[float] = deque(maxlen=_WINDOW - 2)
         self._since = 0
@@ -75,7 +77,9 @@ class Balance:
         if self._regretted is not None and (self._rest or not _are_others(typical, self._regretted)):
             return None
         wanted = assign_blocks(self.blocks[-1].stop, len(self.blocks), typical)
-        gains = [_slowest(self.blocks, seconds) - _slowest(wanted, seconds) for seconds in (typical, *self._before)]
+        computing = _slowest(self.blocks, typical)
+        more = (self._pieces(wanted) / self._pieces(self.blocks) - 1) * max(0.0, step - computing)
+        gains = [_slowest(self.blocks, s) - _slowest(wanted, s) - more for s in (typical, *self._before)]
         self._before = (typical,)
         if len(gains) < 2 or min(gains) <= _GAIN * step:
             return None

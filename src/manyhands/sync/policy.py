@@ -145,8 +145,16 @@ class Policy:
         self.task, self.gang, self._on_wait = task, gang, on_wait
         self.rank, self.world = (gang.rank, gang.world) if gang else (0, 1)
         self.blocks = self._placed(assign_blocks(task.micro_batches, self.workers))
-        self._balance = Balance(self.blocks[: self.workers]) if task.balance and self.workers > 1 else None
+        self._balance = self._make_balance() if task.balance and self.workers > 1 else None
         self.described = ""
+
+    def _make_balance(self) -> Balance:
+        total, reproducible = self.task.micro_batches, self.task.reproducible
+
+        def pieces(blocks: Sequence[Block]) -> int:
+            return sum(len(block.pieces(total)) for block in blocks) if reproducible else len(blocks)
+
+        return Balance(self.blocks[: self.workers], pieces)
 
     @property
     def workers(self) -> int:

@@ -243,7 +243,7 @@ class Worker:
             doing = "training"
             self._train()
         except PeerLostError as error:
-            self._say_lost(error.rank)
+            self._say_lost(error.rank, str(error))
         except Exception as error:
             if group is not None and (lost := _lost_peer(error, group)) is not None:
                 self._say_lost(lost)
@@ -267,11 +267,18 @@ class Worker:
     def _split(self) -> bool:
         return self.plan.layout.split
 
-    def _say_lost(self, peer: int) -> None:
+    def _say_lost(self, peer: int, error: str = "") -> None:
         assert self.trainer is not None
         self.report()
         self.channel.send(
-            {"say": "idle", "why": "lost", "peer": peer, "step": self.trainer.step, "whole": not self.plan.divides}
+            {
+                "say": "idle",
+                "why": "lost",
+                "peer": peer,
+                "error": error,
+                "step": self.trainer.step,
+                "whole": not self.plan.divides,
+            }
         )
 
     def _load(self, source: dict[str, Any] | None) -> None:
