@@ -140,14 +140,15 @@ def ray_actors(trial: Trial, slow: str) -> Course:
 
 
 def bounds(cluster: Cluster, size: int, policies: Sequence[str]) -> Mapping[str, float]:
-    """Seconds that the bytes of a step need on the busiest link in one direction, however well they are sent."""
+    """Seconds that the bytes of a step need on the busiest link in one direction, however well they are sent. DDP's
+    ring gives all the same share; our all-reduce looks at the links."""
     n = WORKERS
     width = {link.source: link.bandwidth for link in cluster.links}
     slowest = min(width[name] for name in cluster.ranks[:n])
     found = {}
     for policy in [*policies, PEER]:
         sync = Sync.parse(policy if policy != PEER else "allreduce")
-        ring = 2 * (n - 1) / n * size / slowest
+        ring = 2 * (n - 1) / n * size / slowest if policy == PEER else optimum(cluster, size) or 0.0
         if sync.policy == "local":
             found[policy] = ring / sync.every / (4 if sync.wire == "int8" else 2 if sync.wire == "bf16" else 1)
         elif sync.policy == "allreduce":
