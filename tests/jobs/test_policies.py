@@ -19,21 +19,21 @@ GOOD = {(a, b): (0.8, 0.5 + 0.1 * b) for a in range(3) for b in range(3)}
 
 @pytest.mark.parametrize("name", PACKED)
 @given(state=moments(elastic=True, pairs=GOOD))
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_sharing_can_be_done_too(name, state):
     after(state, policy_of(name)(state))
 
 
 @pytest.mark.parametrize("name", EVERY)
 @given(state=moments(elastic=True))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_whatever_is_decided_can_be_done(name, state):
     after(state, policy_of(name)(state))
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name != "elastic"])
 @given(state=moments())
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_slots_are_idle_only_where_nobody_in_turn_fits(name, state):
     held = after(state, policy_of(name)(state))
     free = len(state.slots) - sum(map(len, held.values()))
@@ -70,7 +70,7 @@ def step(state, decisions):
 
 @pytest.mark.parametrize("name", [*POLICIES, "las+consolidate"])
 @given(state=moments(elastic=True))
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_nothing_flaps(name, state):
     """When nothing happens, nothing more is decided; consolidation may need a few turns."""
     policy = policy_of(name)
@@ -129,7 +129,7 @@ def test_users_share_by_weight():
 
 
 @given(state=moments(users=3))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_fair_is_max_min(state):
     """Nobody who waits could have a job run by taking a job from a user who then still has at least as much."""
     jobs = state.jobs

@@ -62,7 +62,7 @@ def by_hand(jobs, slots):
 
 
 @given(jobs_of, st.lists(st.integers(1, 3), min_size=2, max_size=4))
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_first_in_first_out(jobs, hosts):
     if sum(hosts) < 4:
         hosts = [4]
@@ -79,7 +79,7 @@ PAIRS = {(0, 0): (0.8, 0.7), (0, 1): (0.9, 0.6), (1, 1): (0.3, 0.9)}
     "name", ["priority", "las:10:100", "fair", "elastic", "las:20+consolidate", "elastic+pack", "las:20+pack"]
 )
 @given(jobs_of, st.lists(st.integers(1, 4), min_size=1, max_size=4), st.floats(0, 3))
-@settings(max_examples=50)
+@settings(max_examples=25)
 def test_everybody_gets_their_work_done(name, jobs, hosts, restart):
     """Whatever the pauses and moves: slots are never given twice, and each job holds them as long as its work takes."""
     kinds, most = np.arange(len(jobs)) % 2, np.array([job[1] for job in sorted(jobs)]) * 2

@@ -58,6 +58,7 @@ def same(result: dict, calm: dict) -> bool:
     return result["weights_sha256"] == calm["weights_sha256"] and result["metrics"] == calm["metrics"]
 
 
+@pytest.mark.slow
 def test_workers_on_three_hosts(lend, token, calm, tmp_path):
     hosts = ["here", *lend(2)]
     done = cli("train", JOB, "--run-dir", tmp_path / "run", *on(token, hosts), "--", *LONG)
@@ -66,7 +67,9 @@ def test_workers_on_three_hosts(lend, token, calm, tmp_path):
     assert "3 worker(s)" in (tmp_path / "run" / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("sync", ["server", "local,every=4", "server,staleness=2"])
+@pytest.mark.parametrize(
+    "sync", ["server", pytest.param("local,every=4", marks=pytest.mark.slow), "server,staleness=2"]
+)
 def test_servers_have_hosts_of_their_own(lend, token, calm, tmp_path, sync):
     servers = lend(2)
     settings = "" if sync.startswith("local") else ",servers=2"
@@ -117,6 +120,7 @@ def test_a_lost_host_ends_the_run_and_another_takes_its_place(lend, token, calm,
     assert same(run.result(), calm)
 
 
+@pytest.mark.slow
 def test_hosts_come_on_the_way(lend, token, calm, tmp_path):
     first, second = lend(2)
     brake = Brake(tmp_path / "brake", STEPS - 4, 0.5)  # until the new host has loaded the job
@@ -185,7 +189,7 @@ def test_a_token_is_needed_and_must_be_the_same(lend, token, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("sync", ["allreduce", "server,servers=1,staleness=any"])
+@pytest.mark.parametrize("sync", ["allreduce", pytest.param("server,servers=1,staleness=any", marks=pytest.mark.slow)])
 def test_machines_that_share_nothing(lab, token, calm, tmp_path, sync):
     """Every host has its own network, names and processes; all that goes between them goes over wires."""
     machines = lab("star-3")
