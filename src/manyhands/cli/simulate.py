@@ -140,6 +140,7 @@ def _about(trace: Trace, hosts: list[int]) -> str:
 
 
 def _print(trace: Trace, hosts: list[int], results: dict[str, Figures], refused: int) -> None:
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
@@ -152,9 +153,9 @@ def _print(trace: Trace, hosts: list[int], results: dict[str, Figures], refused:
         console.print(f"{trace.left_out} that ask for no worker, or never ran, are left out.")
     if refused:
         console.print(f"{refused} that ask for more than {slots} workers are refused.")
-    table = Table(padding=(0, 0, 0, 1))
-    table.add_column("policy", overflow="fold")
-    for heading in ("done in", "p50", "p95", "p99", "waited", "p99", "used", "useful", "makespan", "fair"):
+    table = Table(padding=(0, 0, 0, 1), box=SIMPLE)
+    table.add_column("policy", overflow="fold", min_width=6)
+    for heading in ("done in", "p50", "p95", "p99", "waited", "p99", "used", "useful", "span", "fair"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, f in results.items():
         times = [f.completion[key] for key in ("mean", "p50", "p95", "p99")] + [f.wait["mean"], f.wait["p99"]]
