@@ -78,45 +78,9 @@ class State:
     shares: Mapping[int, float] = field(default_factory=dict)
     pairs: Mapping[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
 
-    @property
-    def hosts(self) -> int:
-        return int(self.slots.max()) + 1 if len(self.slots) else 0
-
     def slots_of(self, row: int) -> Ints:
         """The slots that a job has, alone or as the second."""
         return np.flatnonzero((self.first == row) | (self.second == row))
-
-
-@dataclass(frozen=True)
-class Start:
-    """Begin, or go on, on these slots, which are free."""
-
-    job: int
-    slots: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Resize:
-    """Go on with these slots: more of them, or fewer."""
-
-    job: int
-    slots: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Move:
-    """Go on with as many slots elsewhere."""
-
-    job: int
-    slots: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Pack:
-    """Begin on slots that another job has, and share them with it."""
-
-    job: int
-    slots: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -124,6 +88,28 @@ class Pause:
     """Keep the state, give up the slots."""
 
     job: int
+
+
+@dataclass(frozen=True)
+class _Placed:
+    job: int
+    slots: tuple[int, ...]
+
+
+class Start(_Placed):
+    """Begin, or go on, on these slots, which are free."""
+
+
+class Resize(_Placed):
+    """Go on with these slots: more of them, or fewer."""
+
+
+class Move(_Placed):
+    """Go on with as many slots elsewhere."""
+
+
+class Pack(_Placed):
+    """Begin on slots that another job has, and share them with it."""
 
 
 Decision = Start | Resize | Move | Pack | Pause

@@ -214,15 +214,12 @@ class _LooseServer(_Loose):
     def _say_recorded(self) -> None:
         """Forget what has been reported; from another host, what was for a while: it may still be on its way."""
         now = time.monotonic()
+        arrived = now - _ON_ITS_WAY if self.member.is_far else now
         self._reported.append((now, self._recorded))
-        while len(self._reported) > 1 and (
-            not self.member.is_far
-            or self._reported[1][0] < now - _ON_ITS_WAY
-            or self._recorded - self._reported[1][1] > _MOST_ON_THEIR_WAY
+        while self._reported and (
+            self._reported[0][0] <= arrived or self._recorded - self._reported[0][1] > _MOST_ON_THEIR_WAY
         ):
-            self._reported.popleft()
-        if not self.member.is_far or self._reported[0][0] < now - _ON_ITS_WAY:
-            self.server.said(self._reported[0][1])
+            self.server.said(self._reported.popleft()[1])
 
     def _record(self, row: Committed) -> None:
         job, trainer = self.job, self.trainer

@@ -91,10 +91,8 @@ class HostsEngine:
         raise AssertionError
 
     def connect(self, workers: Sequence[int], messages: Sequence[Message]) -> None:
-        hosts = {self._host_of[worker] for worker in workers}
-        if len(hosts) == 1:
-            (host,) = hosts
-            (self._here if host == HERE else self._hosts[host]).connect(workers, messages)
+        if len({self._host_of[worker] for worker in workers}) == 1:
+            self._engine_of(workers[0]).connect(workers, messages)
             return
         self._meetings += 1
         for worker, message in zip(workers, messages, strict=True):

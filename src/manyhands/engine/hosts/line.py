@@ -64,10 +64,7 @@ class Line:
         Raises:
             LineLostError: the other end is gone.
         """
-        try:
-            self.sock.sendall(pack(message))
-        except OSError as error:
-            raise _lost(error) from None
+        send_with(self.sock, message)
 
     def receive(self, seconds: float) -> dict[str, Any]:
         """The next message; waits for it.

@@ -102,7 +102,6 @@ class RemoteHost:
         """
         self.facts = self._answer("ready", _LOAD_SECONDS)["facts"]
         assert self._line is not None
-        self._heard = time.monotonic()
         self._loop.watch(self._line.sock, self._hear)
 
     def start(self, worker: int) -> int:
