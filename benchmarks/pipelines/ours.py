@@ -10,13 +10,12 @@ from typing import NamedTuple
 
 from manyhands import Job
 from manyhands.plan import Layout, Plan
-from manyhands.timeline import SPLIT_BACKWARD
 from manyhands.timeline.event import PHASES
 from manyhands.train.split import SplitTrainer
 from manyhands.transport import Group, links_over
 from pipelines.gang import Sockets
 
-COMPUTING = ("forward", "backward", *SPLIT_BACKWARD)
+COMPUTING = ("forward", "backward", "input_gradient", "weight_gradient")
 
 
 class Table(NamedTuple):

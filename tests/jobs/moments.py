@@ -54,6 +54,9 @@ def after(state: State, decisions) -> dict[int, tuple[int, ...]]:
         if isinstance(decision, Pause | Resize | Move):
             assert held[decision.job], f"{decision}: it does not run"
             held[decision.job] = set()
+        elif isinstance(decision, Pack):
+            assert state.jobs.workers[rows[decision.job]] == 0 or rows[decision.job] in state.second, decision
+            held[decision.job] = set()
     for decision in decisions:
         if isinstance(decision, Start | Resize | Move | Pack):
             if isinstance(decision, Start | Pack):

@@ -53,3 +53,25 @@ def test_servers_leave_hosts_of_their_own():
     assert plan.resized(sync="server,servers=3", server_hosts="a,b,c").places[2:] == ("a", "b", "c")
     with pytest.raises(UsageError, match=r"1 host\(s\).*2 server\(s\).*--sync server\."):
         plan.resized(server_hosts="a")
+
+
+def test_hosts_with_numbers_of_workers():
+    plan = Plan(hosts="here=3,a=1")
+    assert plan.places == ("here",) * 3 + ("a",)
+    assert plan.resized(hosts="a=1,b:80=1").places == ("a", "b:80")
+    assert plan.resized(3, hosts="a,b").places == ("a", "a", "b")
+    assert Plan.merged(plan.as_dict(), {"hosts": "a=2"}).places == ("a", "a")
+    assert Plan(workers=2, hosts="here=1,a=1", sync="server,servers=2").places == ("here", "a", "here", "a")
+
+
+@pytest.mark.parametrize("text", ["here=2,a", "here=x", "here=0,a=1", "here=,a=2", "here=-1"])
+def test_no_numbers_of_workers(text):
+    with pytest.raises(UsageError, match="every host a number"):
+        Plan(hosts=text)
+
+
+def test_numbers_that_are_not_those_of_the_workers():
+    with pytest.raises(UsageError, match=r"has 3 worker\(s\), and there are 2"):
+        Plan(workers=2, hosts="here=2,a=1")
+    with pytest.raises(UsageError, match=r"has 3 worker\(s\), and there are 4"):
+        Plan(hosts="here=2,a=1").resized(4)

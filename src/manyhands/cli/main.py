@@ -15,13 +15,19 @@ from manyhands.cli.cluster import ClusterCommand
 from manyhands.cli.collective import CollectiveCommand
 from manyhands.cli.compare import Compare
 from manyhands.cli.convert import Convert
+from manyhands.cli.down import Down
+from manyhands.cli.jobs import JobsCommand
 from manyhands.cli.lab import LabCommand
+from manyhands.cli.logs import Logs
+from manyhands.cli.orders import Cancel, Move, Pause, Resume
 from manyhands.cli.report import Report
 from manyhands.cli.resize import Resize
 from manyhands.cli.show import Show
 from manyhands.cli.simulate import Simulate
 from manyhands.cli.stop import Stop
+from manyhands.cli.submit import Submit
 from manyhands.cli.train import Train
+from manyhands.cli.up import Up
 from manyhands.errors import UsageError, UserError
 
 Command = (
@@ -32,6 +38,15 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Up, tyro.conf.subcommand("up")]
+    | Annotated[Submit, tyro.conf.subcommand("submit")]
+    | Annotated[JobsCommand, tyro.conf.subcommand("jobs")]
+    | Annotated[Logs, tyro.conf.subcommand("logs")]
+    | Annotated[Pause, tyro.conf.subcommand("pause")]
+    | Annotated[Resume, tyro.conf.subcommand("resume")]
+    | Annotated[Cancel, tyro.conf.subcommand("cancel")]
+    | Annotated[Move, tyro.conf.subcommand("move")]
+    | Annotated[Down, tyro.conf.subcommand("down")]
     | Annotated[Simulate, tyro.conf.subcommand("simulate")]
     | Annotated[AgentCommand, tyro.conf.subcommand("agent")]
     | Annotated[ClusterCommand, tyro.conf.subcommand("cluster")]

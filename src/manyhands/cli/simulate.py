@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 class Simulate:
     """Try policies on the jobs of a trace: manyhands simulate trace.csv --cluster 16x8 --policy fifo,las
 
-    Policies: fifo, priority, las (least attained service), fair (between users), elastic; +consolidate and +pack add to
-    any, as in elastic+consolidate. las:600:6000 has other levels, in slot-seconds. docs/jobs.md says what each does.
+    Policies: fifo, priority, las (least attained service), fair (between users); +elastic, +consolidate and +pack add
+    to any, as in las+elastic. las:600:6000 has other levels, in slot-seconds. docs/jobs.md says what each does.
     """
 
     trace: tyro.conf.Positional[Path | None] = None
@@ -42,6 +43,11 @@ class Simulate:
     """Of generated jobs: the speed of a gang on more hosts than it needs, over that on as few as can be."""
     seed: int = 0
     """Of generated jobs."""
+    pairs: Path | None = None
+    """For +pack: speeds of jobs that share slots, by kind (docs/jobs.md). Generated jobs are of its kinds; without it
+    they are of 26 generated ones."""
+    trial: float = 60.0
+    """For +pack: seconds after which the speeds of two that share slots are known. 0: all are known from the start."""
     restart: float = 5.0
     """Seconds that a job stands still after a pause, a move or a resize."""
     tick: float = 60.0
@@ -59,10 +65,10 @@ class Simulate:
         policies = {name: policy_of(name, self.restart) for name in names}
         self._check()
         hosts = _hosts(self.cluster)
-        trace = self._trace(sum(hosts))
-        for note in _without_effect(trace, names):
+        trace, pairs = self._trace(sum(hosts), any("pack" in name for name in names))
+        for note in _without_effect(trace, names, pairs):
             print(f"note: {note}")
-        world = World(hosts=hosts, restart=self.restart, tick=self.tick)
+        world = World(hosts=hosts, restart=self.restart, tick=self.tick, pairs=pairs, trial=self.trial or None)
         found: dict[str, dict[str, Any]] = {}
         results: dict[str, Figures] = {}
         outcomes = {}
@@ -89,20 +95,39 @@ class Simulate:
             raise UsageError(f"--jobs must be at least 1; it is {self.jobs}.")
         if not 0 <= self.elastic <= 1 or not 0 < self.spread <= 1:
             raise UsageError("--elastic is from 0 to 1, and --spread above 0 and at most 1.")
-        if self.load <= 0 or self.tick <= 0 or self.restart < 0:
-            raise UsageError("--load and --tick must be above 0, and --restart not below.")
+        if self.load <= 0 or self.tick <= 0 or min(self.restart, self.trial) < 0:
+            raise UsageError("--load and --tick must be above 0, and --restart and --trial not below.")
 
-    def _trace(self, slots: int) -> Trace:
-        from manyhands.jobs.simulator import generate, read_trace
+    def _trace(self, slots: int, packs: bool) -> tuple[Trace, Mapping[tuple[int, int], tuple[float, float]]]:
+        """The jobs, and the speeds of their kinds' pairs."""
+        from manyhands.jobs.simulator import generate, generate_pairs, read_pairs, read_trace
 
+        measured = read_pairs(self.pairs) if self.pairs is not None else None
         if self.trace is None:
-            return generate(
-                self.jobs or 2000, slots, seed=self.seed, load=self.load, elastic=self.elastic, spread=self.spread
+            kinds = len(measured.kinds) if measured else _KINDS if packs else 1
+            trace = generate(
+                self.jobs or 2000,
+                slots,
+                seed=self.seed,
+                load=self.load,
+                elastic=self.elastic,
+                spread=self.spread,
+                kinds=kinds,
             )
+            return trace, measured.speeds if measured else generate_pairs(kinds, self.seed) if packs else {}
         trace = read_trace(self.trace).first(self.jobs)
         if not len(trace):
             raise UsageError(f"{self.trace} has no job that asks for a worker.")
-        return trace
+        if measured is None:
+            return trace, {}
+        own = {kind: index for index, kind in enumerate(trace.kinds)}
+        names = [own.get(kind) for kind in measured.kinds]
+        known = {(names[a], names[b]): speeds for (a, b), speeds in measured.speeds.items()}
+        return trace, {(a, b): speeds for (a, b), speeds in known.items() if a is not None and b is not None}
+
+
+_KINDS = 26
+"""As many as Gavel's figures have on one device."""
 
 
 def _hosts(text: str) -> list[int]:
@@ -122,15 +147,15 @@ def _hosts(text: str) -> list[int]:
     return list(hosts.values())
 
 
-def _without_effect(trace: Trace, names: list[str]) -> list[str]:
+def _without_effect(trace: Trace, names: list[str], pairs: Mapping[tuple[int, int], object]) -> list[str]:
     """What cannot make a difference for these jobs."""
     notes = []
     if any("elastic" in name for name in names) and (trace.most == trace.least).all():
-        notes.append("no job can use more workers than it needs, so elastic is fifo (a column most, or --elastic).")
+        notes.append("no job can use more workers than it needs, so none grows (a column most, or --elastic).")
     if any("consolidate" in name for name in names) and (trace.spread == 1).all():
         notes.append("no job minds being spread, so nothing is consolidated (a column spread, or --spread).")
-    if any("pack" in name for name in names):
-        notes.append("nobody has measured pairs of these jobs, so nothing is packed.")
+    if any("pack" in name for name in names) and not pairs:
+        notes.append("nobody has measured pairs of these jobs, so nothing is packed (--pairs, a column kind).")
     return notes
 
 

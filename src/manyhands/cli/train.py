@@ -45,7 +45,8 @@ class Train:
     slow: str | None = None
     """RANK:FACTOR, as in 1:3: make worker 1 three times slower, to see what that does. For experiments."""
     hosts: str | None = None
-    """here,NAME[:PORT],...: machines of the workers; `manyhands agent` runs on the others. Default: this one."""
+    """here,NAME[:PORT],...: machines of the workers; `manyhands agent` runs on the others. here=3,NAME=1 says how many
+    are on each. Default: this one."""
     server_hosts: str | None = None
     """The same for parameter servers, a machine for each. Default: where the workers are."""
     token: Path | None = None

@@ -59,15 +59,15 @@ class Jobs:
 class State:
     """A moment.
 
-    Of the decisions about it, those who pause, resize or move all let go of their slots before anybody takes any. Who
-    shared slots with one that lets go has them for itself.
+    Of the decisions about it, all those who have slots and pause, resize, move or go to share others' let go of their
+    own before anybody takes any. Who shared slots with one that lets go has them for itself.
 
     Attributes:
         slots: by slot, the host it is on.
         first, second: by slot, the row of the job that has it, and of one that shares it; `FREE` if there is none.
         shares: users' weights; 1 for those who are not named.
-        pairs: by kinds of two jobs on one slot, the speed of each over that of having it alone; what is not there was
-            never measured.
+        pairs: by kinds of two jobs on one slot, the speed of each over that of having it alone, as measured or
+            guessed; what is not there is not to be tried.
     """
 
     now: float
@@ -109,7 +109,7 @@ class Move(_Placed):
 
 
 class Pack(_Placed):
-    """Begin on slots that another job has, and share them with it."""
+    """Begin, or go on, on slots that another job has, and share them with it."""
 
 
 Decision = Start | Resize | Move | Pack | Pause

@@ -7,12 +7,14 @@ from manyhands.plan.matrix import Row, matrix, matrix_markdown, rules_markdown
 from manyhands.plan.placement import place
 from manyhands.plan.plan import Collective, Device, Plan
 from manyhands.plan.rules import RULES, Coupling, Effect, Rule, Traits
+from manyhands.plan.sharing import WAYS
 from manyhands.plan.sync import Sync
 
 __all__ = [
     "DIMENSIONS",
     "PORT",
     "RULES",
+    "WAYS",
     "Address",
     "Collective",
     "Coordinates",

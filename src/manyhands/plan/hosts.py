@@ -1,4 +1,5 @@
-"""Which machine each process of a gang runs on, as text: `here,lab1,lab2:7500`."""
+"""Which machine each process of a gang runs on, as text: `here,lab1,lab2:7500`, or with numbers of workers, as in
+`here=3,lab1=1`."""
 
 from __future__ import annotations
 
@@ -32,6 +33,22 @@ def parse_hosts(flag: str, text: str) -> tuple[str, ...]:
     return names
 
 
+def parse_shares(flag: str, text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names, and how many workers are on each; no numbers where the text has none.
+
+    Raises:
+        UsageError: as `parse_hosts`; or some names have a number and others do not.
+    """
+    items = [item.partition("=") for item in text.split(",")]
+    names = parse_hosts(flag, ",".join(name for name, _, _ in items))
+    if not any(equals for _, equals, _ in items):
+        return names, ()
+    counts = tuple(int(count) if count.strip().isdecimal() else 0 for _, _, count in items)
+    if min(counts) < 1:
+        raise UsageError(f"{flag} {text}: give every host a number of workers, as in here=3,lab1=1, or none of them.")
+    return names, counts
+
+
 def parse_address(name: str, about: str = "") -> Address:
     """`lab1`, `lab1:7500`, `10.0.0.2`. Names of IPv4 addresses, since ranks find each other by those.
 
@@ -53,3 +70,17 @@ def place_blocks(count: int, hosts: tuple[str, ...]) -> tuple[str, ...]:
         return (HERE,) * count
     base, more = divmod(count, len(hosts))
     return tuple(host for index, host in enumerate(hosts) for _ in range(base + (index < more)))
+
+
+def place_workers(flag: str, text: str, count: int) -> tuple[str, ...]:
+    """The host of each of so many workers.
+
+    Raises:
+        UsageError: the text names other numbers.
+    """
+    names, counts = parse_shares(flag, text)
+    if not counts:
+        return place_blocks(count, names)
+    if sum(counts) != count:
+        raise UsageError(f"{flag} {text} has {sum(counts)} worker(s), and there are {count}. Change one of the two.")
+    return tuple(name for name, own in zip(names, counts, strict=True) for _ in range(own))

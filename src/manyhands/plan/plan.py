@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from manyhands.errors import UsageError
-from manyhands.plan.hosts import parse_hosts, place_blocks
+from manyhands.plan.hosts import parse_hosts, parse_shares, place_blocks, place_workers
 from manyhands.plan.layout import Layout, as_layout, complete
 from manyhands.plan.sync import Sync, as_sync
 
@@ -46,7 +46,8 @@ class Plan:
     slow: str = ""
     """`RANK:FACTOR,...`: workers that are made so many times slower, for experiments."""
     hosts: str = ""
-    """`here,NAME[:PORT],...`: machines that the workers are on, in blocks of ranks. Empty: all are on this one."""
+    """`here,NAME[:PORT],...`: machines that the workers are on, in blocks of ranks; `here=3,NAME=1` says how many each
+    has. Empty: all are on this one."""
     server_hosts: str = ""
     """The same for parameter servers, a machine for each. Empty: they are where the workers are."""
 
@@ -65,7 +66,8 @@ class Plan:
         workers: int | None = self.workers
         layout = as_layout(self.layout, workers) if self.layout is not None else None
         if workers is None:
-            workers = layout.workers if layout else len(parse_hosts("--hosts", self.hosts)) or 1
+            names, counts = parse_shares("--hosts", self.hosts)
+            workers = layout.workers if layout else sum(counts) or len(names) or 1
         if workers < 1:
             raise UsageError(f"--workers must be at least 1; it is {workers}.")
         layout = layout or Layout(dp=workers)
@@ -88,7 +90,7 @@ class Plan:
             raise UsageError(f"--collective is for --sync allreduce, not {self.sync.policy}. Leave it out.")
 
     def _check_hosts(self) -> None:
-        parse_hosts("--hosts", self.hosts)
+        place_workers("--hosts", self.hosts, self.workers)
         hosts, servers = parse_hosts("--server-hosts", self.server_hosts), self.sync.helpers
         if hosts and not servers:
             raise UsageError(
@@ -104,9 +106,9 @@ class Plan:
     @property
     def places(self) -> tuple[str, ...]:
         """The host of every rank; `here` is the one that the run was started on."""
-        hosts = parse_hosts("--hosts", self.hosts)
-        beside = place_blocks(self.workers, hosts)
-        return beside + (parse_hosts("--server-hosts", self.server_hosts) or place_blocks(self.sync.helpers, hosts))
+        workers = place_workers("--hosts", self.hosts, self.workers)
+        beside = place_blocks(self.sync.helpers, parse_shares("--hosts", self.hosts)[0])
+        return workers + (parse_hosts("--server-hosts", self.server_hosts) or beside)
 
     def slowness(self, rank: int) -> float:
         """How many times slower a worker is to be.
@@ -160,19 +162,18 @@ class Plan:
         Raises:
             UsageError: that many workers cannot be laid out like this.
         """
+        changed: dict[str, Any] = {}
         if sync is not None or hosts is not None or server_hosts is not None:
             agreed = self.sync if sync is None else as_sync(sync)
             if server_hosts is None:
                 server_hosts = self.server_hosts if agreed.helpers == self.sync.helpers else ""
-            where = {"hosts": self.hosts if hosts is None else hosts, "server_hosts": server_hosts}
-            return replace(self, sync=agreed, **where).resized(workers, layout)
+            changed = {"sync": agreed, "hosts": self.hosts if hosts is None else hosts, "server_hosts": server_hosts}
+        workers = _workers(workers, layout, hosts)
         if layout is None:
-            if workers is None:
-                return self
-            new = complete(self.layout, workers)
+            new = self.layout if workers is None else complete(self.layout, workers)
         else:
             new = Layout.parse(layout, workers) if isinstance(layout, str) else layout
-        return replace(self, workers=new.workers if workers is None else workers, layout=new)
+        return replace(self, workers=new.workers if workers is None else workers, layout=new, **changed)
 
     @staticmethod
     def merged(kept: Mapping[str, Any], given: Mapping[str, Any]) -> Plan:
@@ -189,7 +190,8 @@ class Plan:
             former, agreed = as_sync(kept.get("sync")), as_sync(given["sync"])
             others["server_hosts"] = kept.get("server_hosts", "") if former.helpers == agreed.helpers else ""
         before = Plan(**{name: kept[name] for name in size if name in kept})
-        return replace(before.resized(given.get("workers"), given.get("layout")), **others)
+        workers = _workers(given.get("workers"), given.get("layout"), given.get("hosts"))
+        return replace(before.resized(workers, given.get("layout")), **others)
 
     def check(self, micro_batches: int, cuda_devices: int) -> None:
         """Refuse what the job or the machine cannot carry.
@@ -216,3 +218,10 @@ class Plan:
 
     def uses_cuda(self, cuda_devices: int) -> bool:
         return self.device == "cuda" or (self.device == "auto" and cuda_devices > 0)
+
+
+def _workers(workers: int | None, layout: Layout | str | None, hosts: str | None) -> int | None:
+    """How many are asked for, where hosts may say so, too."""
+    if workers is None and layout is None and hosts:
+        return sum(parse_shares("--hosts", hosts)[1]) or None
+    return workers

@@ -13,15 +13,17 @@ from datetime import UTC, datetime
 from manyhands.timeline import PHASES
 
 
-def page(title: str, body: str, script: str = "") -> str:
-    """The whole file. `script` takes the place of what reports have."""
+def page(title: str, body: str, script: str = "", live: bool = False) -> str:
+    """The whole file. `script` takes the place of what reports have; a live page may ask the server it is from."""
     colours = "".join(f".p{index}{{fill:var(--p{index});background:var(--p{index})}}" for index in range(len(PHASES)))
+    server = "; connect-src 'self'" if live else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">"
+        "content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+        f'{server}">'
         f'<link rel="icon" href="data:,"><title>{html.escape(title)}</title>'
         f"<style>{_STYLE}{colours}</style></head><body><main>{body}</main>"
         f"<script>{script or _SCRIPT}</script></body></html>\n"
@@ -70,10 +72,10 @@ def swatch(phase: str) -> str:
 _STYLE = """
 :root{--page:#f6f6f3;--card:#fff;--ink:#1b1d20;--soft:#585d65;--line:#e3e4e6;--train:#2a78d6;--eval:#c9501c;
 --good:#146c2e;--bad:#b3261e;--warn:#8a5300;--p0:#eda100;--p1:#2a78d6;--p2:#1baf7a;--p3:#eb6834;--p4:#4a3aa7;
---p5:#e87ba4;--p6:#008300;--p7:#cfd2d6;--p8:#5bd6a3;--p9:#8fc9b2}
+--p5:#e87ba4;--p6:#008300;--p7:#cfd2d6;--p8:#5bd6a3;--p9:#8fc9b2;--p10:#a9adb4}
 @media (prefers-color-scheme:dark){:root{--page:#121315;--card:#1a1c1f;--ink:#ecedee;--soft:#a6abb3;--line:#2f3237;
 --train:#5598e7;--eval:#f08a5b;--good:#6fcf8b;--bad:#ff8a80;--warn:#f0b95a;--p0:#c98500;--p1:#3987e5;--p2:#199e70;
---p3:#d95926;--p4:#9085e9;--p5:#d55181;--p6:#3f9142;--p7:#474c54;--p8:#12694b;--p9:#5f8f7c}}
+--p3:#d95926;--p4:#9085e9;--p5:#d55181;--p6:#3f9142;--p7:#474c54;--p8:#12694b;--p9:#5f8f7c;--p10:#6d737c}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,
 "Helvetica Neue",Arial,sans-serif;font-variant-numeric:tabular-nums}

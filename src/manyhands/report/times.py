@@ -21,7 +21,7 @@ from manyhands.report.chart import (
 from manyhands.report.page import absent, section, swatch, table
 from manyhands.report.story import Line, Story
 from manyhands.run import RunDirectory
-from manyhands.timeline import PHASES, SPLIT_BACKWARD, read_chrome_trace
+from manyhands.timeline import PHASES, SELDOM, read_chrome_trace
 
 _CHARTED_RANKS = 16
 _PHASE_COLUMNS = 100
@@ -45,7 +45,7 @@ def phases(run: Story) -> str:
     lead = "Of an average step, " + ", ".join(f"{100 * shares[name]:.0f} % is {name}" for name in order) + "."
     if len(ranks) > _CHARTED_RANKS:
         lead += f" The first {_CHARTED_RANKS} of {len(ranks)} workers are drawn over time; the table has all."
-    legend = _legend(name for name in PHASES if name not in SPLIT_BACKWARD or shares[name])
+    legend = _legend(name for name in PHASES if name not in SELDOM or shares[name])
     x = run.step_axis()
     count = min(_PHASE_COLUMNS, max(map(len, by_rank.values())))
     drawn = "".join(
@@ -85,7 +85,7 @@ def _totals_chart(totals: dict[str, dict[str, float]]) -> str:
 def _phase_table(totals: dict[str, dict[str, float]]) -> str:
     longest = max(sum(phases.values()) for phases in totals.values())
     digits = 2 if longest >= 1e-3 else 4
-    names = [name for name in PHASES if name not in SPLIT_BACKWARD or any(phases[name] for phases in totals.values())]
+    names = [name for name in PHASES if name not in SELDOM or any(phases[name] for phases in totals.values())]
     rows = []
     for who, phases in totals.items():
         whole = sum(phases.values()) or 1.0
@@ -157,7 +157,7 @@ def one_step(directory: RunDirectory, run: Story) -> str:
         f'<select>{"".join(options)}</select></label><button type="button">Next</button></div>'
     )
     names = {record["name"] for step in steps for lane in step.lanes.values() for record in lane}
-    legend = _legend(name for name in PHASES if name not in SPLIT_BACKWARD or name in names)
+    legend = _legend(name for name in PHASES if name not in SELDOM or name in names)
     hint = "Point at a span to read it."
     readout = f'<output class="readout" id="span" data-hint="{hint}">{hint}</output>'
     body = f'{chooser}{legend}{readout}<div id="stage">{_step_chart(typical)}</div>{"".join(templates)}'
@@ -220,6 +220,6 @@ def _step_chart(step: _Step) -> str:
 
 def _activity(record: Line) -> str:
     # A trace leaves zeros out, and these phases always belong to a micro-batch.
-    belongs = 0 if record["name"] in ("forward", "backward", *SPLIT_BACKWARD) else None
+    belongs = 0 if record["name"] in ("forward", "backward", *SELDOM) else None
     micro_batch = record["args"].get("micro_batch", belongs)
     return record["name"] + (f" of micro-batch {micro_batch}" if micro_batch is not None else "")

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
-import struct
 from pathlib import Path
 from typing import Any
 
 from manyhands.errors import UsageError, UserError
-
-_FLOCK = struct.Struct("hhqqi4x")
-"""Linux's struct flock on 64-bit machines: type, whence, start, length, pid."""
-
-
-def _whole_file(kind: int) -> bytes:
-    return _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0)
+from manyhands.run.lock import is_taken, sign, signed_by, take
 
 
 class RunDirectory:
@@ -67,30 +59,18 @@ class RunDirectory:
         Raises:
             UsageError: another process is; names it.
         """
-        self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.fcntl(self._lock, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))
-        except OSError:
-            holder = os.pread(self._lock, 20, 0).decode() or "unknown"
-            os.close(self._lock)
+        self._lock = take(self.path / "lock")
+        if self._lock is None:
+            holder = signed_by(self.path / "lock")
             raise UsageError(
                 f"the run {self.path} is in use by another supervisor (process {holder}). Stop it first: "
                 f"manyhands stop {self.path}"
-            ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+            )
+        sign(self._lock)
 
     def is_live(self) -> bool:
         """Whether a supervisor holds the directory."""
-        try:
-            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:  # asks who would be in the way, and takes nothing
-            found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _whole_file(fcntl.F_WRLCK))
-        finally:
-            os.close(descriptor)
-        return _FLOCK.unpack(found)[0] != fcntl.F_UNLCK
+        return is_taken(self.path / "lock")
 
     def listen(self) -> socket.socket:
         """The socket on which the supervisor takes commands."""
@@ -107,11 +87,8 @@ class RunDirectory:
         Raises:
             UserError: no supervisor runs, or it refuses; the text says why.
         """
-        link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        link.settimeout(timeout)
         try:
-            with link, _Folder(self.path) as folder:
-                link.connect(f"{folder}/{self.control.name}")
+            with self._dial(timeout) as link:
                 link.send(json.dumps(request).encode())
                 answer = json.loads(link.recv(1 << 17) or b"{}")
         except (OSError, ValueError):
@@ -125,6 +102,28 @@ class RunDirectory:
         if "error" in answer:
             raise UserError(answer["error"])
         return answer
+
+    def watch(self) -> socket.socket:
+        """A link on which the run's supervisor says how the run stands, as JSON, whenever that changes (what `show`
+        says); closed when the run ends.
+
+        Raises:
+            OSError: no supervisor listens.
+        """
+        link = self._dial(10.0)
+        link.send(b'{"command": "watch"}')
+        return link
+
+    def _dial(self, timeout: float) -> socket.socket:
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        link.settimeout(timeout)
+        try:
+            with _Folder(self.path) as folder:
+                link.connect(f"{folder}/{self.control.name}")
+        except OSError:
+            link.close()
+            raise
+        return link
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

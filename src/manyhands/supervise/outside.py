@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,23 +39,76 @@ def catch_signals(loop: Loop, on_signal: Callable[[signal.Signals], None], *numb
         os.close(waker)
 
 
+_STEP_SECONDS = 0.25
+"""How often onlookers hear of steps; of anything else they hear at once."""
+
+
+class Onlookers:
+    """Connections that are told how the run stands whenever that changes; closed when it ends.
+
+    One that does not listen misses what was said, and hears the next.
+    """
+
+    def __init__(self) -> None:
+        self._links: list[socket.socket] = []
+        self._told: dict[str, Any] = {}
+        self._told_at = 0.0
+
+    def add(self, link: socket.socket) -> None:
+        link.setblocking(False)
+        self._links.append(link)
+        self._told = {}
+
+    def tell(self, status: Callable[[], dict[str, Any]]) -> None:
+        """Say how it stands, if that is news and somebody listens."""
+        if not self._links:
+            return
+        now, news = time.monotonic(), status()
+        if now - self._told_at < _STEP_SECONDS and _but_for_steps(news) == _but_for_steps(self._told):
+            return
+        if news == self._told:
+            return
+        self._told, self._told_at = news, now
+        data = json.dumps(news).encode()
+        for link in list(self._links):
+            try:
+                link.send(data)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._links.remove(link)
+                link.close()
+
+    def close(self) -> None:
+        for link in self._links:
+            link.close()
+        self._links.clear()
+
+
+def _but_for_steps(status: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in status.items() if name not in ("step", "loss", "at")}
+
+
 @contextmanager
 def serve_commands(
-    loop: Loop, directory: RunDirectory, answer: Callable[[dict[str, Any]], dict[str, Any]]
+    loop: Loop, directory: RunDirectory, answer: Callable[[dict[str, Any]], dict[str, Any]], onlookers: Onlookers
 ) -> Iterator[None]:
-    """Answer the commands that `RunDirectory.ask` sends."""
+    """Answer the commands that `RunDirectory.ask` sends; who says `watch` becomes an onlooker."""
     listener = directory.listen()
 
     def serve() -> None:
         connection, _ = listener.accept()
         connection.settimeout(1.0)  # a client that says nothing must not hold up the training for long
-        with connection:
-            try:
-                request = json.loads(connection.recv(1 << 16) or b"{}")
-                reply = answer(request) if isinstance(request, dict) else {"error": "a command is a JSON object"}
-                connection.send(json.dumps(reply).encode())
-            except (OSError, ValueError):
-                pass
+        try:
+            request = json.loads(connection.recv(1 << 16) or b"{}")
+            if request == {"command": "watch"}:
+                onlookers.add(connection)
+                return
+            reply = answer(request) if isinstance(request, dict) else {"error": "a command is a JSON object"}
+            connection.send(json.dumps(reply).encode())
+        except (OSError, ValueError):
+            pass
+        connection.close()
 
     loop.watch(listener, serve)
     try:
@@ -62,3 +117,4 @@ def serve_commands(
         loop.unwatch(listener)
         listener.close()
         directory.control.unlink(missing_ok=True)
+        onlookers.close()

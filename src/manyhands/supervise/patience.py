@@ -10,7 +10,7 @@ from manyhands.shm import Whereabouts
 from manyhands.timeline import PHASES
 
 _IDLE = PHASES.index("idle")
-_SLOW = {PHASES.index("evaluate"), PHASES.index("snapshot")}
+_SLOW = {PHASES.index(phase) for phase in ("evaluate", "snapshot", "turn")}
 _FACTOR = 10.0
 _REMEMBERED = 50
 

@@ -56,6 +56,8 @@ class Record:
         """Steps in the ledger."""
         self.loss: float | None = None
         """Of the last committed step."""
+        self.committed_at: float | None = None
+        """When it was committed, in this machine's monotonic seconds; None if that was in another session."""
         self.evaluated = -1
         """Last step that has been evaluated."""
         self.evaluation: dict[str, float] = {}
@@ -96,6 +98,7 @@ class Record:
                 line = {"epoch": epoch, "step": step, "first": first, "last": last, "workers": world, "loss": loss}
                 self._ledger.append(line)
                 self._commit(line)
+                self.committed_at = (ended + clock) / 1e9
                 durations.append((ended - began) / 1e9)
                 self._log_step(step, world, loss, grad_norm, lr, durations[-1])
             if any(sums):

@@ -138,7 +138,7 @@ def _engine(
     """
     entry, inherit = "manyhands.train.worker:prepare", (board.descriptor, *slots.descriptors)
     others = {name: parse_address(name) for name in plan.places if name != HERE}
-    if not others:
+    if not plan.hosts and not plan.server_hosts:
         return LocalEngine(entry, spec | {"depot": None}, loop, inherit)
     secret = read_token(token or default_token())
     depot = Depot(secret, slots.descriptors, directory.checkpoints)

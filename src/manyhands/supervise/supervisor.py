@@ -24,7 +24,7 @@ from typing import Any
 from manyhands.engine import HERE, Engine, EngineEvent, Exited, Message, Printed, Said
 from manyhands.engine.loop import Loop
 from manyhands.errors import UserError
-from manyhands.plan import Plan, parse_address
+from manyhands.plan import WAYS, Plan, parse_address
 from manyhands.run import Checkpoint, RunDirectory
 from manyhands.shm import Board, Slots
 from manyhands.supervise.checkpoints import Checkpoints
@@ -33,7 +33,7 @@ from manyhands.supervise.loose import goes_on_without, lacks_a_server, links, va
 from manyhands.supervise.members import Member, Phase, choose_source, describe_loss, seat, to_start
 from manyhands.supervise.oom import OUT_OF_MEMORY_REMEDY, OutOfMemory
 from manyhands.supervise.options import Care
-from manyhands.supervise.outside import catch_signals, serve_commands
+from manyhands.supervise.outside import Onlookers, catch_signals, serve_commands
 from manyhands.supervise.record import Record
 from manyhands.supervise.view import View
 from manyhands.supervise.watch import Watch
@@ -100,6 +100,11 @@ class Supervisor:
         self._cuts: dict[str, list[int]] = {}
         """By layout, where its stages begin: found once, by measurement."""
         self._interrupts = 0
+        self._share: dict[str, Any] | None = None
+        """How the slots are shared with another job: `way`, and `files` by rank."""
+        self._resizes = 0
+        """That were asked for."""
+        self._onlookers = Onlookers()
         self._began = time.monotonic()
         self._checkpoints = Checkpoints(directory, care, slots, loop, view.note, self._checkpoint_written)
         self._checkpoints.durable = checkpoint.step if checkpoint else 0
@@ -108,7 +113,7 @@ class Supervisor:
         """Train to the end. Returns the exit code: 0 finished, 1 failed, 130 interrupted."""
         with (
             catch_signals(self._loop, self._interrupted, signal.SIGINT, signal.SIGTERM),
-            serve_commands(self._loop, self._directory, self._answer),
+            serve_commands(self._loop, self._directory, self._answer, self._onlookers),
         ):
             try:
                 while not self._done():
@@ -120,6 +125,7 @@ class Supervisor:
                     if not self._done():
                         self._engine.poll(self._watch.next_check(self._members))
                         self._watch.look(self._members)
+                    self._onlookers.tell(self.status)
             finally:
                 self._engine.close()
         return self._conclude()
@@ -256,6 +262,7 @@ class Supervisor:
                     "evaluated": self._record.evaluated,
                     "pinned": pinned,
                     "cuts": self._cuts.get(str(self._plan.layout)),
+                    "share": self._share_of(rank),
                 }
             )
         if self._facts["compile"] and any(member.step == 0 for member in chosen):
@@ -557,9 +564,30 @@ class Supervisor:
             case "stop":
                 self._stop("stopped by command")
                 return {"ok": True}
+            case "share":
+                return self._take_turns(request.get("way"), request.get("files"))
             case "resize":
                 return self._resize(**{name: request.get(name) for name in _RESIZES})
         return {"error": f"unknown command {request.get('command')!r}"}
+
+    def _take_turns(self, way: Any, files: Any) -> dict[str, Any]:
+        """Share the slots with another job from now on: `way` is of train/turns.py, `files` are the slots'."""
+        if way is not None and not (isinstance(way, str) and isinstance(files, list)):
+            return {"error": "share needs a way, and a file for every worker."}
+        if way is not None and way not in WAYS:
+            return {"error": f"there is no way {way!r} to share slots. There are: {', '.join(WAYS)}."}
+        if way not in (None, "together") and (self._plan.layout.split or self._plan.sync.policy == "server"):
+            return {"error": f"workers of {self._plan.layout}, --sync {self._plan.sync}, wait for each other anywhere."}
+        self._share = {"way": way, "files": files} if way is not None else None
+        for member in self._members.values():
+            if member.phase is Phase.RUNNING and member.rank is not None:
+                self._engine.send(member.worker, {"order": "share", "share": self._share_of(member.rank)})
+        return {"ok": True}
+
+    def _share_of(self, rank: int) -> dict[str, str] | None:
+        if self._share is None or rank >= len(self._share["files"]):
+            return None
+        return {"way": self._share["way"], "file": self._share["files"][rank]}
 
     def _resize(self, workers: Any, **given: Any) -> dict[str, Any]:
         if self._ending is not None:
@@ -575,12 +603,15 @@ class Supervisor:
         except UserError as error:
             return {"error": str(error)}
         before, self._plan = self._plan, plan
+        self._resizes += 1
+        if plan == before:
+            return {"ok": True, "workers": plan.workers, "resizes": self._resizes}
         how = f" as {plan.layout}" if plan.layout.split or before.layout.split else ""
         how += f", --sync {plan.sync}" if plan.sync != before.sync else ""
         how += f", on {', '.join(dict.fromkeys(plan.places))}" if set(plan.places) != set(before.places) else ""
         self._view.note(f"resizing from {before.workers} to {plan.workers} worker(s){how} at the next step boundary.")
         self._record.membership("resize", self._workers, f"resize to {plan.workers}{how} asked for")
-        return {"ok": True, "workers": plan.workers}
+        return {"ok": True, "workers": plan.workers, "resizes": self._resizes}
 
     def status(self) -> dict[str, Any]:
         """What `manyhands show` tells of a live run."""
@@ -602,8 +633,11 @@ class Supervisor:
             "step": self._record.committed,
             "total_steps": self._total_steps,
             "loss": self._record.loss,
+            "at": self._record.committed_at,
             **found,
             "target_workers": self._plan.workers,
+            "resizes": self._resizes,
+            "settled": self._gang_plan == self._plan and all(m.placed for m in self._members.values()),
             "generation": self._generation,
             "recoveries": self._record.recoveries,
             "supervisor": os.getpid(),

@@ -19,10 +19,13 @@ PHASES = (
     "idle",
     "input_gradient",
     "weight_gradient",
+    "turn",
 )
-"""What a worker can be doing; `exchange` moves and adds gradients, `idle` waits for another worker. Zero-bubble
-pipelines take `backward` apart: into the gradient that the stage before waits for, and that of the weights."""
-SPLIT_BACKWARD = ("input_gradient", "weight_gradient")
+"""What a worker can be doing; `exchange` moves and adds gradients, `idle` waits for another worker, `turn` for another
+job on the same slot. Zero-bubble pipelines take `backward` apart: into the gradient that the stage before waits for,
+and that of the weights."""
+SELDOM = ("input_gradient", "weight_gradient", "turn")
+"""Phases that most runs do not have."""
 
 
 class Event(NamedTuple):

@@ -22,10 +22,15 @@ class Recorder:
     Args:
         on_enter: called with `(phase index, micro-batch)` at every change of phase; the worker publishes its
             whereabouts with it, so that a hung one can be told from one that waits.
+
+    Attributes:
+        gate: if there is one, called with a phase before it begins, which it may hold up; and with what to call when
+            it is about to.
     """
 
     def __init__(self, on_enter: Callable[[int, int], None] | None = None) -> None:
         self.keep_spans = True
+        self.gate: Callable[[str, Callable[[], None]], None] | None = None
         self._on_enter = on_enter
         self._sums = [0] * len(PHASES)
         self._spans: list[Span] = []
@@ -35,6 +40,11 @@ class Recorder:
 
     def enter(self, phase: str, micro_batch: int = -1) -> None:
         """Close the open span and open one of `phase`."""
+        if self.gate is not None:
+            self.gate(phase, lambda: self._open("turn", micro_batch))
+        self._open(phase, micro_batch)
+
+    def _open(self, phase: str, micro_batch: int) -> None:
         now = monotonic_ns()
         self._close(now)
         self._phase = _INDEX[phase]

@@ -6,7 +6,8 @@ A worker that loses a peer keeps its state at the last step boundary and waits f
 takes to go on is a new `join`. It never decides anything that concerns others: that is the supervisor's part.
 
 Says: `built`, `steps`, `evaluated`, `saved`, `idle`, `failed`, `finished`.
-Obeys: `build`, `join`, `save` and `exit` when idle; `pause`, `checkpoint` and `exit` within a step; `unpin` always.
+Obeys: `build`, `join`, `save` and `exit` when idle; `pause`, `checkpoint` and `exit` within a step; `unpin` and `share`
+always.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from manyhands.train.links import Home, Links, join_group
 from manyhands.train.marks import Mark, Marks
 from manyhands.train.probe import Probe, shortened
 from manyhands.train.trainer import NotFiniteError, Step, Trainer
+from manyhands.train.turns import Turns
 from manyhands.transport import Group, GroupError, PeerLostError
 from manyhands.transport.interpreter import library
 
@@ -157,6 +159,7 @@ class Worker:
         self.tables = Path(spec["tables"]) if spec["tables"] else None
         self.shares: tuple[int, ...] = ()
         self.links = Links(channel, self.home)
+        self.turns: Turns | None = None
         self.unreported: list[list[Any]] = []
         self.reported_at = time.monotonic()
 
@@ -196,8 +199,18 @@ class Worker:
                     self.slots.pinned = None
                 case "link":
                     self.links.add(order, descriptors)
+                case "share":
+                    self._share(order["share"])
                 case "exit":
                     return
+
+    def _share(self, share: dict[str, str] | None) -> None:
+        """Take turns with another job on this slot from now on, or no longer."""
+        self.recorder.gate = None
+        if self.turns is not None:
+            self.turns.close()
+        self.turns = Turns(Path(share["file"]), share["way"]) if share else None
+        self.recorder.gate = self.turns
 
     def _device(self, slot: int) -> str:
         count = torch.cuda.device_count()
@@ -215,6 +228,7 @@ class Worker:
         self.evaluated = order["evaluated"]
         self.slots.pinned = order["pinned"]
         self.paused = self.save_ordered = self.save_at_once = False
+        self._share(order.get("share"))
         group: Group | None = None
         doing = "loading the state"
         try:
@@ -256,6 +270,7 @@ class Worker:
             trainer.leave()
             if group is not None:
                 group.abandon()
+            self._share(None)
             self.recorder.enter("idle")
 
     @property
@@ -390,6 +405,8 @@ class Worker:
                     self.save_at_once = received[0]["at_once"]
                 case "unpin":
                     self.slots.pinned = None
+                case "share":
+                    self._share(received[0]["share"])
                 case "exit":
                     raise SystemExit(0)
         save = self.plan.divides and self.keeper and (self.save_at_once or self.budget.allows())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from manyhands.errors import UsageError
 from manyhands.jobs.policies.consolidate import consolidating
-from manyhands.jobs.policies.elastic import elastic
+from manyhands.jobs.policies.elastic import growing
 from manyhands.jobs.policies.fifo import fifo
 from manyhands.jobs.policies.pack import packing
 from manyhands.jobs.policies.ranked import fair, least_attained_service, priority
@@ -22,16 +22,17 @@ POLICIES: dict[str, Policy] = {
     "priority": priority,
     "las": least_attained_service(*LEVELS),
     "fair": fair,
-    "elastic": elastic,
+    "elastic": growing(fifo),
 }
 WRAPPERS: dict[str, Callable[[Policy, float], Policy]] = {
+    "elastic": lambda policy, pause: growing(policy),
     "consolidate": consolidating,
     "pack": lambda policy, pause: packing(policy),
 }
 
 
 def policy_of(name: str, pause: float = 5.0) -> Policy:
-    """`fifo`, `las:600:6000`, or with additions, as in `elastic+consolidate` and `fifo+pack`.
+    """`fifo`, `las:600:6000`, or with additions: `priority+elastic+consolidate`; `elastic` alone is `fifo+elastic`.
 
     Args:
         pause: seconds that a move takes.
@@ -63,9 +64,9 @@ __all__ = [
     "WRAPPERS",
     "Policy",
     "consolidating",
-    "elastic",
     "fair",
     "fifo",
+    "growing",
     "least_attained_service",
     "packing",
     "policy_of",

@@ -1,39 +1,59 @@
 """Grow jobs into idle slots; shrink them when somebody waits.
 
-As many jobs run, first come first served, as there is room for with the fewest workers that they can have. Who has to
-make room for them are those that have most of what they can use; what is left goes to those that have least of it. A
-change stops a job for seconds, so only who has been as it is for a while grows.
+Who runs is decided by a policy underneath, which sees every job with the fewest workers that it can have. Who has to
+make room for newcomers are those that have most of what they can use; what is left goes to those that have least of it.
+A change stops a job for seconds, so only who has been as it is for a while grows.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
-from manyhands.jobs.policies.order import before_the_first_that_lacks_room, running, waiting
-from manyhands.jobs.policies.place import place
-from manyhands.jobs.state import Decision, Ints, State
+from manyhands.jobs.policies.order import running
+from manyhands.jobs.policies.place import most_together, place
+from manyhands.jobs.state import FREE, Decision, Ints, State, carried_out
 
 SETTLED = 300.0
 """Seconds."""
 
 
-def elastic(state: State) -> list[Decision]:
-    jobs, runs, waits = state.jobs, running(state), waiting(state)
-    total = len(state.slots)
-    begins = before_the_first_that_lacks_room(waits, jobs.least[waits], total - int(jobs.least[runs].sum()))
-    rows = np.concatenate([runs, begins])
-    workers = np.concatenate([jobs.workers[runs], jobs.least[begins]])
-    left = total - int(workers.sum())
-    grows = np.concatenate([jobs.since[runs] >= SETTLED, np.ones(len(begins), dtype=bool)])
-    if left < 0:
-        _share_out(left, workers, jobs.least[rows], jobs.most[rows], np.flatnonzero(workers > jobs.least[rows]))
-    else:
-        _share_out(
-            left, workers, jobs.least[rows], jobs.most[rows], np.flatnonzero(grows & (workers < jobs.most[rows]))
-        )
-    return place(state, rows, workers)
+def growing(policy: Callable[[State], list[Decision]], settled: float = SETTLED) -> Callable[[State], list[Decision]]:
+    """A policy that gives what `policy` leaves over to jobs that can use it.
+
+    Args:
+        settled: seconds for which a job has to have been as it is, before it grows.
+    """
+
+    def decide(state: State) -> list[Decision]:
+        jobs, total = state.jobs, len(state.slots)
+        least = shrunk(state)
+        chosen = np.flatnonzero(carried_out(least, policy(least)).jobs.workers > 0)
+        stays = jobs.runs[chosen]
+        rows = np.concatenate([chosen[stays], chosen[~stays]])
+        workers = np.where(jobs.runs[rows], jobs.workers[rows], jobs.least[rows])
+        left = total - int(workers.sum())
+        if left < 0:
+            among = workers > jobs.least[rows]
+        else:
+            among = (workers < jobs.most[rows]) & (~jobs.runs[rows] | (jobs.since[rows] >= settled))
+        _share_out(left, workers, jobs.least[rows], jobs.most[rows], np.flatnonzero(among))
+        return place(state, rows, workers)
+
+    return decide
+
+
+def shrunk(state: State) -> State:
+    """The moment as if everybody had the fewest workers that it can have."""
+    jobs, first, workers = state.jobs, state.first.copy(), state.jobs.workers.copy()
+    for row in running(state)[jobs.workers[running(state)] > jobs.least[running(state)]]:
+        own = np.flatnonzero(first == row)
+        first[np.setdiff1d(own, most_together(state.slots, own, int(jobs.least[row])))] = FREE
+        workers[row] = jobs.least[row]
+    return replace(state, jobs=replace(jobs, workers=workers), first=first)
 
 
 def _share_out(count: int, workers: Ints, least: Ints, most: Ints, among: Ints) -> None:

@@ -1,14 +1,14 @@
 """Let two jobs share slots where both together go further than one after the other.
 
-Alone a job has speed 1. Two that share have speeds a and b, measured for their kinds, and gain a + b - 1. Only pairs
-that were measured and gain more than a margin are made; of all ways to pair those that wait with those that run, the
-one with the largest total gain (an assignment). Who shares gets slots of its own when there are some, and has to wait
-again when the policy underneath wants the slots for another.
+Alone a job has speed 1. Two that share have speeds a and b, measured for their kinds or guessed, and gain a + b - 1.
+Only pairs that gain more than a margin are made; of all ways to pair those that wait with those that run, the one with
+the largest total gain (an assignment). Two that turn out to get less done than one would are parted. Who shares gets
+slots of its own when there are some, and has to wait again when the policy underneath wants the slots for another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -17,8 +17,12 @@ from scipy.optimize import linear_sum_assignment
 from manyhands.jobs.policies.order import waiting
 from manyhands.jobs.state import FREE, Decision, Move, Pack, Pause, Resize, Start, State, carried_out
 
-LEAST = 0.4
+LEAST = 0.25
 """Of its speed alone: nobody is slowed down further for another's sake."""
+
+
+STICKS = 0.05
+"""By so much another partner has to be better than the one that a job has: a change costs both some seconds."""
 
 
 def packing(policy: Callable[[State], list[Decision]], margin: float = 0.1) -> Callable[[State], list[Decision]]:
@@ -28,22 +32,22 @@ def packing(policy: Callable[[State], list[Decision]], margin: float = 0.1) -> C
         jobs, guests = state.jobs, np.unique(state.second[state.second != FREE])
         alone = without_guests(state, guests)
         decisions = {decision.job: decision for decision in policy(alone)}
-        stay = []
-        for row in guests:
-            number, host = int(jobs.number[row]), int(state.first[state.slots_of(int(row))[0]])
+        partner: dict[int, int] = {}
+        for row in guests.tolist():
+            number, host = int(jobs.number[row]), int(state.first[state.slots_of(row)[0]])
             start = decisions.get(number)
             gone = host == FREE or isinstance(decisions.get(int(jobs.number[host])), Pause | Resize | Move)
-            if isinstance(start, Start) and gone and set(start.slots) == set(state.slots_of(int(row)).tolist()):
-                del decisions[number]  # it stays, alone
-                stay.append((row, row))
+            if isinstance(start, Start) and gone and set(start.slots) == set(state.slots_of(row).tolist()):
+                decisions.pop(number)  # it stays, alone; and is left alone for now
+                partner[row] = row
             elif isinstance(start, Start):
                 decisions[number] = Move(number, start.slots)
             elif gone:
                 decisions[number] = Pause(number)
             else:
-                stay.append((host, row))
+                partner[row] = host
         settled = carried_out(alone, list(decisions.values()))
-        return [*decisions.values(), *pairs(settled, set(decisions), np.array(stay, dtype=np.int64), margin)]
+        return [*decisions.values(), *pairs(settled, set(decisions), partner, margin)]
 
     return decide
 
@@ -55,32 +59,42 @@ def without_guests(state: State, guests: np.ndarray) -> State:
     return replace(state, jobs=replace(state.jobs, workers=workers), second=np.full_like(state.second, FREE))
 
 
-def pairs(state: State, decided: set[int], taken: np.ndarray, margin: float) -> list[Decision]:
-    """Whom to pack with whom.
+def pairs(state: State, decided: set[int], partner: Mapping[int, int], margin: float) -> list[Decision]:
+    """Whom to pack with whom, and whom to part.
 
     Args:
         state: without guests, after what was decided.
         decided: numbers of the jobs that this was about: one decision is enough.
-        taken: rows of jobs that have a guest, each with that guest's.
+        partner: by row of a guest, the job whose slots it shares; itself, if it has them alone now.
     """
-    if not state.pairs:
-        return []
     jobs = state.jobs
-    everybody = np.arange(len(jobs))
-    runs = np.flatnonzero(jobs.runs & ~np.isin(everybody, taken))
-    waits = waiting(state)
-    waits = waits[~np.isin(waits, taken) & ~np.isin(jobs.number[waits], list(decided))]
+    alone = [row for row, host in partner.items() if row == host]
+    partner = {row: host for row, host in partner.items() if row != host}
+    runs = np.setdiff1d(np.flatnonzero(jobs.runs), alone)
+    waits = np.setdiff1d(waiting(state), [*alone, *partner])
+    waits = waits[~np.isin(jobs.number[waits], list(decided))]
     kinds, kind = np.unique(jobs.kind, return_inverse=True)
-    table = np.array([[gain(state, int(h), int(g)) for g in kinds] for h in kinds])
+    table = np.array([[gain(state, int(h), int(g)) for g in kinds] for h in kinds]).reshape(len(kinds), len(kinds))
     found: list[Decision] = []
-    for size in np.intersect1d(jobs.workers[runs], jobs.least[waits]):
+    for size in np.unique(jobs.workers[runs]):
         hosts = runs[jobs.workers[runs] == size]
-        guests = waits[jobs.least[waits] == size][: 4 * len(hosts)]
+        own = np.array([row for row, host in partner.items() if jobs.workers[host] == size], dtype=np.int64)
+        others = waits[jobs.least[waits] == size][: 4 * len(hosts)]
+        guests = np.concatenate([own, others])
         gains = table[np.ix_(kind[hosts], kind[guests])]
-        for i, j in zip(*linear_sum_assignment(np.where(gains > margin, gains, 0.0), maximize=True), strict=True):
-            if gains[i, j] > margin:
-                slots = np.flatnonzero(state.first == hosts[i])
-                found.append(Pack(int(jobs.number[guests[j]]), tuple(slots.tolist())))
+        worth = np.where(gains > margin, gains, 0.0)
+        for column, row in enumerate(own.tolist()):
+            there = int(np.flatnonzero(hosts == partner[row])[0])
+            worth[there, column] = gains[there, column] + STICKS if gains[there, column] > 0 else 0.0
+        chosen = {
+            int(guests[j]): int(hosts[i])
+            for i, j in zip(*linear_sum_assignment(worth, maximize=True), strict=True)
+            if worth[i, j] > 0
+        }
+        found += [Pause(int(jobs.number[row])) for row in own.tolist() if row not in chosen]
+        for row, host in chosen.items():
+            if partner.get(row) != host:
+                found.append(Pack(int(jobs.number[row]), tuple(np.flatnonzero(state.first == host).tolist())))
     return found
 
 

@@ -2,9 +2,9 @@
 
 Between two events every job goes at its speed: 1 on as many workers as it asked for, alone on its slots, on as few
 hosts as can be. More workers make it (workers / least) ** scaling times as fast, more hosts than needed `spread`
-times, and a partner on its slots as `pairs` says. Whoever goes on after a pause, or with other slots, stands still
-for `restart` seconds first. The policy is asked when a job comes or ends, and every `tick` seconds while somebody
-waits.
+times, and a partner on its slots as `pairs` says, which the policy may have to find out by trial. Whoever goes on after
+a pause, or with other slots, stands still for `restart` seconds first. The policy is asked when a job comes or ends,
+when a trial has ended, and every `tick` seconds while somebody waits.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from manyhands.jobs.pairs import Pairs
 from manyhands.jobs.policies import Policy
 from manyhands.jobs.simulator.jobs import Trace
 from manyhands.jobs.state import FREE, Decision, Floats, Ints, Jobs, Move, Pack, Pause, Resize, State
@@ -28,6 +29,8 @@ class World:
         restart: seconds lost with every pause, move or resize.
         scaling: exponent of the speed in the number of workers.
         tick: seconds.
+        pairs: by kinds of two jobs that share slots, their speeds; (0, 0) for two that do not fit side by side.
+        trial: seconds after which the speeds of two that share slots are known. None: all are known from the start.
     """
 
     hosts: Sequence[int]
@@ -36,6 +39,7 @@ class World:
     tick: float = 60.0
     shares: Mapping[int, float] = field(default_factory=dict)
     pairs: Mapping[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
+    trial: float | None = None
 
     @property
     def slots(self) -> Ints:
@@ -117,6 +121,11 @@ class _Simulation:
         self.stays: list[Stay] = []
         self.counts: dict[str, int] = {}
         self.asked = -np.inf
+        self.known = Pairs(world.pairs if world.trial is None else None)
+        self.measurable = frozenset(kind for pair in world.pairs for kind in pair)
+        self.hoped: tuple[object, Mapping[tuple[int, int], tuple[float, float]]] = (None, {})
+        self.trials: dict[tuple[int, int], float] = {}
+        """By jobs that share slots and have not been measured, when they will have been."""
 
     def run(self) -> Outcome:
         trace = self.trace
@@ -130,6 +139,7 @@ class _Simulation:
                     self.active = np.append(self.active, self.next)
                 self.next += 1
             self._end_the_finished()
+            self._end_trials()
             if len(self.active):
                 self._decide()
         return Outcome(
@@ -148,9 +158,11 @@ class _Simulation:
         times = [self.trace.submitted[self.next]] if self.next < len(self.trace) else []
         if len(self.runs):
             left = self.trace.seconds[self.runs] - self.done[self.runs]
-            times.append(float(np.min(np.maximum(self.now, self.ready[self.runs]) + left / self.rate[self.runs])))
+            rate = np.maximum(self.rate[self.runs], 1e-12)
+            times.append(float(np.min(np.maximum(self.now, self.ready[self.runs]) + left / rate)))
             if len(self.runs) < len(self.active):
                 times.append(self.asked + self.world.tick)
+            times += self.trials.values()
         if not times:
             waits = len(self.active)
             raise RuntimeError(f"the policy leaves {waits} job(s) waiting for ever, with all slots free")
@@ -176,11 +188,37 @@ class _Simulation:
             self.active = self.active[~np.isin(self.active, over)]
             self._settle()
 
+    def _pairs(self) -> Mapping[tuple[int, int], tuple[float, float]]:
+        if self.world.trial is None:
+            return self.world.pairs
+        kinds = self.measurable.intersection(self.trace.kind[self.active].tolist())
+        about = kinds, len(self.known.measured)
+        if about != self.hoped[0]:
+            self.hoped = about, self.known.among(kinds)
+        return self.hoped[1]
+
+    def _end_trials(self) -> None:
+        """Those that have shared slots for long enough know how fast they are."""
+        for (host, guest), when in list(self.trials.items()):
+            if when <= self.now:
+                del self.trials[host, guest]
+                kinds = int(self.trace.kind[host]), int(self.trace.kind[guest])
+                self.known.measure(*kinds, self._speeds(*kinds))
+
+    def _speeds(self, host: int, guest: int) -> tuple[float, float]:
+        """Of two kinds that share slots, as it really is."""
+        if (host, guest) in self.world.pairs:
+            return self.world.pairs[host, guest]
+        guests, hosts = self.world.pairs[guest, host]
+        return hosts, guests
+
     def _decide(self) -> None:
         self.asked = self.now
         decisions = self.policy(self.state())
         for decision in decisions:
-            if isinstance(decision, Pause | Resize | Move):
+            if isinstance(decision, Pause | Resize | Move) or (
+                isinstance(decision, Pack) and self.workers[decision.job]
+            ):
                 self._leave(decision.job)
         for decision in decisions:
             if not isinstance(decision, Pack):
@@ -214,7 +252,7 @@ class _Simulation:
             first=self._rows(self.first),
             second=self._rows(self.second),
             shares=self.world.shares,
-            pairs=self.world.pairs,
+            pairs=self._pairs(),
         )
 
     def _rows(self, who: Ints) -> Ints:
@@ -259,8 +297,12 @@ class _Simulation:
         self.runs = np.array(sorted(self.on), dtype=np.int64)
         trace, runs = self.trace, self.runs
         self.rate[runs] = self.together[runs] * (self.workers[runs] / trace.least[runs]) ** self.world.scaling
-        for host, guest in {(int(self.first[s]), int(self.second[s])) for s in np.flatnonzero(self.second != FREE)}:
+        shared = {(int(self.first[s]), int(self.second[s])) for s in np.flatnonzero(self.second != FREE)}
+        self.trials = {pair: when for pair, when in self.trials.items() if pair in shared}
+        for host, guest in shared:
             kinds = int(trace.kind[host]), int(trace.kind[guest])
-            speeds = self.world.pairs.get(kinds) or self.world.pairs[kinds[::-1]][::-1]
+            speeds = self._speeds(*kinds)
+            if kinds not in self.known.measured:
+                self.trials.setdefault((host, guest), self.now + (self.world.trial or 0.0))
             self.rate[host] *= speeds[0]
             self.rate[guest] *= speeds[1]

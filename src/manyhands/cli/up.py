@@ -1,0 +1,127 @@
+"""`manyhands up`: a controller that runs many jobs on this machine, or on several."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from manyhands.engine import HERE
+from manyhands.errors import UsageError, UserError
+
+_REACH_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Up:
+    """Start a controller: a queue of jobs on the slots of this machine, which outlives this command.
+
+    manyhands up --slots 4; then manyhands submit job.py --workers 2, manyhands jobs, manyhands down
+    """
+
+    slots: int | None = None
+    """Workers that may run here at once. Default: as many as CUDA devices, else cores."""
+    hosts: str | None = None
+    """here=4,lab1=8,...: slots of several machines; `manyhands agent` runs on the others."""
+    policy: str = "priority+elastic+consolidate"
+    """Who gets which slots (docs/jobs.md)."""
+    shares: str = ""
+    """alice=2,bob=1: users' shares, for the policy fair. Default: all the same."""
+    port: int | None = None
+    """Of the page and the API, on this machine only. Default: 7420, or any if that is taken."""
+    foreground: bool = False
+    """Stay; Ctrl-C ends the controller, and leaves the jobs running."""
+
+    def run(self, job_arguments: list[str]) -> int:
+        from manyhands.jobs.controller import Home, Settings, serve, start
+        from manyhands.jobs.policies import policy_of
+
+        policy_of(self.policy)
+        devices = _cuda_devices()
+        hosts = self._hosts(devices)
+        settings = Settings(
+            hosts=hosts,
+            cuda=bool(devices) and set(hosts) == {HERE},
+            policy=self.policy,
+            shares={user: float(share) for user, share in _pairs("--shares", self.shares)},
+            port=self.port,
+        )
+        home = Home()
+        slots = f"{sum(hosts.values())} slot(s)" + (f" on {len(hosts)} hosts" if len(hosts) > 1 else "")
+
+        def ready(found: dict[str, object]) -> None:
+            print(f"a controller runs (process {found['pid']}), {slots}, policy {self.policy}, state in {home.path}")
+            print(f"page: {found['url']}", flush=True)
+
+        if self.foreground:
+            serve(home, settings, ready)
+        else:
+            ready(start(home, settings))
+        return 0
+
+    def _hosts(self, devices: int) -> dict[str, int]:
+        if self.hosts is None:
+            slots = self.slots if self.slots is not None else devices or os.cpu_count() or 1
+            if slots < 1:
+                raise UsageError(f"--slots must be at least 1; it is {slots}.")
+            return {HERE: slots}
+        if self.slots is not None:
+            raise UsageError("--slots is for this machine alone; --hosts says how many are on each.")
+        hosts = {}
+        for name, count in _pairs("--hosts", self.hosts):
+            if not count.isdecimal() or int(count) < 1 or name in hosts:
+                raise UsageError(f"--hosts {self.hosts}: write NAME=SLOTS for each, once, as in here=4,lab1=8.")
+            hosts[name] = int(count)
+        _check_reachable([name for name in hosts if name != HERE])
+        return hosts
+
+
+def _pairs(flag: str, text: str) -> list[tuple[str, str]]:
+    """NAME=VALUE,NAME=VALUE."""
+    items = [item.strip().partition("=") for item in text.split(",") if item.strip()]
+    for name, _, value in items:
+        if not name or not value or (flag == "--shares" and not _is_share(value)):
+            raise UsageError(
+                f"{flag} {text}: write NAME=NUMBER,... as in {'a=2,b=1' if flag == '--shares' else 'here=4'}."
+            )
+    return [(name, value) for name, _, value in items]
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return 0 < float(text) < float("inf")
+    except ValueError:
+        return False
+
+
+def _check_reachable(hosts: list[str]) -> None:
+    from manyhands.plan import parse_address
+
+    def reach(name: str) -> str | None:
+        try:
+            with socket.create_connection(parse_address(name, "--hosts: "), _REACH_SECONDS):
+                return None
+        except OSError as error:
+            return f"{name} ({error.strerror or error})"
+
+    if hosts:
+        with ThreadPoolExecutor(len(hosts)) as pool:
+            missing = [text for text in pool.map(reach, hosts) if text is not None]
+        if missing:
+            raise UserError(
+                f"cannot reach {', '.join(missing)}. Start `manyhands agent` there, or leave them out of --hosts."
+            )
+
+
+def _cuda_devices() -> int:
+    """How many there are, without torch."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return 0
+    found = subprocess.run([program, "-L"], capture_output=True, text=True, check=False, timeout=30)
+    return found.stdout.count("GPU ") if found.returncode == 0 else 0

@@ -1,0 +1,7 @@
+"""`python -m manyhands.jobs.controller`: what `manyhands up` starts in the background."""
+
+import sys
+
+from manyhands.jobs.controller.serve import main
+
+sys.exit(main(sys.argv[1:]))

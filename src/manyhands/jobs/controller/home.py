@@ -1,0 +1,65 @@
+"""Where a controller keeps what it knows: `MANYHANDS_HOME`, `~/.manyhands` by default. Paths only."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from manyhands.run import RunDirectory, write_json
+
+
+class Home:
+    """Names of the files.
+
+    Args:
+        path: the directory; by default what the environment says.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = (path or Path(os.environ.get("MANYHANDS_HOME") or Path.home() / ".manyhands")).resolve()
+        self.lock = self.path / "controller.lock"
+        """Held by the controller as long as it lives."""
+        self.address = self.path / "controller.json"
+        """Its `pid` and `port`, for clients on this machine."""
+        self.log = self.path / "controller.log"
+        self.database = self.path / "jobs.sqlite"
+        self.secret = self.path / "controller.token"
+
+    def job(self, number: int) -> JobFiles:
+        return JobFiles(self.path / "jobs" / str(number))
+
+    def make_secret(self) -> str:
+        """What clients have to know: readable by this user alone, and the same at every start."""
+        try:
+            descriptor = os.open(self.secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return self.secret.read_text().strip()
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(24) + "\n")
+        return self.make_secret()
+
+    def publish(self, address: dict[str, Any]) -> None:
+        """Let clients find the controller."""
+        write_json(self.address, address)
+
+    def published(self) -> dict[str, Any]:
+        """What the last controller said of itself; empty if there was none."""
+        try:
+            return json.loads(self.address.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+
+
+class JobFiles:
+    """What a job has on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run = RunDirectory(path / "run")
+        self.lock = path / "lock"
+        """Held by the process that trains it, from before it exists until it is gone."""
+        self.output = path / "output.txt"
+        """What that process prints."""

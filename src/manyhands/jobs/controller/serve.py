@@ -1,0 +1,167 @@
+"""The controller's process: takes the home, serves the API, and says when it is ready or why it is not.
+
+`manyhands up` starts it in the background (`start`) or is it (`serve`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from manyhands.errors import UsageError, UserError
+from manyhands.jobs.controller.home import Home
+from manyhands.run.lock import sign, signed_by, take
+
+PORT = 7420
+"""Where the page is, if nothing else is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Of a controller."""
+
+    hosts: dict[str, int]
+    """Slots, by host."""
+    cuda: bool = False
+    policy: str = "priority+elastic+consolidate"
+    shares: dict[str, float] = field(default_factory=dict)
+    port: int | None = None
+    """None: `PORT`, or any if that is taken."""
+
+
+def serve(home: Home, settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
+    """Be the controller of a home until told otherwise.
+
+    Args:
+        ready: called with `pid`, `port` and `url` once it answers.
+
+    Raises:
+        UserError: another is, a port is taken, or something is not installed.
+    """
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError:
+        raise UserError("a controller needs starlette and uvicorn: pip install 'manyhands[jobs]'.") from None
+    home.path.mkdir(parents=True, exist_ok=True)
+    held = take(home.lock)
+    if held is None:
+        raise UserError(
+            f"a controller runs on {home.path} already (process {signed_by(home.lock)}). `manyhands jobs` shows its "
+            "jobs, `manyhands down` ends it; MANYHANDS_HOME names another place."
+        )
+    sign(held)
+    home.address.unlink(missing_ok=True)
+    with _listen(settings.port) as listener:
+        asyncio.run(_serve(home, settings, listener, ready))
+    home.address.unlink(missing_ok=True)
+    os.close(held)
+
+
+async def _serve(
+    home: Home, settings: Settings, listener: socket.socket, ready: Callable[[dict[str, Any]], None]
+) -> None:
+    import uvicorn
+
+    from manyhands.jobs.controller.api import application
+    from manyhands.jobs.controller.controller import Cluster, Controller
+    from manyhands.jobs.controller.store import Store
+    from manyhands.jobs.live import live_page
+
+    store, token = Store(home.database), home.make_secret()
+    cluster = Cluster(hosts=settings.hosts, cuda=settings.cuda)
+    controller = Controller(home, store, cluster, settings.policy, settings.shares)
+    ending: list[asyncio.Task[None]] = []
+
+    async def down(leave: bool) -> None:
+        async def end() -> None:
+            if not leave:
+                await controller.rest()
+            server.should_exit = True
+
+        ending.append(asyncio.create_task(end()))
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application(controller, token, live_page(), down),
+            log_level="warning",
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
+    )
+    port = listener.getsockname()[1]
+    address = {"pid": os.getpid(), "port": port, "url": f"http://127.0.0.1:{port}/?token={token}"}
+    home.publish({name: address[name] for name in ("pid", "port")})
+    ready(address)
+    working, serving = asyncio.create_task(controller.run()), asyncio.create_task(server.serve(sockets=[listener]))
+    await asyncio.wait({working, serving}, return_when=asyncio.FIRST_COMPLETED)
+    controller.close()
+    server.should_exit = True
+    await serving
+    await working
+    store.close()
+
+
+def _listen(port: int | None) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", PORT if port is None else port))
+    except OSError as error:
+        if port is None:
+            return socket.create_server(("127.0.0.1", 0))
+        raise UserError(f"cannot listen on port {port}: {error.strerror}. Leave out --port to take any.") from None
+
+
+def start(home: Home, settings: Settings) -> dict[str, Any]:
+    """Start a controller in the background. Returns its `pid`, `port` and `url` once it answers.
+
+    Raises:
+        UserError: it cannot run; the text says why.
+    """
+    home.path.mkdir(parents=True, exist_ok=True)
+    heard, say = os.pipe()
+    with home.log.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "manyhands.jobs.controller", str(home.path), json.dumps(asdict(settings)), str(say)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(say,),
+            start_new_session=True,
+        )
+    os.close(say)
+    with os.fdopen(heard) as answers:
+        answer = json.loads(answers.read() or "{}")
+    if "error" in answer:
+        process.wait()
+        raise (UsageError if answer["usage"] else UserError)(answer["error"])
+    if not answer:
+        raise UserError(f"the controller ended with code {process.wait()}. What it said is in {home.log}.")
+    return answer
+
+
+def main(arguments: list[str]) -> int:
+    """What `start` starts."""
+    home, settings, say = Home(Path(arguments[0])), Settings(**json.loads(arguments[1])), int(arguments[2])
+
+    def answer(found: dict[str, Any]) -> None:
+        os.write(say, json.dumps(found).encode())
+        os.close(say)
+
+    try:
+        serve(home, settings, answer)
+    except UserError as error:
+        sys.stderr.write(f"manyhands: {error}\n")
+        try:
+            answer({"error": str(error), "usage": isinstance(error, UsageError)})
+        except OSError:
+            pass  # it has said that it was ready
+        return 1
+    return 0

@@ -1,0 +1,125 @@
+"""Which jobs share slots now, what is known of such pairs, and trials of those of which nothing is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from manyhands.errors import UserError
+from manyhands.jobs.controller.gang import Gang
+from manyhands.jobs.controller.home import Home
+from manyhands.jobs.controller.record import Job
+from manyhands.jobs.controller.store import Store
+from manyhands.jobs.controller.trial import Mark, trial
+from manyhands.jobs.pairs import Pairs, Speeds
+
+_AGAIN_SECONDS = 2.0
+
+
+class Sharing:
+    """
+    Args:
+        changed: called when something new is known.
+    """
+
+    def __init__(self, home: Home, store: Store, changed: Callable[[], None]) -> None:
+        self._store, self._changed = store, changed
+        kept = store.setting("pairs") or []
+        self._pairs: Pairs[str] = Pairs({(a, b): (first, second) for a, b, first, second, _ in kept})
+        self._ways: dict[tuple[str, str], str] = {(a, b): way for a, b, _, _, way in kept}
+        self._rates: dict[tuple[str, int], float] = {
+            (kind, workers): rate for kind, workers, rate in store.setting("rates") or []
+        }
+        """Steps per second of a kind on so many workers, alone."""
+        self._trials: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._telling: set[asyncio.Task[None]] = set()
+        tag = hashlib.sha256(str(home.path).encode()).hexdigest()[:12]
+        self._files = Path("/dev/shm") / f"manyhands-{os.getuid()}-{tag}"
+
+    def pairs(self, kinds: Iterable[str]) -> dict[tuple[str, str], Speeds]:
+        """For the policy."""
+        return self._pairs.among(kinds)
+
+    def carry_out(self, jobs: Mapping[int, Job], gangs: Mapping[int, Gang]) -> None:
+        """Have jobs that share slots go on in the best way, or find that out; and others not share any more.
+
+        Args:
+            jobs: those that run as they are to.
+            gangs: of all that live.
+        """
+        shared: dict[tuple[int, int], tuple[Job, Job]] = {}
+        for guest in jobs.values():
+            for host in jobs.values():
+                if guest.guest and not host.guest and host.held == guest.held:
+                    shared[host.number, guest.number] = host, guest
+        for pair in self._trials.keys() - shared.keys():
+            self._trials.pop(pair).cancel()
+        paired = {number for pair in shared for number in pair}
+        for number, gang in gangs.items():
+            if number not in paired and gang.way is not None and gang.status:
+                gang.way = None
+                self._tell(_Runner(gang, (), self._files), None)
+        for pair, (host, guest) in shared.items():
+            runners = [_Runner(gangs[job.number], job.held, self._files) for job in (host, guest)]
+            way = self._ways.get((host.kind, guest.kind))
+            if way is not None:
+                for runner in runners:
+                    if runner.gang.way != way:
+                        self._tell(runner, way)
+            elif pair not in self._trials:
+                self._trials[pair] = asyncio.create_task(self._try(host, guest, *runners))
+
+    async def close(self) -> None:
+        tasks = [*self._trials.values(), *self._telling]
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def _tell(self, runner: _Runner, way: str | None) -> None:
+        async def tell() -> None:
+            with contextlib.suppress(UserError):  # it starts or ends
+                await runner.share(way)
+
+        runner.gang.way = way
+        task = asyncio.create_task(tell())
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _try(self, host: Job, guest: Job, first: _Runner, second: _Runner) -> None:
+        keys = (host.kind, len(host.held)), (guest.kind, len(guest.held))
+        try:
+            found = await trial(first, second, (self._rates.get(keys[0]), self._rates.get(keys[1])))
+        except UserError:  # one of them ends, or evaluates: later again, if they are still there
+            await asyncio.sleep(_AGAIN_SECONDS)
+            self._trials.pop((host.number, guest.number), None)
+            self._changed()
+            return
+        self._rates.update(zip(keys, found.alone, strict=True))
+        self._store.set([("rates", [[kind, workers, rate] for (kind, workers), rate in self._rates.items()])])
+        self._pairs.measure(host.kind, guest.kind, found.speeds)
+        self._ways[host.kind, guest.kind] = self._ways[guest.kind, host.kind] = found.way
+        kept = [[a, b, *speeds, self._ways[a, b]] for (a, b), speeds in self._pairs.measured.items()]
+        self._store.set([("pairs", kept)])
+        self._changed()
+
+
+class _Runner:
+    """A gang in a trial."""
+
+    def __init__(self, gang: Gang, slots: tuple[int, ...], files: Path) -> None:
+        self.gang = gang
+        self._paths = [str(files / f"slot-{slot}") for slot in slots]
+
+    def mark(self) -> Mark | None:
+        status = self.gang.status
+        return Mark(status["step"], status["at"]) if status.get("at") is not None else None
+
+    async def share(self, way: str | None) -> None:
+        self.gang.way = way
+        await asyncio.to_thread(self.gang.ask, {"command": "share", "way": way, "files": self._paths})

@@ -1,0 +1,121 @@
+"""What survives the controller: jobs, who held which slot when, and its settings, in SQLite.
+
+Every change is a transaction that is on disk before anybody is told of it (WAL, synchronous).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from manyhands.errors import UserError
+from manyhands.jobs.controller.record import Job, Status, Submission, Wish
+
+_TABLES = """
+create table if not exists jobs (number integer primary key autoincrement, key text unique not null, row text not null);
+create table if not exists stays (job integer not null, slots text not null, began real not null, ended real);
+create index if not exists open_stays on stays (job) where ended is null;
+create table if not exists settings (name text primary key, value text not null);
+"""
+_FORMAT = 1
+
+
+@dataclass
+class Stay:
+    """A job on its slots for a while; `ended` is None while it is there."""
+
+    job: int
+    slots: tuple[int, ...]
+    began: float
+    ended: float | None
+
+
+class Store:
+    """The database.
+
+    Raises:
+        UserError: the file cannot be read, or a newer version wrote it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._base = sqlite3.connect(path, isolation_level=None)
+            self._base.execute("pragma journal_mode = wal")
+            self._base.execute("pragma synchronous = full")
+            (version,) = self._base.execute("pragma user_version").fetchone()
+            if version > _FORMAT:
+                raise UserError(f"{path} was written by a newer manyhands. Update this one.")
+            self._base.executescript(_TABLES)
+            self._base.execute(f"pragma user_version = {_FORMAT}")
+        except sqlite3.Error as error:
+            raise UserError(f"{path} cannot be used: {error}. Move it away to begin anew; no run is in it.") from None
+
+    def add(self, submission: Submission, now: float) -> Job:
+        """A new job; or the one that the same request made before."""
+        found = self._base.execute("select row from jobs where key = ?", (submission.key,)).fetchone()
+        if found:
+            return _job(found[0])
+        with self._base:
+            self._base.execute("begin immediate")
+            cursor = self._base.execute("insert into jobs (key, row) values (?, '')", (submission.key,))
+            assert cursor.lastrowid is not None
+            job = Job(number=cursor.lastrowid, submitted=now, since=now, **asdict(submission))
+            self._write(job)
+        return job
+
+    def save(self, *jobs: Job) -> None:
+        """All of them or none."""
+        if not jobs:
+            return
+        with self._base:
+            self._base.execute("begin immediate")
+            for job in jobs:
+                self._write(job)
+
+    def jobs(self) -> list[Job]:
+        """All, in the order of submission."""
+        return [_job(row) for (row,) in self._base.execute("select row from jobs order by number")]
+
+    def holds(self, job: Job, now: float) -> None:
+        """From now on a job holds the slots that its record says; what it held before ends."""
+        with self._base:
+            self._base.execute("begin immediate")
+            self._base.execute("update stays set ended = ? where job = ? and ended is null", (now, job.number))
+            if job.held:
+                self._base.execute("insert into stays values (?, ?, ?, null)", (job.number, json.dumps(job.held), now))
+            self._write(job)
+
+    def stays(self) -> list[Stay]:
+        """In the order in which they began."""
+        rows = self._base.execute("select job, slots, began, ended from stays order by rowid")
+        return [Stay(job, tuple(json.loads(slots)), began, ended) for job, slots, began, ended in rows]
+
+    def setting(self, name: str) -> Any:
+        found = self._base.execute("select value from settings where name = ?", (name,)).fetchone()
+        return json.loads(found[0]) if found else None
+
+    def set(self, settings: Iterable[tuple[str, Any]]) -> None:
+        with self._base:
+            rows = [(name, json.dumps(value)) for name, value in settings]
+            self._base.executemany("insert or replace into settings values (?, ?)", rows)
+
+    def close(self) -> None:
+        self._base.close()
+
+    def _write(self, job: Job) -> None:
+        self._base.execute("update jobs set row = ? where number = ?", (json.dumps(asdict(job)), job.number))
+
+
+_FIELDS = {field.name for field in fields(Job)}
+
+
+def _job(row: str) -> Job:
+    values = {name: value for name, value in json.loads(row).items() if name in _FIELDS}
+    job = Job(**values)
+    job.wish, job.status = Wish(job.wish), Status(job.status)
+    job.target, job.held = tuple(job.target), tuple(job.held)
+    return job

@@ -1,0 +1,62 @@
+"""Files that one process holds as long as it lives; the kernel lets go of them when it ends, however it ends.
+
+The lock belongs to the open file (F_OFD_SETLK), so a process that inherits the descriptor holds it on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+_FLOCK = struct.Struct("hhqqi4x")
+"""Linux's struct flock on 64-bit machines: type, whence, start, length, pid."""
+
+
+def take(path: Path) -> int | None:
+    """A descriptor that holds the file until all its copies are closed; None if another holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def sign(descriptor: int) -> None:
+    """Write this process's id into a file that it has taken."""
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+
+
+def signed_by(path: Path) -> str:
+    """Who has signed it."""
+    return path.read_text() or "unknown"
+
+
+def is_taken(path: Path) -> bool:
+    """Whether some process holds the file."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:  # asks who would be in the way, and takes nothing
+        found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _whole_file(fcntl.F_WRLCK))
+    finally:
+        os.close(descriptor)
+    return _FLOCK.unpack(found)[0] != fcntl.F_UNLCK
+
+
+def wait_until_free(path: Path) -> None:
+    """Until nobody holds the file."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, _whole_file(fcntl.F_RDLCK))
+    finally:
+        os.close(descriptor)
+
+
+def _whole_file(kind: int) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0)

@@ -1,0 +1,78 @@
+"""Several jobs on one slot take turns, as one of `plan.WAYS` says.
+
+A token is a lock on a byte of a file, which the kernel takes back from a worker that dies. Before it, one queues on a
+second byte: who has just let go cannot take the token again before the one who waits.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from manyhands.plan import WAYS
+
+_BYTES = {"compute": 0, "forward": 2, "backward": 4}
+"""In the file, of each token; the next one is its queue."""
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+class Turns:
+    """One worker's place on a shared slot: a gate for its recorder.
+
+    Args:
+        file: of the slot; made if it is not there.
+        way: one of `plan.WAYS`.
+    """
+
+    def __init__(self, file: Path, way: str) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._way, self._table = way, WAYS[way]
+        self._has: str | None = None
+
+    def __call__(self, phase: str, waits: Callable[[], None]) -> None:
+        """Have what a phase needs, and nothing else; `waits` is called before it waits."""
+        token = "compute" if self._way == "alone" else self._table.get(phase)
+        if token == self._has:
+            return
+        self._let_go()
+        if token is not None:
+            self._take(token, waits)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        os.close(self._file)
+
+    def _take(self, token: str, waits: Callable[[], None]) -> None:
+        place, queue = _BYTES[token], _BYTES[token] + 1
+        if not (self._try(queue) and self._try(place)):
+            waits()
+            self._lock(queue)
+            self._lock(place)
+        self._unlock(queue)
+        self._has = token
+
+    def _let_go(self) -> None:
+        if self._has is not None:
+            self._unlock(_BYTES[self._has])
+            self._has = None
+
+    def _try(self, byte: int) -> bool:
+        try:
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _region(fcntl.F_WRLCK, byte))
+        except OSError:
+            return False
+        return True
+
+    def _lock(self, byte: int) -> None:
+        fcntl.fcntl(self._file, fcntl.F_OFD_SETLKW, _region(fcntl.F_WRLCK, byte))
+
+    def _unlock(self, byte: int) -> None:
+        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _region(fcntl.F_UNLCK, byte))
+
+
+def _region(kind: int, byte: int) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0)
