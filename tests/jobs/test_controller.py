@@ -50,7 +50,7 @@ def test_jobs_queue_for_slots_and_end_with_the_same_weights(home, calm):
     assert numbers == [1, 2, 3]
     for number in numbers:
         check_whole(home.until_job(number, "finished"), calm)
-    shown = home.show()
+    shown = json.loads(home.do("jobs", "--json"))
     assert shown["controller"]["pid"] == home.pid()
     assert [job["workers"] for job in shown["jobs"]] == [[], [], []]
     assert "finished" in home.do("jobs")

@@ -3,9 +3,11 @@
 import json
 import os
 import random
+import re
 import signal
 import socket
 import sys
+import threading
 import time
 
 import pytest
@@ -136,6 +138,47 @@ def test_hosts_come_on_the_way(lend, token, calm, tmp_path):
     brake.release()
     assert run.wait() == 0, run.output()
     assert same(run.result(), calm)
+
+
+def test_a_run_moves_from_host_to_host(lend, token, calm, tmp_path):
+    """Its state goes straight from one to the others: nothing is computed again."""
+    first, second, third = lend(3)
+    brake = Brake(tmp_path / "brake", STEPS - 4, 0.1)
+    run = Run.begin(tmp_path / "run", JOB, *on(token, [first]), PATIENT, workers=1, job=(*LONG, *brake.job))
+    run.until_step(3)
+    for hosts in ([second], [first, third], [second, "here"]):
+        names = [getattr(host, "name", host) for host in hosts]
+        flags = ("--workers", len(names), "--hosts", ",".join(names))
+        done = cli("resize", tmp_path / "run", *flags)
+        assert done.returncode == 0, done.stderr
+        run.until(lambda names=names: [w["host"] for w in run.show().get("workers", [])] == names, f"{names}")
+        run.until_step(run.step() + 2)
+    brake.release()
+    assert run.wait() == 0, run.output()
+    assert same(run.result(), calm)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    begun = [int(step) for step in re.findall(r"generation \d+: .* from step (\d+)", log)]
+    assert begun == sorted(set(begun)) and len(begun) == 4, log
+
+
+def test_a_destination_that_dies_costs_nothing(lend, token, calm, tmp_path):
+    first, second = lend(2)
+    brake = Brake(tmp_path / "brake", STEPS - 4, 0.1)
+    run = Run.begin(tmp_path / "run", JOB, *on(token, ["here"]), PATIENT, workers=1, job=(*LONG, *brake.job))
+    run.until_step(3)
+    for host in (first, second):
+        resize = threading.Thread(target=cli, args=("resize", tmp_path / "run", "--hosts", host.name))
+        resize.start()
+        # A host is killed while it is reached for, or starts, or takes the state over: whichever it is at.
+        run.until(lambda host=host: any("a run from" in line for line in host.lines), "the run to reach for the host")
+        time.sleep(0.0 if host is first else 4.0)
+        host.kill()
+        resize.join()
+        run.until_step(run.step() + 3)
+    brake.release()
+    assert run.wait() == 0, run.output()
+    assert same(run.result(), calm)
+    assert [w["host"] for w in run.show().get("workers", [])] in ([], ["here"])
 
 
 def free_port() -> int:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from manyhands.plan import Plan
 from manyhands.run import Checkpoint
 from manyhands.shm import Held
-from manyhands.supervise.members import Member, Phase, Source, choose_source
+from manyhands.supervise.members import Member, Phase, Source, choose_source, handover
 
 
 def members(*steps: int, bits: tuple[int, ...] | None = None) -> list[Member]:
@@ -108,3 +108,37 @@ def test_who_holds_state():
         assert member.holds_state is (phase in (Phase.IDLE, Phase.FINISHED, Phase.FAILED))
         member.whole = False
         assert not member.holds_state
+
+
+def on_hosts(*where: tuple[str, int], plan: str = "a=1") -> list[Member]:
+    return [
+        Member(worker=i, pid=0, slot=0, plan=Plan(hosts=plan), since=0, host=host, phase=Phase.IDLE, step=step)
+        for i, (host, step) in enumerate(where)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("where", "chosen", "slot", "expected"),
+    [
+        ([("a", 5), ("b", 0)], [1], None, [0, 1]),  # it moves
+        ([("a", 5), ("b", 0), ("c", 0)], [1, 2], None, [0, 1, 2]),
+        ([("a", 5), ("a", 5), ("b", 0)], [0, 2], None, [0, 2]),  # who stays gives
+        ([("a", 5), ("a", 0)], [0, 1], None, []),  # on one host it goes through a slot
+        ([("a", 5), ("a", 0)], [1], None, [0, 1]),
+        ([("a", 5), ("b", 0)], [1], 6, []),  # what is kept is newer
+        ([("a", 5), ("b", 0)], [1], 5, [0, 1]),
+        ([("a", 0), ("b", 0)], [1], None, []),  # all begin afresh
+        ([("b", 3)], [0], None, []),
+    ],
+)
+def test_who_gives_its_state_to_whom(where, chosen, slot, expected):
+    all_members = on_hosts(*where)
+    found = handover(all_members, [all_members[i] for i in chosen], Held(0, slot) if slot else None, None)
+    assert [member.worker for member in found] == expected
+
+
+def test_parts_of_a_state_are_not_handed_over():
+    gang = on_hosts(("a", 5), ("b", 0), plan="a=1,b=1")
+    for member in gang:
+        member.plan = Plan(layout="pp=2", hosts="a=1,b=1")
+    assert handover(gang, gang[1:], None, None) == []

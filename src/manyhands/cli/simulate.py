@@ -28,7 +28,7 @@ class Simulate:
     """
 
     trace: tyro.conf.Positional[Path | None] = None
-    """CSV with columns submitted, workers, seconds (docs/jobs.md), or a public trace. Default: generated jobs."""
+    """CSV with columns submitted, workers, seconds (docs/simulator.md), or a public trace. Default: generated jobs."""
     cluster: str = "8x8"
     """HOSTSxSLOTS, a preset (`manyhands cluster presets`) or a file with a cluster, whose devices are slots."""
     policy: str = "fifo,las"
@@ -44,8 +44,8 @@ class Simulate:
     seed: int = 0
     """Of generated jobs."""
     pairs: Path | None = None
-    """For +pack: speeds of jobs that share slots, by kind (docs/jobs.md). Generated jobs are of its kinds; without it
-    they are of 26 generated ones."""
+    """For +pack: speeds of jobs that share slots, by kind (docs/simulator.md). Generated jobs are of its kinds; without
+    it they are of 26 generated ones."""
     trial: float = 60.0
     """For +pack: seconds after which the speeds of two that share slots are known. 0: all are known from the start."""
     restart: float = 5.0

@@ -76,6 +76,21 @@ class Image:
         self.length = len(self._header) + offset
         """Bytes of the whole image."""
 
+    def write_part(self, target: Tensor, start: int) -> None:
+        """Fill `target` (uint8, on the CPU) with the bytes of the image from `start` on."""
+        end = start + len(target)
+        if start < len(self._header):
+            part = self._header[start:end]
+            target[: len(part)] = torch.frombuffer(bytearray(part), dtype=torch.uint8)
+        first = len(self._header)
+        for _, tensor in self._tensors:
+            last = first + tensor.numel() * tensor.dtype.itemsize
+            if first < end and start < last:
+                begin, stop = max(first, start), min(last, end)
+                whole = tensor.detach().reshape(-1).view(torch.uint8)
+                target[begin - start : stop - start] = whole[begin - first : stop - first]
+            first = last
+
     def write(self, target: memoryview) -> None:
         """Write the image into `length` bytes."""
         target[: len(self._header)] = self._header

@@ -108,6 +108,26 @@ def choose_source(members: Sequence[Member], slot: Held | None, checkpoint: Chec
     return Source(None, holder.worker)
 
 
+def handover(
+    members: Iterable[Member], chosen: Sequence[Member], slot: Held | None, checkpoint: Checkpoint | None
+) -> list[Member]:
+    """Who gives its state (the first), and who takes it, before a generation of these; empty if nobody has to.
+
+    On one machine state goes through a slot. To other hosts, and from one who leaves, it goes straight. It has to be
+    newer than what is kept, and the members whole replicas.
+    """
+    kept = max(slot.step if slot else 0, checkpoint.step if checkpoint else 0)
+    holders = [member for member in members if member.holds_state and not member.plan.divides]
+    if not holders or any(member.plan.divides for member in chosen):
+        return []
+    step = max(member.step for member in holders)
+    behind = [member for member in chosen if member.step < step]
+    newest = [member for member in holders if member.step == step]
+    giver = min(newest, key=lambda member: (member not in chosen, member.worker))
+    straight = giver not in chosen or any(member.host != giver.host for member in behind)
+    return [giver, *behind] if behind and straight and step >= kept else []
+
+
 def to_start(members: Iterable[Member], plan: Plan) -> list[str]:
     """The hosts that lack members, one entry for each that is missing."""
     wanted = Counter(plan.places)

@@ -30,7 +30,7 @@ from manyhands.shm import Board, Slots
 from manyhands.supervise.checkpoints import Checkpoints
 from manyhands.supervise.ending import Ending, conclude
 from manyhands.supervise.loose import goes_on_without, lacks_a_server, links, vacancy
-from manyhands.supervise.members import Member, Phase, choose_source, describe_loss, seat, to_start
+from manyhands.supervise.members import Member, Phase, choose_source, describe_loss, handover, seat, to_start
 from manyhands.supervise.oom import OUT_OF_MEMORY_REMEDY, OutOfMemory
 from manyhands.supervise.options import Care
 from manyhands.supervise.outside import Onlookers, catch_signals, serve_commands
@@ -100,6 +100,9 @@ class Supervisor:
         self._cuts: dict[str, list[int]] = {}
         """By layout, where its stages begin: found once, by measurement."""
         self._interrupts = 0
+        self._handed = 0
+        """The last generation for which state was handed over."""
+        self._giver = -1
         self._share: dict[str, Any] | None = None
         """How the slots are shared with another job: `way`, and `files` by rank."""
         self._resizes = 0
@@ -228,6 +231,8 @@ class Supervisor:
     def _form(self) -> None:
         """Make a generation of the idle members and start it from the newest state."""
         chosen = seat(list(self._members.values()), self._plan)
+        if self._handed < self._generation + 1 and self._hand_over(chosen):
+            return
         for member in list(self._members.values()):
             if member not in chosen:
                 self._dismiss(member)
@@ -243,6 +248,19 @@ class Supervisor:
                 "on more than the job: draw initial weights from torch's, numpy's or random's global generators."
             )
         self._begin_generation(chosen, source.load)
+
+    def _hand_over(self, chosen: Sequence[Member]) -> bool:
+        """Have the newest state go straight to those who need it, if that is the way; once for a generation."""
+        parties = handover(self._members.values(), chosen, self._slots.newest(), self._checkpoint)
+        if not parties:
+            return False
+        self._handed = self._generation + 1
+        self._giver = parties[0].worker
+        for member in parties:
+            self._set_phase(member, Phase.SAVING)
+        orders: list[Message] = [{"order": "hand_over", "rank": rank} for rank in range(len(parties))]
+        self._engine.connect([member.worker for member in parties], orders)
+        return True
 
     def _begin_generation(self, chosen: Sequence[Member], load: dict[str, Any] | None) -> None:
         self._generation += 1
@@ -405,6 +423,15 @@ class Supervisor:
             self._engine.send(member.worker, {"order": "unpin"})
             return
         self._write_checkpoint(message["slot"], message["step"])
+
+    def _said_handed(self, member: Member, message: Message) -> None:
+        member.step = message["step"]
+        self._set_phase(member, Phase.IDLE if self._ending is None else Phase.FINISHED)
+        moves = self._proven is not None and self._plan != self._proven
+        if message["error"] and moves and self._giver in self._members and self._ending is None:
+            assert self._proven is not None
+            self._plan = self._proven
+            self._view.note(f"the state could not be handed over ({message['error']}): the run stays as it was.")
 
     def _said_idle(self, member: Member, message: Message) -> None:
         member.step, member.whole = message["step"], message["whole"]

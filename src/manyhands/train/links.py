@@ -6,8 +6,10 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from manyhands.cluster import Cluster
 from manyhands.engine import Channel, Message
 from manyhands.engine.hosts import DepotStore, DistantSlots
 from manyhands.errors import UserError
@@ -32,11 +34,19 @@ class Home:
         return DistantSlots((self.host, self.port), self.token.encode())
 
 
-def join_group(order: Message, descriptors: list[int], rank: int, name: str, home: Home | None) -> Group | None:
+def join_group(
+    order: Message,
+    descriptors: list[int],
+    rank: int,
+    name: str,
+    home: Home | None,
+    cluster: Callable[[int], Cluster] | None = None,
+) -> Group | None:
     """The group of all who got such an order; None for one alone.
 
     Args:
         order: with the `meeting` of processes on several hosts; others get connections to all others with it.
+        cluster: what to assume of the links between so many hosts, instead of measuring them.
 
     Raises:
         PeerLostError: one of them is gone.
@@ -55,7 +65,8 @@ def join_group(order: Message, descriptors: list[int], rank: int, name: str, hom
     with contextlib.closing(home.store()) as store:
         try:
             meeting = f"{order['meeting']}/{name}"
-            return Group.connect(store, rank, order["world"], name=meeting, patience=_MEETING_SECONDS)
+            known = cluster(order["world"]) if cluster is not None else None
+            return Group.connect(store, rank, order["world"], name=meeting, patience=_MEETING_SECONDS, cluster=known)
         except PeerLostError:
             raise
         except (TimeoutError, GroupError) as error:

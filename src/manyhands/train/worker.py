@@ -5,9 +5,9 @@
 A worker that loses a peer keeps its state at the last step boundary and waits for the next order; all it
 takes to go on is a new `join`. It never decides anything that concerns others: that is the supervisor's part.
 
-Says: `built`, `steps`, `evaluated`, `saved`, `idle`, `failed`, `finished`.
-Obeys: `build`, `join`, `save` and `exit` when idle; `pause`, `checkpoint` and `exit` within a step; `unpin` and `share`
-always.
+Says: `built`, `steps`, `evaluated`, `saved`, `handed`, `idle`, `failed`, `finished`.
+Obeys: `build`, `join`, `save`, `hand_over` and `exit` when idle; `pause`, `checkpoint` and `exit` within a step;
+`unpin` and `share` always.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from manyhands.plan import Plan
 from manyhands.shm import Board, Slots
 from manyhands.state import Budget, Image, bit_sum, read_image, state_bytes, tree_sha256
 from manyhands.timeline import Recorder
+from manyhands.train.handover import give, machines, receive
 from manyhands.train.jobfile import load_job, where
 from manyhands.train.links import Home, Links, join_group
 from manyhands.train.marks import Mark, Marks
@@ -55,6 +56,7 @@ _TRACE_LENGTH = 8000
 """Characters; as JSON each is at most 6 bytes, and two such texts fit into a message."""
 _COPY_RATE = 1e9
 """Bytes/s: the first guess of what a snapshot costs."""
+_GOODBYE_SECONDS = 5.0
 _PAUSE, _SAVE = 1, 2
 """What a worker can ask of the gang, as bits of its flag: to pause after the step, to put the state together."""
 _SPLITTING = "splitting the model"
@@ -192,6 +194,8 @@ class Worker:
             match order["order"]:
                 case "join":
                     self._join(order, descriptors)
+                case "hand_over":
+                    self._hand_over(order, descriptors)
                 case "save":
                     self.slots.pinned = order["pinned"]
                     self.save(ordered=True)
@@ -311,6 +315,31 @@ class Worker:
         tree, metadata = read_image(image)
         self.trainer.restore(tree)
         self.unreported = json.loads(metadata["unreported"])
+
+    def _hand_over(self, order: Message, descriptors: list[int]) -> None:
+        """Give the state to others, or take it from the one that has it (rank 0), without a detour."""
+        assert self.trainer is not None
+        self.recorder.enter("snapshot")
+        group: Group | None = None
+        error = ""
+        try:
+            group = join_group(order, descriptors, order["rank"], "the handover", self.home, machines)
+            assert group is not None
+            if order["rank"] == 0:
+                steps = json.dumps([[*row[:-1], []] for row in self.unreported])
+                metadata = {"step": str(self.trainer.step), "unreported": steps}
+                give(group, Image(self.trainer.capture(), metadata))
+            else:
+                tree, told = read_image(receive(group, 0))
+                self.trainer.restore(tree)
+                self.unreported = json.loads(told["unreported"])
+            group.close(_GOODBYE_SECONDS)
+        except GroupError as lost:
+            error = str(lost)
+            if group is not None:
+                group.abandon()
+        self.channel.send({"say": "handed", "step": self.trainer.step, "error": error})
+        self.recorder.enter("idle")
 
     def _train(self) -> None:
         """Step until the job ends or a pause is agreed on."""

@@ -16,10 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from manyhands.engine import HERE
 from manyhands.errors import UsageError, UserError
 from manyhands.jobs.chart import Bar, chart_data
 from manyhands.jobs.controller.gang import Gang, is_alive, launch
 from manyhands.jobs.controller.home import Home
+from manyhands.jobs.controller.memory import of_a_slot
 from manyhands.jobs.controller.moment import moment, take
 from manyhands.jobs.controller.orders import Adopt, Alive, Change, Halt, Launch, orders
 from manyhands.jobs.controller.record import Job, Status, Submission, Wish
@@ -56,7 +58,7 @@ class Cluster:
     @property
     def alone(self) -> bool:
         """No other machine takes part."""
-        return set(self.hosts) == {"here"}
+        return set(self.hosts) == {HERE}
 
 
 class Controller:
@@ -95,7 +97,7 @@ class Controller:
         self._version = 0
         self._changed = asyncio.Condition()
         self._began = time.time()
-        self._sharing = Sharing(home, store, self._changes)
+        self._sharing = Sharing(home, store, of_a_slot(cluster.hosts.get(HERE, 0)), self._changes)
         self._closing = False
         for stay in self._stays:
             self._service[stay.job] += len(stay.slots) * ((stay.ended or stay.began) - stay.began)

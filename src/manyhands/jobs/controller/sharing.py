@@ -1,4 +1,8 @@
-"""Which jobs share slots now, what is known of such pairs, and trials of those of which nothing is."""
+"""Which jobs share slots now, what is known of such pairs, and trials of those of which nothing is.
+
+Memory comes first: of two kinds whose peaks together are more than a slot has, nothing is hoped; and two that turn out
+to need more are parted, before the machine runs out of it.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,34 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from manyhands.engine import HERE
 from manyhands.errors import UserError
 from manyhands.jobs.controller.gang import Gang
 from manyhands.jobs.controller.home import Home
+from manyhands.jobs.controller.memory import used_by
 from manyhands.jobs.controller.record import Job
 from manyhands.jobs.controller.store import Store
 from manyhands.jobs.controller.trial import Mark, trial
 from manyhands.jobs.pairs import Pairs, Speeds
 
 _AGAIN_SECONDS = 2.0
+_LOOK_SECONDS = 2.0
+_NEWS = 1.02
+"""By so much a peak has to be higher than the one that is known."""
 
 
 class Sharing:
     """
     Args:
+        slot_bytes: memory of a slot.
         changed: called when something new is known.
     """
 
-    def __init__(self, home: Home, store: Store, changed: Callable[[], None]) -> None:
+    def __init__(self, home: Home, store: Store, slot_bytes: int, changed: Callable[[], None]) -> None:
         self._store, self._changed = store, changed
         kept = store.setting("pairs") or []
         self._pairs: Pairs[str] = Pairs({(a, b): (first, second) for a, b, first, second, _ in kept})
@@ -35,6 +46,9 @@ class Sharing:
             (kind, workers): rate for kind, workers, rate in store.setting("rates") or []
         }
         """Steps per second of a kind on so many workers, alone."""
+        self._peaks: dict[str, int] = dict(store.setting("peaks") or [])
+        """Bytes of a worker of a kind, as far as was seen."""
+        self._slot_bytes, self._looked = slot_bytes, 0.0
         self._trials: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._telling: set[asyncio.Task[None]] = set()
         tag = hashlib.sha256(str(home.path).encode()).hexdigest()[:12]
@@ -42,7 +56,11 @@ class Sharing:
 
     def pairs(self, kinds: Iterable[str]) -> dict[tuple[str, str], Speeds]:
         """For the policy."""
-        return self._pairs.among(kinds)
+        peaks = self._peaks
+        return {
+            (a, b): speeds if peaks.get(a, 0) + peaks.get(b, 0) <= self._slot_bytes else (0.0, 0.0)
+            for (a, b), speeds in self._pairs.among(kinds).items()
+        }
 
     def carry_out(self, jobs: Mapping[int, Job], gangs: Mapping[int, Gang]) -> None:
         """Have jobs that share slots go on in the best way, or find that out; and others not share any more.
@@ -56,6 +74,7 @@ class Sharing:
             for host in jobs.values():
                 if guest.guest and not host.guest and host.held == guest.held:
                     shared[host.number, guest.number] = host, guest
+        self._look_at_memory(jobs, gangs)
         for pair in self._trials.keys() - shared.keys():
             self._trials.pop(pair).cancel()
         paired = {number for pair in shared for number in pair}
@@ -72,6 +91,22 @@ class Sharing:
                         self._tell(runner, way)
             elif pair not in self._trials:
                 self._trials[pair] = asyncio.create_task(self._try(host, guest, *runners))
+
+    def _look_at_memory(self, jobs: Mapping[int, Job], gangs: Mapping[int, Gang]) -> None:
+        """Remember the peaks; a pair that needs too much stops being worth it for the policy."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked, news = now, False
+        for number, job in jobs.items():
+            workers = gangs[number].status.get("workers", [])
+            here = [worker["pid"] for worker in workers if worker["host"] == HERE]
+            peak = used_by(here) // max(1, len(here))
+            if peak > self._peaks.get(job.kind, 0) * _NEWS:
+                self._peaks[job.kind], news = peak, True
+        if news:
+            self._store.set([("peaks", list(self._peaks.items()))])
+            self._changed()
 
     async def close(self) -> None:
         tasks = [*self._trials.values(), *self._telling]
