@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from agents import LentHost
 from home import JOB, TestHome
 from support import Brake, cli, ledger_positions, train
 
@@ -80,6 +81,7 @@ def test_pause_resume_and_cancel(home, brake, calm):
     assert home.cli("cancel", number).returncode == 2
 
 
+@pytest.mark.slow
 def test_a_higher_priority_takes_the_slots(home, brake, calm):
     home.up("--slots", 2)
     low = home.submit("--workers", 2, job=(*LONG, *brake.job))
@@ -90,6 +92,7 @@ def test_a_higher_priority_takes_the_slots(home, brake, calm):
     check_whole(home.until_job(low, "finished"), calm)
 
 
+@pytest.mark.slow
 def test_an_elastic_job_grows_and_makes_room(home, brake, calm):
     home.up("--slots", 3)
     number = home.submit("--workers", "1:8", job=(*LONG, *brake.job))
@@ -121,6 +124,7 @@ def test_a_killed_controller_loses_nothing(home, brake, calm):
         check_whole(home.until_job(number, "finished"), calm)
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_is_replaced(home, brake, calm):
     home.up("--slots", 2)
     number = home.submit("--workers", 2, job=(*LONG, *brake.job))
@@ -149,6 +153,7 @@ def test_down_stops_the_jobs_and_up_goes_on(home, brake, calm):
     check_whole(home.until_job(number, "finished"), calm)
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_says_why_and_may_be_tried_again(home, tmp_path):
     home.up("--slots", 1)
     broken = tmp_path / "broken.py"
@@ -219,3 +224,51 @@ def test_hosts_that_are_not_there_are_named(tmp_path):
     done = cli("up", *flags, env={**os.environ, "MANYHANDS_HOME": str(tmp_path / "home")})
     assert done.returncode == 1
     assert "127.0.0.1:9 (Connection refused), 127.0.0.2:9 (Connection refused)" in done.stderr
+
+
+@pytest.fixture
+def hosts(home):
+    """Two more hosts of this machine, that the home's token opens."""
+    home.path.mkdir()
+    token = home.path / "token"
+    token.write_text("a token that nobody guesses\n")
+    lent = [LentHost(token), LentHost(token)]
+    yield lent
+    for host in lent:
+        host.close()
+
+
+def test_jobs_go_on_elsewhere_when_a_host_is_lost(home, hosts, brake, calm):
+    first, second = hosts
+    home.up("--hosts", f"{first.name}=2,{second.name}=1")
+    number = home.submit("--workers", 2, job=(*LONG, *brake.job))
+    single = home.submit("--workers", 1, job=(*LONG, *brake.job))
+    home.until_job(number, "running", step=3, workers=2)
+    home.until_job(single, "running", step=3, workers=1)
+    assert "1 free slot" not in home.cli("move", single, "--to", first.name).stderr
+    assert "there is no host nowhere" in home.cli("move", single, "--to", "nowhere").stderr
+    assert "has 0 free slot(s)" in home.cli("move", single, "--to", first.name).stderr
+    second.kill()
+    shown = home.until(lambda shown: [host["there"] for host in shown["hosts"]] == [True, False], "the loss to be seen")
+    assert sum(host["slots"] for host in shown["hosts"]) == 3
+    home.until_job(single, "waiting")
+    assert f"not there: {second.name}" in home.do("jobs")
+    brake.release()
+    for each in (number, single):
+        check_whole(home.until_job(each, "finished"), calm)
+
+
+@pytest.mark.slow
+def test_a_move_to_another_host(home, hosts, brake, calm):
+    first, second = hosts
+    home.up("--hosts", f"{first.name}=2,{second.name}=2")
+    number = home.submit("--workers", 2, job=(*LONG, *brake.job))
+    before = home.until_job(number, "running", step=3, workers=2)
+    there = {worker["host"] for worker in before["workers"]}
+    (to,) = {first.name, second.name} - there
+    home.do("move", number, "--to", to)
+    home.until(lambda shown: {w["host"] for w in shown["jobs"][0]["workers"]} == {to}, "the move")
+    moved = home.until_job(number, "running", workers=2)
+    assert moved["supervisor"] == before["supervisor"], "it did not stop for that"
+    brake.release()
+    check_whole(home.until_job(number, "finished"), calm)

@@ -161,6 +161,7 @@ def test_a_run_moves_from_host_to_host(lend, token, calm, tmp_path):
     assert begun == sorted(set(begun)) and len(begun) == 4, log
 
 
+@pytest.mark.slow
 def test_a_destination_that_dies_costs_nothing(lend, token, calm, tmp_path):
     first, second = lend(2)
     brake = Brake(tmp_path / "brake", STEPS - 4, 0.1)

@@ -39,10 +39,13 @@ def _print(found: dict[str, Any], everything: bool) -> None:
     now = found["now"]
     jobs = [job for job in found["jobs"] if everything or not job["ended"] or now - job["ended"] < 3600]
     used = len({slot for job in jobs for slot in job["slots"]})
-    total = sum(host["slots"] for host in found["hosts"])
+    total = sum(host["slots"] for host in found["hosts"] if host["there"])
+    gone = [host["name"] for host in found["hosts"] if not host["there"]]
     console = Console(highlight=False)
     controller = found["controller"]
     console.print(f"process {controller['pid']}, policy {controller['policy']}: {used} of {total} slots in use")
+    if gone:
+        console.print(f"not there: {', '.join(gone)}")
     table = Table(padding=(0, 1, 0, 0), box=SIMPLE)
     for heading in ("id", "name", "status", "step", "workers", "priority", "user", "submitted"):
         table.add_column(heading, justify="right" if heading in ("id", "step", "workers", "priority") else "left")

@@ -6,6 +6,7 @@ all again. A finished simulation and a live cluster have the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ _POINTS = 600
 
 
 class Bar(NamedTuple):
-    """A job on its slots for a while."""
+    """A job on its slots for a while; for ever, if it is still there."""
 
     job: int
     slots: Sequence[int]
@@ -45,7 +46,7 @@ def chart_data(bars: Sequence[Bar], submitted: Sequence[float], ended: Sequence[
         submitted, ended: of the jobs, in s; `ended` of those that have.
     """
     bars = sorted(bars, key=lambda bar: bar.began)
-    end = max((bar.ended for bar in bars), default=1.0)
+    end = max((bar.ended for bar in bars if math.isfinite(bar.ended)), default=1.0)
     times = np.linspace(0.0, end, _POINTS)
     present = np.searchsorted(np.sort(submitted), times, side="right")
     present -= np.searchsorted(np.sort(ended), times, side="right")
@@ -57,7 +58,7 @@ def chart_data(bars: Sequence[Bar], submitted: Sequence[float], ended: Sequence[
     at_begin, at_end = np.searchsorted(begins, times, side="right"), np.searchsorted(ends[order], times, side="right")
     return {
         "end": round(end, 3),
-        "stays": [[bar.job, round(bar.began, 3), round(bar.ended, 3), *_runs(bar.slots)] for bar in bars],
+        "stays": [[bar.job, round(bar.began, 3), round(min(bar.ended, end), 3), *_runs(bar.slots)] for bar in bars],
         "waiting": np.maximum(0, present - (at_begin - at_end)).tolist(),
         "used": (before[at_begin] - over[at_end]).tolist(),
     }

@@ -64,11 +64,10 @@ _SCRIPT = """
     const names = Object.fromEntries(found.jobs.map(job => [job.id, job.name]));
     const holders = {};
     for (const job of found.jobs) for (const slot of job.slots) (holders[slot] = holders[slot] || []).push(job.id);
-    let slot = 0;
     places.replaceChildren(...found.hosts.map(host => {
       const row = make('div', undefined, 'host');
-      row.append(make('b', host.name));
-      for (let i = 0; i < host.slots; i++, slot++) {
+      row.append(make('b', host.there ? host.name : host.name + ' (gone)'));
+      for (const slot of host.there ? host.numbers : []) {
         const held = holders[slot] || [], box = make('span', undefined, held.length ? 'slot' : 'slot free');
         if (!held.length) box.textContent = 'free';
         held.forEach(id => {
@@ -101,7 +100,7 @@ _SCRIPT = """
     }));
   }
   function show() {
-    const used = showHosts(), slots = found.hosts.reduce((a, host) => a + host.slots, 0);
+    const used = showHosts(), slots = found.hosts.reduce((a, host) => a + (host.there ? host.slots : 0), 0);
     showJobs();
     const count = word => found.jobs.filter(job => job.status === word).length;
     tiles.replaceChildren(tile('slots in use', `${used} of ${slots}`), tile('running', count('running')),

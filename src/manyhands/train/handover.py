@@ -50,9 +50,8 @@ def receive(group: Group, giver: int) -> memoryview:
     """
     length = torch.zeros(1, dtype=torch.int64)
     group.broadcast(length, giver).result()
-    memory = bytearray(int(length))
-    image: Tensor = torch.frombuffer(memory, dtype=torch.uint8)
+    image: Tensor = torch.empty(int(length), dtype=torch.uint8)
     futures = [group.broadcast(chunk, giver) for chunk in image.split(CHUNK)]
     for future in futures:
         future.result()
-    return memoryview(memory)
+    return image.numpy().data

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from manyhands.engine.channel import Channel
+from manyhands.engine.hosts.line import BEAT_SECONDS, LineLostError, send_with
 from manyhands.errors import UserError
 from manyhands.wire import StrangerError, admit
 
@@ -79,7 +80,7 @@ class Agent:
 
     def _admit(self, sock: socket.socket, host: str) -> None:
         try:
-            admit(sock, self._token, 0, time.monotonic() + _HANDSHAKE_SECONDS)
+            purpose = admit(sock, self._token, 0, time.monotonic() + _HANDSHAKE_SECONDS)
             sock.settimeout(None)
         except (StrangerError, OSError, ValueError, KeyError) as error:
             self._say(f"turned away a connection from {host}: {error}")
@@ -87,6 +88,9 @@ class Agent:
             return
         finally:
             self._room.release()
+        if purpose.get("watch"):
+            self._beat(sock)
+            return
         with sock:
             guest = self._start(sock)
         if guest is None:
@@ -96,6 +100,16 @@ class Agent:
         self._say(f"the run from {host} is gone (process {guest.pid})")
         with self._lock:
             self._guests.pop(guest.pid, None)
+
+    def _beat(self, sock: socket.socket) -> None:
+        """Let somebody know that this machine is there, until he has heard enough."""
+        with sock:
+            while not self._closed:
+                try:
+                    send_with(sock, {"say": "beat"})
+                except LineLostError:
+                    return
+                time.sleep(BEAT_SECONDS)
 
     def _start(self, sock: socket.socket) -> subprocess.Popen[bytes] | None:
         """Hand a connection over to a new guest."""

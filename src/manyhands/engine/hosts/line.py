@@ -21,8 +21,11 @@ class LineLostError(Exception):
     """The other end is gone, or silent, or said what nobody can understand."""
 
 
-def dial(address: tuple[str, int], token: bytes, seconds: float) -> socket.socket:
+def dial(address: tuple[str, int], token: bytes, seconds: float, watch: bool = False) -> socket.socket:
     """A connection to who listens there, and knows the token.
+
+    Args:
+        watch: to an agent, to hear from it as long as it is there, and nothing else.
 
     Raises:
         LineLostError: nobody answers there, or somebody who does not know the token.
@@ -31,7 +34,7 @@ def dial(address: tuple[str, int], token: bytes, seconds: float) -> socket.socke
     sock = None
     try:
         sock = socket.create_connection(address, seconds)
-        introduce(sock, token, {"to": 0}, deadline)
+        introduce(sock, token, {"to": 0, "watch": watch}, deadline)
         sock.settimeout(None)
         return sock
     except (OSError, ValueError, StrangerError) as error:  # a name may be none at all

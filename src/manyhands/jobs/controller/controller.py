@@ -11,22 +11,24 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from manyhands.engine import HERE
 from manyhands.errors import UsageError, UserError
-from manyhands.jobs.chart import Bar, chart_data
+from manyhands.jobs.controller.cluster import Cluster
 from manyhands.jobs.controller.gang import Gang, is_alive, launch
+from manyhands.jobs.controller.holdings import Holdings
 from manyhands.jobs.controller.home import Home
 from manyhands.jobs.controller.memory import of_a_slot
 from manyhands.jobs.controller.moment import moment, take
 from manyhands.jobs.controller.orders import Adopt, Alive, Change, Halt, Launch, orders
 from manyhands.jobs.controller.record import Job, Status, Submission, Wish
 from manyhands.jobs.controller.sharing import Sharing
-from manyhands.jobs.controller.store import Stay, Store
+from manyhands.jobs.controller.show import history, show
+from manyhands.jobs.controller.store import Store
 from manyhands.jobs.policies import policy_of
 from manyhands.run import read_json
 
@@ -34,31 +36,6 @@ _LOSSES = 5
 """Supervisors lost one after another without a step between them; then a job has failed."""
 _TAIL = 600
 """Characters of what a supervisor printed last that are kept as the reason why it ended."""
-_BARS = 5000
-"""Stays on the page."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """What there is to run on.
-
-    Attributes:
-        hosts: names and slots of each; `here` is this machine.
-        cuda: slots are CUDA devices.
-    """
-
-    hosts: Mapping[str, int]
-    cuda: bool = False
-
-    @property
-    def slots(self) -> list[str]:
-        """By slot, its host."""
-        return [host for host, count in self.hosts.items() for _ in range(count)]
-
-    @property
-    def alone(self) -> bool:
-        """No other machine takes part."""
-        return set(self.hosts) == {HERE}
 
 
 class Controller:
@@ -83,11 +60,9 @@ class Controller:
         self._home, self._store, self._cluster = home, store, cluster
         self._policy_name, self._policy = policy, policy_of(policy)
         self._shares, self._tick = dict(shares or {}), tick
-        self._slots = cluster.slots
         self._jobs = {job.number: job for job in store.jobs()}
         self._gangs: dict[int, Gang] = {}
-        self._service: defaultdict[int, float] = defaultdict(float)
-        self._stays = store.stays()
+        self._holdings = Holdings(store)
         self._changing: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         """By number, what it had and what it is to have."""
         self._unsure: set[int] = set()
@@ -97,10 +72,8 @@ class Controller:
         self._version = 0
         self._changed = asyncio.Condition()
         self._began = time.time()
-        self._sharing = Sharing(home, store, of_a_slot(cluster.hosts.get(HERE, 0)), self._changes)
+        self._sharing = Sharing(home, store, of_a_slot(len(cluster.hosts.get(HERE, ()))), self._changes)
         self._closing = False
-        for stay in self._stays:
-            self._service[stay.job] += len(stay.slots) * ((stay.ended or stay.began) - stay.began)
 
     # The loop
 
@@ -147,14 +120,8 @@ class Controller:
 
     def _find_gangs(self) -> None:
         """After a start: those that a former controller left running, and what became of others."""
-        same = self._store.setting("slots") == self._slots
-        self._store.set([("slots", self._slots)])
         for job in self._active():
             alive = is_alive(self._home.job(job.number))
-            if not same:  # slots are others now: stop, and start anew
-                job.target = ()
-                job.held = tuple(slot for slot in job.held if slot < len(self._slots))
-                self._store.save(job)
             if alive:
                 self._unsure.add(job.number)
                 self._follow(job, None)
@@ -163,20 +130,30 @@ class Controller:
 
     def _decide(self) -> None:
         """Ask the policy."""
-        now = time.time()
+        now, live = time.time(), self._cluster.live
         active = self._active()
+        self._leave_lost_hosts(active, set(live))
         spread: dict[int, float] = {}
         wanting = [job for job in active if job.wish is not Wish.CANCEL]
         pairs = self._sharing.pairs(job.kind for job in wanting)
-        state = moment(now, wanting, self._services(now), self._slots, self._shares, spread, pairs)
-        self._store.save(*take(self._policy(state), self._jobs, now))
+        service = self._holdings.service(now)
+        state = moment(now, wanting, service, live, self._cluster.slots, self._shares, spread, pairs)
+        self._store.save(*take(self._policy(state), self._jobs, live, now))
 
-    def _services(self, now: float) -> Mapping[int, float]:
-        total = defaultdict(float, self._service)
-        for stay in self._stays:
-            if stay.ended is None:
-                total[stay.job] += len(stay.slots) * (now - stay.began)
-        return total
+    def _leave_lost_hosts(self, jobs: Sequence[Job], live: set[int]) -> None:
+        """Who has slots of a host that is gone has to go on elsewhere, from what is kept."""
+        for job in jobs:
+            if not live.issuperset(job.target):
+                job.target, job.guest, job.since = (), False, time.time()
+                self._store.save(job)
+
+    def host_changed(self, host: str, there: bool) -> None:
+        """A host has come, or is gone."""
+        if there == self._cluster.is_there(host):
+            return
+        (self._cluster.come if there else self._cluster.go)(host)
+        self._store.set([("slots", self._cluster.slots)])
+        self._changes()
 
     def _carry_out(self) -> None:
         alive = {
@@ -189,7 +166,7 @@ class Controller:
             )
             for number, gang in self._gangs.items()
         }
-        for order in orders(self._active(), alive, self._slots):
+        for order in orders(self._active(), alive, self._cluster.slots):
             job = self._jobs[order.job]
             match order:
                 case Launch():
@@ -200,7 +177,7 @@ class Controller:
                     self._change(job)
                 case Adopt():
                     job.held = job.target
-                    self._hold(job)
+                    self._holdings.write(job)
         steady = {job.number: job for job in self._active() if job.held == job.target and job.status is Status.RUNNING}
         self._sharing.carry_out(steady, self._gangs)
 
@@ -220,14 +197,14 @@ class Controller:
         ]
         command += ["--workers", str(len(job.target))]
         if not self._cluster.alone:
-            command += ["--hosts", self._places(job.target)]
+            command += ["--hosts", self._cluster.places(job.target)]
         for name, value in job.flags.items():
             command += [f"--{name.replace('_', '-')}", value]
         if not begun and job.arguments:
             command += ["--", *job.arguments]
         files.run.result.unlink(missing_ok=True)  # what is there afterwards is this launch's
         job.held, job.status = job.target, Status.STARTING
-        self._hold(job)  # first: whatever is started is accounted for
+        self._holdings.write(job)  # first: whatever is started is accounted for
         try:
             process = launch(files, command, job.cwd)
         except OSError as error:
@@ -257,10 +234,10 @@ class Controller:
         job.held = tuple(sorted({*before, *target}))
         self._changing[job.number] = (before, target)
         self._unsure.discard(job.number)
-        self._hold(job)
+        self._holdings.write(job)
         request: dict[str, Any] = {"command": "resize", "workers": len(target)}
         if not self._cluster.alone:
-            request["hosts"] = self._places(target)
+            request["hosts"] = self._cluster.places(target)
 
         def answered(answer: dict[str, Any] | UserError) -> None:
             if isinstance(answer, dict):
@@ -287,7 +264,7 @@ class Controller:
             self._decide_again = True
         if job.number in self._changing and not gang.ordering and gang.resized and gang.settled:
             before, target = self._changing[job.number]
-            came = Counter(gang.hosts) == Counter(self._slots[slot] for slot in target)
+            came = Counter(gang.hosts) == Counter(self._cluster.slots[slot] for slot in target)
             self._settle(job, target if came else before, "" if came else "the gang went back to what it was")
         self._news.set()
 
@@ -303,7 +280,7 @@ class Controller:
                 job.target = before
             if len(target) > len(before):
                 job.most = max(job.least, len(before))  # it cannot use more
-        self._hold(job)
+        self._holdings.write(job)
         self._changes()
 
     def _limit(self, job: Job) -> None:
@@ -326,6 +303,7 @@ class Controller:
         progressed = result.get("steps", 0) > job.step
         job.step = max(job.step, result.get("steps", 0))
         job.total_steps = result.get("total_steps", 0) or job.total_steps
+        hosts = {self._cluster.slots[slot] for slot in job.held}
         job.held = ()
         status = result.get("status")
         if status == "finished" and result["durable_step"] >= result["steps"]:
@@ -333,13 +311,13 @@ class Controller:
             job.target, job.error = (), ""
         elif job.wish is Wish.CANCEL:
             job.status, job.ended = Status.CANCELLED, time.time()
-        elif status == "failed":
+        elif status == "failed" and not any(host in result["error"] for host in hosts - {HERE}):
             self._fail(job, result["error"])
         elif status == "stopped" or job.halting:
             if not job.halting:  # by its user, in its directory
                 job.wish, job.target = Wish.PAUSE, ()
             job.status = Status.PAUSED if job.wish is Wish.PAUSE else Status.WAITING
-        elif code in (1, 2):
+        elif code in (1, 2) and status != "failed":
             self._fail(job, _last_words(files.output) or f"its supervisor ended with code {code}")
         else:
             job.losses = 1 if progressed else job.losses + 1
@@ -349,26 +327,11 @@ class Controller:
                     job, f"its supervisor was lost {job.losses} times without a step. {_last_words(files.output)}"
                 )
         job.halting = False
-        self._hold(job)
+        self._holdings.write(job)
 
     def _fail(self, job: Job, error: str) -> None:
         job.status, job.error, job.ended, job.target, job.held = Status.FAILED, error, time.time(), (), ()
-        self._hold(job)
-
-    def _hold(self, job: Job) -> None:
-        """Write down what a job holds, and since when."""
-        now = time.time()
-        self._store.holds(job, now)
-        for stay in self._stays:
-            if stay.job == job.number and stay.ended is None:
-                stay.ended = now
-                self._service[job.number] += len(stay.slots) * (now - stay.began)
-        if job.held:
-            self._stays.append(Stay(job.number, job.held, now, None))
-
-    def _places(self, slots: Sequence[int]) -> str:
-        counts = Counter(self._slots[slot] for slot in slots)
-        return ",".join(f"{host}={count}" for host, count in counts.items())
+        self._holdings.write(job)
 
     # What clients ask for
 
@@ -377,8 +340,8 @@ class Controller:
         Raises:
             UsageError: the cluster can never run it, or there is no such file.
         """
-        total = len(self._slots)
-        there = ", ".join(f"{name} {count}" for name, count in self._cluster.hosts.items())
+        total = self._cluster.size
+        there = ", ".join(f"{name} {len(slots)}" for name, slots in self._cluster.hosts.items())
         if submission.least > total:
             raise UsageError(
                 f"{submission.name} needs {submission.least} workers at once, and the cluster has {total} slot(s) in "
@@ -431,7 +394,8 @@ class Controller:
                 f"job {number} ({job.name}) has no slots now ({job.status.value}): nothing is to be moved."
             )
         taken = {slot for other in self._active() if other is not job for slot in (*other.target, *other.held)}
-        free = [slot for host in to for slot, at in enumerate(self._slots) if at == host and slot not in taken]
+        live = set(self._cluster.live) - taken
+        free = [slot for host in to for slot in self._cluster.hosts[host] if slot in live]
         if len(free) < len(job.target):
             raise UsageError(
                 f"job {number} ({job.name}) has {len(job.target)} worker(s), and {', '.join(to)} has {len(free)} free "
@@ -460,67 +424,16 @@ class Controller:
 
     def show(self) -> dict[str, Any]:
         """How things stand."""
-        return {
-            "version": self._version,
-            "now": time.time(),
-            "controller": {"pid": os.getpid(), "policy": self._policy_name, "since": self._began},
-            "hosts": [{"name": name, "slots": count} for name, count in self._cluster.hosts.items()],
-            "jobs": [self._show(job) for job in self._jobs.values()],
-        }
+        about = {"pid": os.getpid(), "policy": self._policy_name, "since": self._began}
+        jobs = list(self._jobs.values())
+        return {"version": self._version, **show(about, self._cluster, jobs, self._gangs, self._home)}
 
     def history(self) -> dict[str, Any]:
-        """Who held which slots when, as `chart.drawSlots` takes it: the last `_BARS` stays."""
-        now, stays = time.time(), self._stays[-_BARS:]
-        shown = {stay.job for stay in stays}
-        jobs = [job for job in self._jobs.values() if job.number in shown or not job.status.over]
-        origin = min([stay.began for stay in stays] + [job.submitted for job in jobs], default=now)
-        bars = [Bar(stay.job, stay.slots, stay.began - origin, (stay.ended or now) - origin) for stay in stays]
-        data = chart_data(
-            [*bars, Bar(0, (), 0.0, now - origin)],
-            [job.submitted - origin for job in jobs],
-            [job.ended - origin for job in jobs if job.ended],
-        )
-        return {
-            "hosts": list(self._cluster.hosts.values()),
-            "hostNames": list(self._cluster.hosts),
-            "names": {job.number: f"{job.number} {job.name}" for job in jobs},
-            "policies": {"now": data},
-        }
-
-    def _show(self, job: Job) -> dict[str, Any]:
-        gang = self._gangs.get(job.number)
-        status = gang.status if gang is not None else {}
-        word = "pausing" if job.status is Status.RUNNING and not job.target else job.status.value
-        return {
-            "id": job.number,
-            "name": job.name,
-            "status": word,
-            "step": job.step,
-            "total_steps": job.total_steps,
-            "loss": status.get("loss"),
-            "workers": status.get("workers", []),
-            "servers": status.get("servers", []),
-            "supervisor": status.get("supervisor"),
-            "slots": list(job.held),
-            "least": job.least,
-            "most": job.most,
-            "priority": job.priority,
-            "user": job.user,
-            "submitted": job.submitted,
-            "ended": job.ended,
-            "shares": gang.way if gang is not None else None,
-            "error": self._why(job),
-            "weights_sha256": job.weights,
-            "directory": str(self._home.job(job.number).run.path),
-        }
-
-    def _why(self, job: Job) -> str:
-        if not job.status.over and job.least > len(self._slots):
-            return f"it needs {job.least} slots, and the cluster has {len(self._slots)} now"
-        return job.error
+        """Who held which slots when, as `chart.drawSlots` takes it."""
+        return history(self._cluster, list(self._jobs.values()), self._holdings.stays)
 
 
-def _last_words(path: Any) -> str:
+def _last_words(path: Path) -> str:
     """What a supervisor said last, from `manyhands:` on."""
     try:
         text = path.read_text(errors="replace")[-10 * _TAIL :].strip()

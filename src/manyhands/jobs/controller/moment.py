@@ -14,6 +14,7 @@ def moment(
     now: float,
     jobs: Sequence[Job],
     service: Mapping[int, float],
+    live: Sequence[int],
     hosts: Sequence[str],
     shares: Mapping[str, float],
     spread: Mapping[int, float],
@@ -22,20 +23,23 @@ def moment(
     """
     Args:
         now: seconds since the epoch.
-        jobs: that are not over, in the order of submission. Those that need more slots than there are are left out.
+        jobs: that are not over, in the order of submission, with targets among the live slots. Those that need more
+            than there are are left out.
         service: slot-seconds, by number.
+        live: slots that are there; the state counts only these.
         hosts: by slot.
         shares: by user.
         spread: by number, the speed on several hosts over that on one, where it is known.
         pairs: by kinds, speeds of two jobs that share slots.
     """
-    jobs = [job for job in jobs if job.least <= len(hosts)]
+    jobs = [job for job in jobs if job.least <= len(live)]
     users = sorted({job.user for job in jobs})
     kinds = sorted({job.kind for job in jobs})
     names = list(dict.fromkeys(hosts))
-    first, second = np.full(len(hosts), FREE), np.full(len(hosts), FREE)
+    place = {slot: index for index, slot in enumerate(live)}
+    first, second = np.full(len(live), FREE), np.full(len(live), FREE)
     for row, job in enumerate(jobs):
-        (second if job.guest else first)[list(job.target)] = row
+        (second if job.guest else first)[[place[slot] for slot in job.target]] = row
     known = {(kinds.index(a), kinds.index(b)): speeds for (a, b), speeds in pairs.items() if {a, b} <= set(kinds)}
     return State(
         now=now,
@@ -53,7 +57,7 @@ def moment(
             kind=_ints(kinds.index(job.kind) for job in jobs),
             spread=np.array([spread.get(job.number, 1.0) for job in jobs], dtype=np.float64),
         ),
-        slots=_ints(names.index(host) for host in hosts),
+        slots=_ints(names.index(hosts[slot]) for slot in live),
         first=first,
         second=second,
         shares={user: shares[name] for user, name in enumerate(users) if name in shares},
@@ -61,12 +65,12 @@ def moment(
     )
 
 
-def take(decisions: Sequence[Decision], jobs: Mapping[int, Job], now: float) -> list[Job]:
+def take(decisions: Sequence[Decision], jobs: Mapping[int, Job], live: Sequence[int], now: float) -> list[Job]:
     """Give jobs the targets that were decided; returns those that it changed."""
     changed = []
     for decision in decisions:
         job = jobs[decision.job]
-        job.target = () if isinstance(decision, Pause) else tuple(sorted(decision.slots))
+        job.target = () if isinstance(decision, Pause) else tuple(sorted(live[slot] for slot in decision.slots))
         job.guest = isinstance(decision, Pack)
         job.since = now
         changed.append(job)

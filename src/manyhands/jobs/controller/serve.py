@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from manyhands.engine import HERE
+from manyhands.engine.hosts import default_token, read_token
 from manyhands.errors import UsageError, UserError
 from manyhands.jobs.controller.home import Home
 from manyhands.run.lock import sign, signed_by, take
@@ -72,13 +74,23 @@ async def _serve(
     import uvicorn
 
     from manyhands.jobs.controller.api import application
-    from manyhands.jobs.controller.controller import Cluster, Controller
+    from manyhands.jobs.controller.cluster import Cluster
+    from manyhands.jobs.controller.controller import Controller
     from manyhands.jobs.controller.store import Store
+    from manyhands.jobs.controller.watchman import Watchman
     from manyhands.jobs.live import live_page
 
     store, token = Store(home.database), home.make_secret()
-    cluster = Cluster(hosts=settings.hosts, cuda=settings.cuda)
+    cluster = Cluster(store.setting("slots") or (), settings.cuda)
+    for host, count in settings.hosts.items():
+        cluster.add(host, count)
+        cluster.come(host)
+    store.set([("slots", cluster.slots)])
     controller = Controller(home, store, cluster, settings.policy, settings.shares)
+    others = [host for host in settings.hosts if host != HERE]
+    watchman = Watchman(read_token(default_token()) if others else b"", controller.host_changed)
+    for host in others:
+        watchman.watch(host)
     ending: list[asyncio.Task[None]] = []
 
     async def down(leave: bool) -> None:
@@ -103,6 +115,7 @@ async def _serve(
     ready(address)
     working, serving = asyncio.create_task(controller.run()), asyncio.create_task(server.serve(sockets=[listener]))
     await asyncio.wait({working, serving}, return_when=asyncio.FIRST_COMPLETED)
+    watchman.close()
     controller.close()
     server.should_exit = True
     await serving

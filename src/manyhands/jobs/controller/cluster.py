@@ -1,0 +1,70 @@
+"""What a controller has to run jobs on: hosts that come and go, and their slots, which keep their numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from manyhands.engine import HERE
+
+
+class Cluster:
+    """The hosts, by name; `here` is this machine.
+
+    Args:
+        known: by slot, its host, as a former controller had it: a host that comes again has the same slots.
+        cuda: slots are CUDA devices.
+    """
+
+    def __init__(self, known: Sequence[str] = (), cuda: bool = False) -> None:
+        self.slots: list[str] = list(known)
+        """By slot, its host, be it there or not."""
+        self.cuda = cuda
+        self._slots_of: dict[str, list[int]] = {}
+        self._there: set[str] = set()
+
+    def add(self, host: str, count: int) -> None:
+        """A host with so many slots is part of the cluster; it is there once it has `come`."""
+        own = [slot for slot, name in enumerate(self.slots) if name == host][:count]
+        fresh = range(len(self.slots), len(self.slots) + count - len(own))
+        self.slots += [host] * len(fresh)
+        self._slots_of[host] = [*own, *fresh]
+
+    def come(self, host: str) -> None:
+        self._there.add(host)
+
+    def go(self, host: str) -> None:
+        self._there.discard(host)
+
+    def forget(self, host: str) -> None:
+        """It is no part of the cluster any more."""
+        self.go(host)
+        self._slots_of.pop(host, None)
+
+    @property
+    def hosts(self) -> Mapping[str, Sequence[int]]:
+        """The slots of each host, be it there or not."""
+        return self._slots_of
+
+    @property
+    def live(self) -> list[int]:
+        """The slots of the hosts that are there."""
+        return sorted(slot for host in self._there for slot in self._slots_of.get(host, ()))
+
+    def is_there(self, host: str) -> bool:
+        return host in self._there
+
+    @property
+    def size(self) -> int:
+        """Slots of all hosts."""
+        return sum(map(len, self._slots_of.values()))
+
+    @property
+    def alone(self) -> bool:
+        """No other machine takes part."""
+        return set(self._slots_of) <= {HERE}
+
+    def places(self, slots: Sequence[int]) -> str:
+        """The `--hosts` of a gang on these slots."""
+        counts = Counter(self.slots[slot] for slot in slots)
+        return ",".join(f"{host}={count}" for host, count in counts.items())

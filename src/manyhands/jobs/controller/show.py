@@ -1,0 +1,93 @@
+"""How things stand, as clients see it: plain data."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from manyhands.jobs.chart import Bar, chart_data
+from manyhands.jobs.controller.cluster import Cluster
+from manyhands.jobs.controller.gang import Gang
+from manyhands.jobs.controller.home import Home
+from manyhands.jobs.controller.record import Job, Status
+from manyhands.jobs.controller.store import Stay
+
+_BARS = 5000
+"""Stays on the page."""
+
+
+def show(
+    about: Mapping[str, Any], cluster: Cluster, jobs: Sequence[Job], gangs: Mapping[int, Gang], home: Home
+) -> dict[str, Any]:
+    """The controller, its hosts and jobs."""
+    return {
+        "now": time.time(),
+        "controller": dict(about),
+        "hosts": [
+            {"name": name, "slots": len(slots), "numbers": list(slots), "there": cluster.is_there(name)}
+            for name, slots in cluster.hosts.items()
+        ],
+        "jobs": [_job(job, cluster, gangs.get(job.number), home) for job in jobs],
+    }
+
+
+def history(cluster: Cluster, jobs: Sequence[Job], stays: Sequence[Stay]) -> dict[str, Any]:
+    """Who held which slots when, as `chart.drawSlots` takes it: the last stays."""
+    now, stays = time.time(), stays[-_BARS:]
+    shown = {stay.job for stay in stays}
+    jobs = [job for job in jobs if job.number in shown or not job.status.over]
+    origin = min([stay.began for stay in stays] + [job.submitted for job in jobs], default=now)
+    used = set(cluster.live).union(*(stay.slots for stay in stays))
+    slots = sorted(used, key=lambda slot: (cluster.slots[slot], slot))
+    row_of = {slot: row for row, slot in enumerate(slots)}
+    hosts = Counter(cluster.slots[slot] for slot in slots)
+    bars = [
+        Bar(stay.job, [row_of[slot] for slot in stay.slots], stay.began - origin, (stay.ended or math.inf) - origin)
+        for stay in stays
+    ]
+    data = chart_data(
+        [*bars, Bar(0, (), 0.0, now - origin)],
+        [job.submitted - origin for job in jobs],
+        [job.ended - origin for job in jobs if job.ended],
+    )
+    return {
+        "hosts": list(hosts.values()),
+        "hostNames": list(hosts),
+        "names": {job.number: f"{job.number} {job.name}" for job in jobs},
+        "policies": {"now": data},
+    }
+
+
+def _job(job: Job, cluster: Cluster, gang: Gang | None, home: Home) -> dict[str, Any]:
+    status = gang.status if gang is not None else {}
+    return {
+        "id": job.number,
+        "name": job.name,
+        "status": "pausing" if job.status is Status.RUNNING and not job.target else job.status.value,
+        "step": job.step,
+        "total_steps": job.total_steps,
+        "loss": status.get("loss"),
+        "workers": status.get("workers", []),
+        "servers": status.get("servers", []),
+        "supervisor": status.get("supervisor"),
+        "slots": list(job.held),
+        "shares": gang.way if gang is not None else None,
+        "least": job.least,
+        "most": job.most,
+        "priority": job.priority,
+        "user": job.user,
+        "submitted": job.submitted,
+        "ended": job.ended,
+        "error": _why(job, len(cluster.live)),
+        "weights_sha256": job.weights,
+        "directory": str(home.job(job.number).run.path),
+    }
+
+
+def _why(job: Job, slots: int) -> str:
+    if not job.status.over and job.least > slots:
+        return f"it needs {job.least} slots, and the cluster has {slots} now"
+    return job.error

@@ -1,0 +1,63 @@
+"""Knows which hosts are there: a connection to each one's agent, over which something comes all the time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+
+from manyhands.engine.hosts.line import BEAT_SECONDS, Line, LineLostError, dial
+from manyhands.plan import parse_address
+
+_SILENT_SECONDS = 10 * BEAT_SECONDS
+"""A host that says nothing for so long is gone."""
+_AGAIN_SECONDS = 1.0
+"""Between attempts to reach one that is not there."""
+_REACH_SECONDS = 4.0
+
+
+class Watchman:
+    """Watches hosts until it is closed.
+
+    Args:
+        token: what agents know.
+        changed: called in the event loop with a host, and whether it is there.
+    """
+
+    def __init__(self, token: bytes, changed: Callable[[str, bool], None]) -> None:
+        self._token, self._changed = token, changed
+        self._loop = asyncio.get_running_loop()
+        self._ends: dict[str, threading.Event] = {}
+
+    def watch(self, host: str) -> None:
+        """`NAME` or `NAME:PORT`; nothing if it is watched already."""
+        if host not in self._ends:
+            end = self._ends[host] = threading.Event()
+            threading.Thread(target=self._watch, args=(host, end), daemon=True, name="manyhands-watch").start()
+
+    def forget(self, host: str) -> None:
+        if host in self._ends:
+            self._ends.pop(host).set()
+
+    def close(self) -> None:
+        for host in list(self._ends):
+            self.forget(host)
+
+    def _watch(self, host: str, end: threading.Event) -> None:
+        while not end.is_set():
+            try:
+                with contextlib.closing(self._reach(host)) as line:
+                    self._say(host, True)
+                    while not end.is_set():
+                        line.receive(_SILENT_SECONDS)
+            except LineLostError:
+                self._say(host, False)
+            end.wait(_AGAIN_SECONDS)
+
+    def _reach(self, host: str) -> Line:
+        return Line(dial(parse_address(host), self._token, _REACH_SECONDS, watch=True), _SILENT_SECONDS)
+
+    def _say(self, host: str, there: bool) -> None:
+        with contextlib.suppress(RuntimeError):  # the controller has ended meanwhile
+            self._loop.call_soon_threadsafe(self._changed, host, there)
