@@ -35,7 +35,7 @@ class Desk:
         return slot
 
     def close(self) -> None:
-        for descriptor in (*self.slots.descriptors, self.checkpoints._wakeup, self.checkpoints._waker):
+        for descriptor in self.slots.descriptors:
             os.close(descriptor)
         self.loop.close()
 

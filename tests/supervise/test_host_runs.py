@@ -14,6 +14,8 @@ import pytest
 from agents import PIPES, LentHost
 from support import DEADLINE, PATIENT, ROOT, Brake, Run, cli, ledger_positions, train
 
+from manyhands.run import read_journal
+
 JOB = ROOT / "tests" / "jobfiles" / "tiny.py"
 STEPS = 60
 LONG = (f"--steps={STEPS}", "--evaluate")
@@ -158,7 +160,11 @@ def test_a_run_moves_from_host_to_host(lend, token, calm, tmp_path):
     assert same(run.result(), calm)
     log = (tmp_path / "run" / "log.txt").read_text()
     begun = [int(step) for step in re.findall(r"generation \d+: .* from step (\d+)", log)]
-    assert begun == sorted(set(begun)) and len(begun) == 4, log
+    assert len(begun) == 4, log
+    steps = [line["step"] for line in read_journal(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "step"]
+    at = [line["step"] for line in read_journal(tmp_path / "run" / "metrics.jsonl") if line.get("change") == "began"]
+    assert begun == at, f"it began from what it had, {at}, not from something older\n{log}"
+    assert steps == list(range(1, STEPS + 1))
 
 
 @pytest.mark.slow

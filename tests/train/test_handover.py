@@ -28,7 +28,8 @@ def same(first, second) -> bool:
 
 @pytest.mark.parametrize("chunk", [64, 1000, 4096, 16 << 20])
 @pytest.mark.parametrize("world", [2, 4])
-def test_everybody_gets_the_giver_s_state(monkeypatch, chunk, world):
+@pytest.mark.parametrize("expected", [None, 10, 1 << 20])
+def test_everybody_gets_the_giver_s_state(monkeypatch, chunk, world, expected):
     monkeypatch.setattr(handover, "CHUNK", chunk)
     image = Image(state(), {"step": "9"})
 
@@ -36,7 +37,7 @@ def test_everybody_gets_the_giver_s_state(monkeypatch, chunk, world):
         if rank == 0:
             handover.give(group, image)
             return None
-        return read_image(handover.receive(group, 0))
+        return read_image(handover.receive(group, 0, handover.room(expected) if expected else None))
 
     for tree, metadata in in_threads(world, work)[1:]:
         assert same(tree, state())

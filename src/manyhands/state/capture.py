@@ -31,8 +31,17 @@ def capture(model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | Non
     }
 
 
-def restore(tree: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None) -> int:
+def restore(
+    tree: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+    keep: bool = False,
+) -> int:
     """Put a captured state back, in place; returns its step.
+
+    Args:
+        keep: the optimizer may go on with the tree's tensors instead of copies.
 
     Raises:
         UserError: the state is another model's; names the first differences. Nothing has been changed then.
@@ -44,15 +53,15 @@ def restore(tree: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, sch
         buffers = dict(model.named_buffers())
         for name, value in tree["buffers"].items():
             buffers[name].copy_(value)
-    restore_optimizer(tree["optimizer"], optimizer)
+    restore_optimizer(tree["optimizer"], optimizer, keep)
     if scheduler is not None and tree["scheduler"] is not None:
         scheduler.load_state_dict(_own(tree["scheduler"]))
     return tree["step"]
 
 
-def restore_optimizer(saved: Mapping[str, Any], optimizer: Optimizer) -> None:
-    """Put an optimizer's captured `state_dict` back, in copies of its own."""
-    optimizer.load_state_dict(_own(saved))
+def restore_optimizer(saved: Mapping[str, Any], optimizer: Optimizer, keep: bool = False) -> None:
+    """Put an optimizer's captured `state_dict` back, in copies of its own unless it may `keep` what is there."""
+    optimizer.load_state_dict(dict(saved) if keep else _own(saved))
     _keep_dtypes(saved, optimizer)
 
 

@@ -6,7 +6,6 @@ file's. The thread digests, writes and syncs them, and the slot stays pinned unt
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -47,8 +46,7 @@ class Checkpoints:
         self._tried = 0
         self._thread: threading.Thread | None = None
         self._outcome: tuple[int, int, Exception | None, float] | None = None
-        self._wakeup, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        loop.watch(self._wakeup, self._finish)
+        self._loop = loop
         self.durable = 0
         """Step of the newest checkpoint on disk."""
         self.failed = False
@@ -85,13 +83,12 @@ class Checkpoints:
             except Exception as caught:
                 error = caught
             self._outcome = (slot, step, error, time.monotonic() - began)
-            os.write(self._waker, b".")
+            self._loop.post(self._finish)
 
         self._thread = threading.Thread(target=work, name="checkpoint", daemon=True)
         self._thread.start()
 
     def _finish(self) -> None:
-        os.read(self._wakeup, 64)
         assert self._thread is not None and self._outcome is not None
         self._thread.join()
         self._thread = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -86,14 +87,21 @@ class Onlookers:
 
 
 def _but_for_steps(status: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in status.items() if name not in ("step", "loss", "at")}
+    return {name: value for name, value in status.items() if name not in ("step", "loss", "at", "profile")}
 
 
 @contextmanager
 def serve_commands(
-    loop: Loop, directory: RunDirectory, answer: Callable[[dict[str, Any]], dict[str, Any]], onlookers: Onlookers
+    loop: Loop,
+    directory: RunDirectory,
+    answer: Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], None],
+    onlookers: Onlookers,
 ) -> Iterator[None]:
-    """Answer the commands that `RunDirectory.ask` sends; who says `watch` becomes an onlooker."""
+    """Have the commands that `RunDirectory.ask` sends answered; who says `watch` becomes an onlooker.
+
+    Args:
+        answer: gets a command, and what to call with the answer, now or later.
+    """
     listener = directory.listen()
 
     def serve() -> None:
@@ -101,14 +109,20 @@ def serve_commands(
         connection.settimeout(1.0)  # a client that says nothing must not hold up the training for long
         try:
             request = json.loads(connection.recv(1 << 16) or b"{}")
-            if request == {"command": "watch"}:
-                onlookers.add(connection)
-                return
-            reply = answer(request) if isinstance(request, dict) else {"error": "a command is a JSON object"}
-            connection.send(json.dumps(reply).encode())
         except (OSError, ValueError):
-            pass
-        connection.close()
+            connection.close()
+            return
+
+        def reply(message: dict[str, Any]) -> None:
+            with connection, contextlib.suppress(OSError):
+                connection.send(json.dumps(message).encode())
+
+        if request == {"command": "watch"}:
+            onlookers.add(connection)
+        elif isinstance(request, dict):
+            answer(request, reply)
+        else:
+            reply({"error": "a command is a JSON object"})
 
     loop.watch(listener, serve)
     try:

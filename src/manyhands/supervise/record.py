@@ -58,6 +58,8 @@ class Record:
         """Of the last committed step."""
         self.committed_at: float | None = None
         """When it was committed, in this machine's monotonic seconds; None if that was in another session."""
+        self.profile: dict[str, float] = {}
+        """Share of each phase in the last seconds of a worker that has said where its time went."""
         self.evaluated = -1
         """Last step that has been evaluated."""
         self.evaluation: dict[str, float] = {}
@@ -100,7 +102,8 @@ class Record:
                 self._commit(line)
                 self.committed_at = (ended + clock) / 1e9
                 durations.append((ended - began) / 1e9)
-                self._log_step(step, world, loss, grad_norm, lr, durations[-1])
+                when = time.time() - (time.monotonic() - self.committed_at)
+                self._log_step(step, world, loss, grad_norm, lr, durations[-1], when)
             if any(sums):
                 self._add_phases(rank, step, sums)
         return durations
@@ -173,8 +176,10 @@ class Record:
                     "The run goes on, but its result depends on its interruptions."
                 )
 
-    def _log_step(self, step: int, world: int, loss: float, grad_norm: float | None, lr: float, took: float) -> None:
-        figures = {"step": step, "time": time.time(), "loss": loss, "lr": lr, "seconds": took, "workers": world}
+    def _log_step(
+        self, step: int, world: int, loss: float, grad_norm: float | None, lr: float, took: float, when: float
+    ) -> None:
+        figures = {"step": step, "time": when, "loss": loss, "lr": lr, "seconds": took, "workers": world}
         if grad_norm is not None:
             figures["grad_norm"] = grad_norm
         self._log("step", figures)
@@ -191,6 +196,9 @@ class Record:
             entry = self._phases.pop(rank)
             seconds = {name: ns / 1e9 for name, ns in zip(PHASES, entry.sums, strict=True) if ns}
             figures = {"step": entry.last, "rank": rank, "first": entry.first, "seconds": seconds}
+            if rank == 0 and seconds:
+                whole = sum(seconds.values())
+                self.profile = {name: round(part / whole, 3) for name, part in seconds.items()}
             self._log("phases", figures)
 
     def _log(self, kind: str, figures: Mapping[str, Any]) -> None:

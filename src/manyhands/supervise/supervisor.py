@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from manyhands.engine import HERE, Engine, EngineEvent, Exited, Message, Printed, Said
@@ -105,6 +106,8 @@ class Supervisor:
         self._giver = -1
         self._share: dict[str, Any] | None = None
         """How the slots are shared with another job: `way`, and `files` by rank."""
+        self._reaching = False
+        """Hosts are being reached for a resize."""
         self._resizes = 0
         """That were asked for."""
         self._onlookers = Onlookers()
@@ -172,9 +175,10 @@ class Supervisor:
         return min(len(self._gang), self._gang_plan.workers) if self._gang_plan else 0
 
     def _dismiss_unfit(self) -> None:
-        """Let go of members that can have no place in the next generation; their state is in a slot."""
+        """Let go of members that can have no place in the next generation, nor a state to give it."""
         for member in list(self._members.values()):
-            if member.phase is not Phase.FAILED and not member.fits(self._plan):
+            gives = member.holds_state and not (member.plan.divides or self._plan.divides)
+            if member.phase is not Phase.FAILED and not member.fits(self._plan) and not gives:
                 self._dismiss(member)
 
     def _start(self, host: str) -> None:
@@ -185,7 +189,14 @@ class Supervisor:
         taken = {member.slot for member in self._members.values() if member.host == host}
         slot = min(set(range(len(taken) + 1)) - taken)
         self._members[worker] = Member(worker, pid, slot, self._plan, time.monotonic_ns(), host)
-        self._engine.send(worker, {"order": "build", "slot": slot, "plan": self._plan.as_dict()})
+        order = {"order": "build", "slot": slot, "plan": self._plan.as_dict(), "expect": self._expects(host)}
+        self._engine.send(worker, order)
+
+    def _expects(self, host: str) -> int:
+        """Bytes of the state that a new member will be handed, as far as is known; 0 if it is not to be handed any."""
+        held = self._slots.newest()
+        moves = all(m.host != host or not m.placed for m in self._members.values()) and not self._plan.divides
+        return len(self._slots.read(held.slot)) if held is not None and moves else 0
 
     def _admit(self) -> None:
         """Let those who have been built take the places of lost members, where a gang goes on without them."""
@@ -584,18 +595,19 @@ class Supervisor:
 
     # Commands and signals
 
-    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, request: dict[str, Any], reply: Callable[[dict[str, Any]], None]) -> None:
         match request.get("command"):
             case "show":
-                return self.status()
+                reply(self.status())
             case "stop":
                 self._stop("stopped by command")
-                return {"ok": True}
+                reply({"ok": True})
             case "share":
-                return self._take_turns(request.get("way"), request.get("files"))
+                reply(self._take_turns(request.get("way"), request.get("files")))
             case "resize":
-                return self._resize(**{name: request.get(name) for name in _RESIZES})
-        return {"error": f"unknown command {request.get('command')!r}"}
+                self._resize(reply, **{name: request.get(name) for name in _RESIZES})
+            case other:
+                reply({"error": f"unknown command {other!r}"})
 
     def _take_turns(self, way: Any, files: Any) -> dict[str, Any]:
         """Share the slots with another job from now on: `way` is of train/turns.py, `files` are the slots'."""
@@ -616,17 +628,45 @@ class Supervisor:
             return None
         return {"way": self._share["way"], "file": self._share["files"][rank]}
 
-    def _resize(self, workers: Any, **given: Any) -> dict[str, Any]:
-        if self._ending is not None:
-            return {"error": "the run is ending and cannot be resized."}
+    def _resize(self, reply: Callable[[dict[str, Any]], None], workers: Any, **given: Any) -> None:
+        """Change the plan, once the hosts that it needs are reached: that takes seconds, and the gang goes on."""
         texts = all(isinstance(text, str | None) for text in given.values())
         if not isinstance(workers, int | None) or not texts or (workers is None and not any(given.values())):
-            return {"error": "resize needs a number of workers, a layout, a policy or hosts."}
+            reply({"error": "resize needs a number of workers, a layout, a policy or hosts."})
+            return
+        if self._reaching:
+            reply({"error": "a resize to other hosts is under way. Try again."})
+            return
         try:
             plan = self._plan.resized(workers, **given)
-            new = set(plan.places) - set(self._plan.places) - {HERE}
-            devices = self._engine.reach({name: parse_address(name) for name in new})
-            plan.check(self._facts["micro_batches"], devices)
+        except UserError as error:
+            reply({"error": str(error)})
+            return
+        new = {name: parse_address(name) for name in set(plan.places) - set(self._plan.places) - {HERE}}
+        if not new:
+            reply(self._change_plan(plan))
+            return
+        self._reaching = True
+
+        def reach() -> None:
+            try:
+                self._engine.reach(new)
+                error = None
+            except UserError as caught:
+                error = str(caught)
+            self._loop.post(lambda: reached(error))
+
+        def reached(error: str | None) -> None:
+            self._reaching = False
+            reply(self._change_plan(plan) if error is None else {"error": error})
+
+        threading.Thread(target=reach, daemon=True, name="reach").start()
+
+    def _change_plan(self, plan: Plan) -> dict[str, Any]:
+        if self._ending is not None:
+            return {"error": "the run is ending and cannot be resized."}
+        try:
+            plan.check(self._facts["micro_batches"], self._engine.reach({}))
         except UserError as error:
             return {"error": str(error)}
         before, self._plan = self._plan, plan
@@ -661,6 +701,7 @@ class Supervisor:
             "total_steps": self._total_steps,
             "loss": self._record.loss,
             "at": self._record.committed_at,
+            "profile": self._record.profile,
             **found,
             "target_workers": self._plan.workers,
             "resizes": self._resizes,

@@ -42,15 +42,26 @@ def give(group: Group, image: Image) -> None:
         travels.result()
 
 
-def receive(group: Group, giver: int) -> memoryview:
+def room(length: int) -> Tensor:
+    """Memory for an image of about so many bytes. It is touched now, since the first touch of fresh memory takes longer
+    than what is then put there, and the giver still trains."""
+    return torch.zeros(length + CHUNK, dtype=torch.uint8).fill_(0)
+
+
+def receive(group: Group, giver: int, memory: Tensor | None = None) -> memoryview:
     """The image of the state that the giver sends.
+
+    Args:
+        memory: for it, if that is large enough (`room`).
 
     Raises:
         GroupError: one of the group was lost.
     """
     length = torch.zeros(1, dtype=torch.int64)
     group.broadcast(length, giver).result()
-    image: Tensor = torch.empty(int(length), dtype=torch.uint8)
+    if memory is None or len(memory) < int(length):
+        memory = torch.empty(int(length), dtype=torch.uint8)
+    image = memory[: int(length)]
     futures = [group.broadcast(chunk, giver) for chunk in image.split(CHUNK)]
     for future in futures:
         future.result()

@@ -315,13 +315,16 @@ class Trainer:
         self.policy.arrive()
         return self.policy.capture(capture(self.model, self.optimizer, self.scheduler, self.step))
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any], keep: bool = False) -> None:
         """Put a captured state back.
+
+        Args:
+            keep: the state is nobody else's: the optimizer may go on with its tensors instead of copies.
 
         Raises:
             UserError: it is another model's.
         """
-        self.step = restore(state, self.model, self.optimizer, self.scheduler)
+        self.step = restore(state, self.model, self.optimizer, self.scheduler, keep)
         self.kept = state.get("sync", {})
 
     def weights_sha256(self) -> str:

@@ -37,7 +37,7 @@ from manyhands.plan import Plan
 from manyhands.shm import Board, Slots
 from manyhands.state import Budget, Image, bit_sum, read_image, state_bytes, tree_sha256
 from manyhands.timeline import Recorder
-from manyhands.train.handover import give, machines, receive
+from manyhands.train.handover import give, machines, receive, room
 from manyhands.train.jobfile import load_job, where
 from manyhands.train.links import Home, Links, join_group
 from manyhands.train.marks import Mark, Marks
@@ -162,6 +162,8 @@ class Worker:
         self.shares: tuple[int, ...] = ()
         self.links = Links(channel, self.home)
         self.turns: Turns | None = None
+        self.memory: torch.Tensor | None = None
+        """Where a state that is on its way will be put."""
         self.unreported: list[list[Any]] = []
         self.reported_at = time.monotonic()
 
@@ -180,6 +182,8 @@ class Worker:
             self._say_failed(error, "building the job", whole=False)
             self.channel.receive()
             return
+        if received[0]["expect"]:
+            self.memory = room(received[0]["expect"])
         self.channel.send(
             {
                 "say": "built",
@@ -330,14 +334,15 @@ class Worker:
                 metadata = {"step": str(self.trainer.step), "unreported": steps}
                 give(group, Image(self.trainer.capture(), metadata))
             else:
-                tree, told = read_image(receive(group, 0))
-                self.trainer.restore(tree)
+                tree, told = read_image(receive(group, 0, self.memory))
+                self.trainer.restore(tree, keep=True)
                 self.unreported = json.loads(told["unreported"])
             group.close(_GOODBYE_SECONDS)
         except GroupError as lost:
             error = str(lost)
             if group is not None:
                 group.abandon()
+        self.memory = None
         self.channel.send({"say": "handed", "step": self.trainer.step, "error": error})
         self.recorder.enter("idle")
 

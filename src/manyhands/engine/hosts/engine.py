@@ -63,7 +63,7 @@ class HostsEngine:
         return Loaded(self._facts | {"cuda_devices": self.reach({})})
 
     def reach(self, hosts: Mapping[str, tuple[str, int]]) -> int:
-        """Have these hosts take part, too, from now on.
+        """Have these hosts take part, too, from now on. May be called in another thread.
 
         Raises:
             UserError: one of them cannot be reached, or cannot load the job.
@@ -157,7 +157,6 @@ class HostsEngine:
             for host in found:
                 host.close()
             raise UserError("\n".join(sorted(errors)))
-        self._hosts |= {host.name: host for host in found}
         return found
 
     def _load(self, hosts: Iterable[RemoteHost]) -> None:
@@ -173,6 +172,7 @@ class HostsEngine:
             for host in hosts:
                 host.close()
             raise
+        self._hosts |= {host.name: host for host in hosts}  # from now on it is looked at
 
 
 def _check_same(host: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -133,7 +133,7 @@ class Controller:
         now, live = time.time(), self._cluster.live
         active = self._active()
         self._leave_lost_hosts(active, set(live))
-        spread: dict[int, float] = {}
+        spread = {number: _spread(gang) for number, gang in self._gangs.items()}
         wanting = [job for job in active if job.wish is not Wish.CANCEL]
         pairs = self._sharing.pairs(job.kind for job in wanting)
         service = self._holdings.service(now)
@@ -431,6 +431,13 @@ class Controller:
     def history(self) -> dict[str, Any]:
         """Who held which slots when, as `chart.drawSlots` takes it."""
         return history(self._cluster, list(self._jobs.values()), self._holdings.stays)
+
+
+def _spread(gang: Gang) -> float:
+    """The speed of a gang over that on one host: there it would hardly wait for its exchanges."""
+    if len(set(gang.hosts)) < 2:
+        return 1.0
+    return 1.0 - gang.status.get("profile", {}).get("exchange", 0.0)
 
 
 def _last_words(path: Path) -> str:

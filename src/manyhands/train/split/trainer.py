@@ -203,7 +203,7 @@ class SplitTrainer(Trainer):
         """The whole state, put together on rank 0; on the others nothing but the step. All workers must call it."""
         return gather(self, self.place, self._built)
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any], keep: bool = False) -> None:
         """Take this worker's part of a whole state. Every worker has the whole one at hand."""
         self.step = take(self, self._built, state)
 
