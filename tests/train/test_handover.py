@@ -1,5 +1,7 @@
 """A state that goes straight from one worker to others, in chunks that cut tensors anywhere."""
 
+import contextlib
+
 import pytest
 import torch
 from gangs import in_threads
@@ -34,10 +36,11 @@ def test_everybody_gets_the_giver_s_state(monkeypatch, chunk, world, expected):
     image = Image(state(), {"step": "9"})
 
     def work(rank, group):
-        if rank == 0:
-            handover.give(group, image)
-            return None
-        return read_image(handover.receive(group, 0, handover.room(expected) if expected else None))
+        with contextlib.closing(group):
+            if rank == 0:
+                handover.give(group, image)
+                return None
+            return read_image(handover.receive(group, 0, handover.room(expected) if expected else None))
 
     for tree, metadata in in_threads(world, work)[1:]:
         assert same(tree, state())
