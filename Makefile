@@ -16,7 +16,7 @@ demo: $(VENV)/.ready  ## train the example GPT with 2 workers and say where the 
 	@echo "open $(RUN)/report.html"
 
 test: $(VENV)/.ready  ## the whole suite but for what is marked slow
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=25
 
 test-all: $(VENV)/.ready  ## the slow tests too
 	$(BIN)/python -m pytest -m ""
@@ -39,6 +39,10 @@ bench: $(VENV)/.ready  ## all benchmarks; several hours on 2 quiet cores
 	$(BIN)/python benchmarks/collectives.py
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/sync.py
+	$(BIN)/python benchmarks/migration.py
+	$(BIN)/python benchmarks/consolidation.py
+	$(BIN)/python benchmarks/multiplex.py
+	$(BIN)/python benchmarks/simulator.py
 	PYTHON=$(BIN)/python sh benchmarks/gpu/run.sh
 
 lock: $(VENV)/.ready  ## pin what is installed now

@@ -60,10 +60,12 @@ class Training:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--places", default=",".join(PAIRS))
     options = parser.parse_args()
     rounds, seconds = (1, 1.0) if options.quick else (options.rounds, SECONDS)
     facts, rows = machine(), []
-    for place, pairs in PAIRS.items():
+    for place in options.places.split(","):
+        pairs = PAIRS[place]
         if place == "lab" and (reason := obstacle()):
             console.print(f"lab is left out: {reason}")
             continue
@@ -78,7 +80,10 @@ def main() -> None:
 def measure(
     pair: tuple[str, str], place: str, start: Start, options_of: list[str], rounds: int, seconds: float
 ) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="multiplex-") as folder, contextlib.ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="multiplex-", ignore_cleanup_errors=True) as folder,
+        contextlib.ExitStack() as stack,
+    ):
         runs = []
         for index, bound in enumerate(pair):
             run = RunDirectory(Path(folder) / f"run-{index}")

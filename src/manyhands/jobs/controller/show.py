@@ -69,7 +69,7 @@ def _job(job: Job, cluster: Cluster, gang: Gang | None, home: Home) -> dict[str,
         "status": "pausing" if job.status is Status.RUNNING and not job.target else job.status.value,
         "step": job.step,
         "total_steps": job.total_steps,
-        "loss": status.get("loss"),
+        "loss": _finite(status.get("loss")),
         "workers": status.get("workers", []),
         "servers": status.get("servers", []),
         "supervisor": status.get("supervisor"),
@@ -86,6 +86,11 @@ def _job(job: Job, cluster: Cluster, gang: Gang | None, home: Home) -> dict[str,
         "weights_sha256": job.weights,
         "directory": str(home.job(job.number).run.path),
     }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON knows no others."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _why(job: Job, slots: int) -> str:
