@@ -47,7 +47,8 @@ class Gang(threading.Thread):
 @pytest.mark.parametrize("way", ["interleave", "ticktock"])
 def test_phases_that_need_the_same_token_never_meet(tmp_path, way):
     where = ["", ""]
-    lengths = [(0.0, 0.002, 0.003, 0.004, 0.001), (0.001, 0.003, 0.001, 0.0, 0.001)]
+    # A forward is longer than all the rest of a step of the other: both have to wait, however they begin.
+    lengths = [(0.0, 0.008, 0.001, 0.002, 0.0), (0.001, 0.008, 0.001, 0.001, 0.0)]
     gangs = [Gang(tmp_path / "slots" / "0", way, 30, where, i, lengths[i]) for i in (0, 1)]
     for gang in gangs:
         gang.start()

@@ -18,7 +18,7 @@ def take(path: Path) -> int | None:
     """A descriptor that holds the file until all its copies are closed; None if another holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, region(fcntl.F_WRLCK))
     except OSError:
         os.close(descriptor)
         return None
@@ -43,7 +43,7 @@ def is_taken(path: Path) -> bool:
     except OSError:
         return False
     try:  # asks who would be in the way, and takes nothing
-        found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _whole_file(fcntl.F_WRLCK))
+        found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, region(fcntl.F_WRLCK))
     finally:
         os.close(descriptor)
     return _FLOCK.unpack(found)[0] != fcntl.F_UNLCK
@@ -53,10 +53,11 @@ def wait_until_free(path: Path) -> None:
     """Until nobody holds the file."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, _whole_file(fcntl.F_RDLCK))
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, region(fcntl.F_RDLCK))
     finally:
         os.close(descriptor)
 
 
-def _whole_file(kind: int) -> bytes:
-    return _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0)
+def region(kind: int, first: int = 0, length: int = 0) -> bytes:
+    """What fcntl takes for a lock of some bytes of a file; a length of 0 is to its end."""
+    return _FLOCK.pack(kind, os.SEEK_SET, first, length, 0)

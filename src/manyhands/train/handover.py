@@ -45,7 +45,7 @@ def give(group: Group, image: Image) -> None:
 def room(length: int) -> Tensor:
     """Memory for an image of about so many bytes. It is touched now, since the first touch of fresh memory takes longer
     than what is then put there, and the giver still trains."""
-    return torch.zeros(length + CHUNK, dtype=torch.uint8).fill_(0)
+    return torch.empty(length + CHUNK, dtype=torch.uint8).fill_(0)
 
 
 def receive(group: Group, giver: int, memory: Tensor | None = None) -> memoryview:

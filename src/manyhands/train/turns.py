@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
 from manyhands.plan import WAYS
+from manyhands.run.lock import region
 
 _BYTES = {"compute": 0, "forward": 2, "backward": 4}
 """In the file, of each token; the next one is its queue."""
-_FLOCK = struct.Struct("hhqqi4x")
 
 
 class Turns:
@@ -62,17 +61,13 @@ class Turns:
 
     def _try(self, byte: int) -> bool:
         try:
-            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _region(fcntl.F_WRLCK, byte))
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, region(fcntl.F_WRLCK, byte, 1))
         except OSError:
             return False
         return True
 
     def _lock(self, byte: int) -> None:
-        fcntl.fcntl(self._file, fcntl.F_OFD_SETLKW, _region(fcntl.F_WRLCK, byte))
+        fcntl.fcntl(self._file, fcntl.F_OFD_SETLKW, region(fcntl.F_WRLCK, byte, 1))
 
     def _unlock(self, byte: int) -> None:
-        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _region(fcntl.F_UNLCK, byte))
-
-
-def _region(kind: int, byte: int) -> bytes:
-    return _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0)
+        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, region(fcntl.F_UNLCK, byte, 1))
