@@ -14,8 +14,15 @@ from pathlib import Path
 class LentHost:
     """An agent in a process of its own. `name` is what a run calls it."""
 
-    def __init__(self, token: Path, wrap=lambda command: subprocess.Popen(command, **PIPES), host="127.0.0.1") -> None:
+    def __init__(
+        self,
+        token: Path,
+        wrap=lambda command: subprocess.Popen(command, **PIPES),
+        host="127.0.0.1",
+        spare=False,
+    ) -> None:
         command = [sys.executable, "-m", "manyhands", "agent", "--port", "0", "--token", str(token)]
+        command += ["--spare" if spare else "--no-spare"]
         self.process = wrap(command)
         self.lines: list[str] = []
         for line in self.process.stdout:

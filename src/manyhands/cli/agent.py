@@ -24,12 +24,14 @@ class AgentCommand:
     """Which of this machine's addresses to listen on. Default: all."""
     token: Path | None = None
     """What runs must know. Made when it is not there. Default: token in $MANYHANDS_HOME, or in ~/.manyhands."""
+    spare: bool = True
+    """Keep a process ready that has torch loaded: runs begin seconds sooner, and it takes 0.3 GB of memory."""
 
     def run(self, job_arguments: list[str]) -> int:
         path = self.token or default_token()
         if make_token(path):
             print(f"a new token is in {path}: copy it to the same place on the machines that runs are started on.")
-        agent = Agent(self.address, self.port, read_token(path), lambda text: print(text, flush=True))
+        agent = Agent(self.address, self.port, read_token(path), lambda text: print(text, flush=True), self.spare)
 
         def end(*_: object) -> None:
             raise KeyboardInterrupt

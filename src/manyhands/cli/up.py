@@ -8,6 +8,7 @@ import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from manyhands.engine import HERE
 from manyhands.errors import UsageError, UserError
@@ -23,9 +24,13 @@ class Up:
     """
 
     slots: int | None = None
-    """Workers that may run here at once. Default: as many as CUDA devices, else cores."""
+    """Workers that may run here at once; with --ray, on each node at most. Default: as many as there are CUDA devices,
+    else cores."""
     hosts: str | None = None
     """here=4,lab1=8,...: slots of several machines; `manyhands agent` runs on the others."""
+    ray: str | None = None
+    """HOST:PORT of a Ray cluster that this machine is a node of, or ray://HOST:PORT: its nodes are the hosts, as they
+    come and go. local: a Ray of its own on this machine, to try it."""
     policy: str = "priority+elastic+consolidate"
     """Who gets which slots (docs/jobs.md)."""
     shares: str = ""
@@ -41,18 +46,21 @@ class Up:
 
         policy_of(self.policy)
         devices = _cuda_devices()
-        hosts = self._hosts(devices)
+        hosts = {} if self.ray is not None else self._hosts(devices)
         settings = Settings(
             hosts=hosts,
+            ray=self._ray_address(),
+            ray_slots=self.slots,
             cuda=bool(devices) and set(hosts) == {HERE},
             policy=self.policy,
             shares={user: float(share) for user, share in _pairs("--shares", self.shares)},
             port=self.port,
         )
         home = Home()
-        slots = f"{sum(hosts.values())} slot(s)" + (f" on {len(hosts)} hosts" if len(hosts) > 1 else "")
 
-        def ready(found: dict[str, object]) -> None:
+        def ready(found: dict[str, Any]) -> None:
+            hosts = found["hosts"]
+            slots = f"{sum(hosts.values())} slot(s)" + (f" on {len(hosts)} hosts" if len(hosts) > 1 else "")
             print(f"a controller runs (process {found['pid']}), {slots}, policy {self.policy}, state in {home.path}")
             print(f"page: {found['url']}", flush=True)
 
@@ -61,6 +69,19 @@ class Up:
         else:
             ready(start(home, settings))
         return 0
+
+    def _ray_address(self) -> str:
+        if self.ray is None:
+            return ""
+        if self.hosts is not None:
+            raise UsageError("--hosts and --ray are two ways to say which machines take part. Leave out one.")
+        if self.slots is not None and self.slots < 1:
+            raise UsageError(f"--slots must be at least 1; it is {self.slots}.")
+        if self.ray in ("", "auto"):
+            raise UsageError(
+                "--ray needs an address: HOST:PORT, ray://HOST:PORT, or local. No cluster is joined by chance."
+            )
+        return self.ray
 
     def _hosts(self, devices: int) -> dict[str, int]:
         if self.hosts is None:

@@ -33,6 +33,31 @@ class _Worker:
     unfinished_line: bytearray = field(default_factory=bytearray)
 
 
+class Template:
+    """A process to fork workers from (template.py), on its way.
+
+    Args:
+        inherit: descriptors that it and all workers keep open under the same numbers.
+        preload: a module that it imports before it knows what to load, which may take seconds.
+    """
+
+    def __init__(self, inherit: Sequence[int], preload: str = "") -> None:
+        self.control, remote = Channel.pair()
+        command = [sys.executable, "-m", "manyhands.engine.template", str(remote.link.fileno()), preload]
+        self.process = subprocess.Popen(
+            [argument for argument in command if argument],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **_ENVIRONMENT},
+            pass_fds=(remote.link.fileno(), *inherit),
+            start_new_session=True,
+        )
+        remote.close()
+        self.control.send({"supervisor": os.getpid()})
+
+    def load(self, entry: str, spec: Mapping[str, Any]) -> None:
+        self.control.send({"entry": entry, "spec": dict(spec)})
+
+
 class LocalEngine:
     """Forks workers on this machine; needs nothing but the standard library here and torch in the workers.
 
@@ -42,37 +67,39 @@ class LocalEngine:
         spec: JSON data for the entry.
         inherit: descriptors that the template and all workers keep open under the same numbers.
         loop: the loop that `poll` runs.
+        template: one that inherits the same, and has loaded nothing yet.
     """
 
-    def __init__(self, entry: str, spec: Mapping[str, Any], loop: Loop, inherit: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        entry: str,
+        spec: Mapping[str, Any],
+        loop: Loop,
+        inherit: Sequence[int] = (),
+        template: Template | None = None,
+    ) -> None:
         self._entry = entry
         self._spec = dict(spec)
         self._inherit = tuple(inherit)
         self._loop = loop
         self._workers: dict[int, _Worker] = {}
+        self._prepared = template
         self._template: subprocess.Popen[bytes] | None = None
         self._control: Channel | None = None
-        self._on_event: Callable[[EngineEvent], None] = lambda event: None
+        self.on_event: Callable[[EngineEvent], None] = lambda event: None
+        """Given with `open`; an engine that was not opened opens itself when it starts a worker."""
         self._early: list[Message] = []
         self._facts: dict[str, Any] = {}
 
     def open(self, on_event: Callable[[EngineEvent], None]) -> Loaded:
-        self._on_event = on_event
+        self.on_event = on_event
         # A gang of n workers has n (n - 1) socket ends, and 1024 descriptors are a common soft limit.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         few = most == resource.RLIM_INFINITY or most > _DESCRIPTORS
         resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS if few else most, most))
-        control, remote = Channel.pair()
-        command = [sys.executable, "-m", "manyhands.engine.template", str(remote.link.fileno())]
-        self._template = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **_ENVIRONMENT},
-            pass_fds=(remote.link.fileno(), *self._inherit),
-            start_new_session=True,
-        )
-        remote.close()
-        control.send({"entry": self._entry, "spec": self._spec, "supervisor": os.getpid()})
+        template, self._prepared = self._prepared or Template(self._inherit), None
+        self._template, control = template.process, template.control
+        template.load(self._entry, self._spec)
         received = self._answer_within(control, _LOAD_SECONDS)
         if received is None:
             control.close()
@@ -163,7 +190,7 @@ class LocalEngine:
         """Have the template fork a worker that gets the descriptors; its process id."""
         for _ in range(2):
             if self._control is None:
-                self.open(self._on_event)
+                self.open(self.on_event)
             assert self._control is not None
             try:
                 self._control.send({"worker": worker}, descriptors)
@@ -234,7 +261,7 @@ class LocalEngine:
             pass
         self._read_output(worker, last=True)
         self._drop(worker)
-        self._on_event(Exited(worker, status))
+        self.on_event(Exited(worker, status))
 
     def _hear(self, worker: int) -> bool:
         entry = self._workers.get(worker)
@@ -244,7 +271,7 @@ class LocalEngine:
         if received is None:
             self._loop.unwatch(entry.channel.link)
             return False
-        self._on_event(Said(worker, received[0]))
+        self.on_event(Said(worker, received[0]))
         return True
 
     def _read_output(self, worker: int, last: bool = False) -> None:
@@ -266,7 +293,7 @@ class LocalEngine:
             lines.append(bytearray(rest))
             entry.unfinished_line.clear()
         for line in lines:
-            self._on_event(Printed(worker, line.decode(errors="replace").rstrip("\r")))
+            self.on_event(Printed(worker, line.decode(errors="replace").rstrip("\r")))
 
     def _drop(self, worker: int) -> None:
         entry = self._workers.pop(worker)

@@ -7,7 +7,8 @@ it is told to. A worker that replaces a dead one is at work again in well under 
 Two things a template must never do, because they do not survive a fork: initialise CUDA, or start a thread
 pool (hence one thread here; a worker sets its own number after the fork).
 
-Run as `python -m manyhands.engine.template FD`, FD being one end of a `Channel`.
+Run as `python -m manyhands.engine.template FD [MODULE]`, FD being one end of a `Channel`; the module is imported while
+nobody knows yet what to load.
 """
 
 from __future__ import annotations
@@ -29,14 +30,19 @@ from manyhands.errors import UsageError, UserError
 WorkerMain = Callable[[Channel, int], None]
 
 
-def main(descriptor: int) -> int:
+def main(descriptor: int, preload: str = "") -> int:
     """Load the entry, then fork workers until the supervisor goes away."""
     channel = Channel(socket.socket(fileno=descriptor))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
+    parent = channel.receive()
+    if parent is None:
+        return 0
+    die_with_parent(parent[0]["supervisor"])
+    if preload:
+        importlib.import_module(preload)
     order = channel.receive()
     if order is None:
         return 0
-    die_with_parent(order[0]["supervisor"])
     worker_main = _load(channel, order[0])
     if worker_main is None:
         return 1
@@ -138,4 +144,4 @@ def _be_worker(worker: int, link: int, output: int, worker_main: WorkerMain, par
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), *sys.argv[2:]))

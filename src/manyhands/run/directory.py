@@ -90,7 +90,7 @@ class RunDirectory:
         try:
             with self._dial(timeout) as link:
                 link.send(json.dumps(request).encode())
-                answer = json.loads(link.recv(1 << 17) or b"{}")
+                answer = json.loads(link.recv(1 << 17))  # nothing, if it has ended
         except (OSError, ValueError):
             if self.is_live():
                 raise UserError(

@@ -145,7 +145,7 @@ def _engine(
     spec["depot"] = {"host": "127.0.0.1", "port": depot.port}
     own = spec | {"depot": spec["depot"] | {"token": secret.decode()}}
     here = LocalEngine(entry, own, loop, inherit)
-    return HostsEngine(here, others, secret, depot, entry, spec, loop, board)
+    return HostsEngine(here, others, secret, depot, entry, spec, loop, board, only_there=HERE not in plan.places)
 
 
 def _settings(job_file: Path, arguments: list[str]) -> dict[str, Any]:

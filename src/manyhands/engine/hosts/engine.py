@@ -32,6 +32,7 @@ class HostsEngine:
         depot: where workers of different hosts meet.
         entry, spec: as of `LocalEngine`.
         loop, board: the supervisor's.
+        only_there: nothing is to run here to begin with, so the job need not be loaded here.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class HostsEngine:
         spec: Mapping[str, Any],
         loop: Loop,
         board: Board,
+        only_there: bool = False,
     ) -> None:
+        self._only_there = only_there
         self._here, self._addresses, self._token, self._depot = here, dict(hosts), token, depot
         self._entry, self._spec, self._loop, self._board = entry, dict(spec), loop, board
         self._hosts: dict[str, RemoteHost] = {}
@@ -54,12 +57,18 @@ class HostsEngine:
         self._meetings = 0
 
     def open(self, on_event: Callable[[EngineEvent], None]) -> Loaded:
-        self._on_event = on_event
+        self._on_event = self._here.on_event = on_event
         reached = self._reach(self._addresses)  # before what takes seconds
         for host in reached:
             host.ask_to_load(self._entry, self._spec)
-        self._facts = dict(self._here.open(self._take).facts)
-        self._load(reached)
+        if not self._only_there:
+            self._facts = dict(self._here.open(self._take).facts)
+        try:
+            self._load(reached)
+        except UserError:
+            if self._only_there:
+                self._here.open(self._take)  # if it is the job that is wrong, this says what
+            raise
         return Loaded(self._facts | {"cuda_devices": self.reach({})})
 
     def reach(self, hosts: Mapping[str, tuple[str, int]]) -> int:
@@ -73,8 +82,8 @@ class HostsEngine:
         for host in reached:
             host.ask_to_load(self._entry, self._spec)
         self._load(reached)
-        there = [self._facts, *(host.facts for host in self._hosts.values() if not host.lost)]
-        return sum(facts.get("cuda_devices", 0) for facts in there)
+        there = [host.facts.get("cuda_devices", 0) for host in self._hosts.values() if not host.lost]
+        return self._here.reach({}) + sum(there)
 
     def start(self, worker: int, host: str = HERE) -> int:
         self._host_of[worker] = host
@@ -167,6 +176,7 @@ class HostsEngine:
         try:
             for host in hosts:
                 host.load()
+                self._facts = self._facts or dict(host.facts)
                 _check_same(host.name, host.facts, self._facts)
         except UserError:
             for host in hosts:

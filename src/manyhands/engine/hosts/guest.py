@@ -1,8 +1,9 @@
 """A run's guest on another host: forks workers there as the run's supervisor orders, and passes on what they say.
 
-Started by the agent for every run that comes, as `python -m manyhands.engine.hosts.guest FD`, FD being one end of
-a `Channel`, over which it gets the connection to the supervisor. It ends when that connection does, and its workers
-with it.
+Started by the agent for every run that comes, as `python -m manyhands.engine.hosts.guest FD AGENT`, FD being one end of
+a `Channel`, over which it gets the connection to the supervisor, AGENT the agent's process id. It ends when that
+connection does, and its workers with it. With a third argument, `spare`, it is started before a run comes, and has
+torch loaded by then.
 
 Says to the supervisor: `clock`, `ready`, `refused`, `started`, `said`, `printed`, `exited`, `beat`.
 Obeys: `clock`, `open`, `start`, `send`, `connect`, `stacks`, `kill`.
@@ -20,7 +21,7 @@ from typing import Any
 from manyhands.engine.channel import Channel, Message
 from manyhands.engine.engine import EngineEvent, Exited, Printed, Said
 from manyhands.engine.hosts.line import BEAT_SECONDS, Line, LineLostError
-from manyhands.engine.local import LocalEngine
+from manyhands.engine.local import LocalEngine, Template
 from manyhands.engine.loop import Loop
 from manyhands.engine.process import die_with_parent
 from manyhands.errors import UserError
@@ -30,12 +31,16 @@ _PATIENCE_SECONDS = 60.0
 """A supervisor that is stopped for that long is gone."""
 
 
+_PRELOAD = "manyhands.train.worker"
+"""What runs will want."""
+
+
 class Guest:
     """Serves one supervisor."""
 
-    def __init__(self, line: Line, token: bytes) -> None:
+    def __init__(self, line: Line, token: bytes, board: Board, template: Template | None) -> None:
         self._line, self._token = line, token
-        self._loop, self._board = Loop(), Board()
+        self._loop, self._board, self._template = Loop(), board, template
         self._engine: LocalEngine | None = None
         self._pids: dict[int, int] = {}
 
@@ -95,7 +100,8 @@ class Guest:
     def _open(self, order: Message) -> None:
         """Load the job."""
         try:
-            self._engine = LocalEngine(order["entry"], self._spec(order["spec"]), self._loop, (self._board.descriptor,))
+            spec, inherit = self._spec(order["spec"]), (self._board.descriptor,)
+            self._engine = LocalEngine(order["entry"], spec, self._loop, inherit, self._template)
             facts = self._engine.open(self._pass_on).facts
         except UserError as error:
             self._line.send({"say": "refused", "error": str(error)})
@@ -134,17 +140,19 @@ class Guest:
         self._line.send({"say": "beat", "rows": rows})
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, agent: int, spare: bool) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the agent decides
+    die_with_parent(agent)
     channel = Channel(socket.socket(fileno=descriptor))
+    board = Board()
+    template = Template((board.descriptor,), _PRELOAD) if spare else None
     received = channel.receive()
     if received is None:
         return
     message, descriptors = received
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the agent decides
-    die_with_parent(message["agent"])
     sock = socket.socket(fileno=descriptors[0])
-    Guest(Line(sock, _PATIENCE_SECONDS), message["token"].encode()).run()
+    Guest(Line(sock, _PATIENCE_SECONDS), message["token"].encode(), board, template).run()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] == ["spare"])

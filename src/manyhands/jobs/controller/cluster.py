@@ -23,23 +23,22 @@ class Cluster:
         self._slots_of: dict[str, list[int]] = {}
         self._there: set[str] = set()
 
-    def add(self, host: str, count: int) -> None:
-        """A host with so many slots is part of the cluster; it is there once it has `come`."""
-        own = [slot for slot, name in enumerate(self.slots) if name == host][:count]
-        fresh = range(len(self.slots), len(self.slots) + count - len(own))
-        self.slots += [host] * len(fresh)
-        self._slots_of[host] = [*own, *fresh]
+    def become(self, hosts: Mapping[str, int]) -> None:
+        """These are its hosts, with so many slots each; one is there once it has `come`."""
+        for host in set(self._slots_of) - set(hosts):
+            self.go(host)
+            del self._slots_of[host]
+        for host, count in hosts.items():
+            own = [slot for slot, name in enumerate(self.slots) if name == host][:count]
+            fresh = range(len(self.slots), len(self.slots) + count - len(own))
+            self.slots += [host] * len(fresh)
+            self._slots_of[host] = [*own, *fresh]
 
     def come(self, host: str) -> None:
         self._there.add(host)
 
     def go(self, host: str) -> None:
         self._there.discard(host)
-
-    def forget(self, host: str) -> None:
-        """It is no part of the cluster any more."""
-        self.go(host)
-        self._slots_of.pop(host, None)
 
     @property
     def hosts(self) -> Mapping[str, Sequence[int]]:
@@ -62,7 +61,7 @@ class Cluster:
     @property
     def alone(self) -> bool:
         """No other machine takes part."""
-        return set(self._slots_of) <= {HERE}
+        return set(self._slots_of) == {HERE}
 
     def places(self, slots: Sequence[int]) -> str:
         """The `--hosts` of a gang on these slots."""

@@ -155,6 +155,12 @@ class Controller:
         self._store.set([("slots", self._cluster.slots)])
         self._changes()
 
+    def hosts_become(self, hosts: Mapping[str, int]) -> None:
+        """These are the cluster's hosts now, with so many slots each."""
+        self._cluster.become(hosts)
+        self._store.set([("slots", self._cluster.slots)])
+        self._changes()
+
     def _carry_out(self) -> None:
         alive = {
             number: Alive(
@@ -203,7 +209,7 @@ class Controller:
         if not begun and job.arguments:
             command += ["--", *job.arguments]
         files.run.result.unlink(missing_ok=True)  # what is there afterwards is this launch's
-        job.held, job.status = job.target, Status.STARTING
+        job.held, job.status, job.error = job.target, Status.STARTING, ""
         self._holdings.write(job)  # first: whatever is started is accounted for
         try:
             process = launch(files, command, job.cwd)

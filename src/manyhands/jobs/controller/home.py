@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,11 @@ class Home:
         self.log = self.path / "controller.log"
         self.database = self.path / "jobs.sqlite"
         self.secret = self.path / "controller.token"
+
+    @property
+    def namespace(self) -> str:
+        """A name that no other controller's home has, on any machine."""
+        return "manyhands-" + hashlib.sha256(f"{socket.gethostname()}:{self.path}".encode()).hexdigest()[:16]
 
     def job(self, number: int) -> JobFiles:
         return JobFiles(self.path / "jobs" / str(number))

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from manyhands.engine import HERE
-from manyhands.engine.hosts import default_token, read_token
+from manyhands.engine.hosts import default_token, make_token, read_token
+from manyhands.engine.ray import RayNodes
 from manyhands.errors import UsageError, UserError
 from manyhands.jobs.controller.home import Home
 from manyhands.run.lock import sign, signed_by, take
@@ -32,6 +33,10 @@ class Settings:
 
     hosts: dict[str, int]
     """Slots, by host."""
+    ray: str = ""
+    """The address of a Ray cluster whose nodes are the hosts instead."""
+    ray_slots: int | None = None
+    """Of each of its nodes at most."""
     cuda: bool = False
     policy: str = "priority+elastic+consolidate"
     shares: dict[str, float] = field(default_factory=dict)
@@ -43,7 +48,7 @@ def serve(home: Home, settings: Settings, ready: Callable[[dict[str, Any]], None
     """Be the controller of a home until told otherwise.
 
     Args:
-        ready: called with `pid`, `port` and `url` once it answers.
+        ready: called with `pid`, `port`, `url` and `hosts` once it answers.
 
     Raises:
         UserError: another is, a port is taken, or something is not installed.
@@ -81,22 +86,35 @@ async def _serve(
     from manyhands.jobs.live import live_page
 
     store, token = Store(home.database), home.make_secret()
+    nodes, hosts = None, settings.hosts
+    if settings.ray:
+        make_token(default_token())
+        nodes = RayNodes(settings.ray, home.namespace, settings.ray_slots, read_token(default_token()))
+        hosts = await nodes.start()
     cluster = Cluster(store.setting("slots") or (), settings.cuda)
-    for host, count in settings.hosts.items():
-        cluster.add(host, count)
+    cluster.become(hosts)
+    for host in hosts:
         cluster.come(host)
     store.set([("slots", cluster.slots)])
     controller = Controller(home, store, cluster, settings.policy, settings.shares)
-    others = [host for host in settings.hosts if host != HERE]
-    watchman = Watchman(read_token(default_token()) if others else b"", controller.host_changed)
-    for host in others:
-        watchman.watch(host)
+    watchman = Watchman(read_token(default_token()) if set(hosts) - {HERE} else b"", controller.host_changed)
+    watchman.watch_only(set(hosts) - {HERE})
+    if nodes is not None:
+
+        def changed(hosts: dict[str, int]) -> None:
+            controller.hosts_become(hosts)
+            watchman.watch_only(set(hosts))
+
+        nodes.follow(changed)
+    give_back = False
     ending: list[asyncio.Task[None]] = []
 
     async def down(leave: bool) -> None:
         async def end() -> None:
+            nonlocal give_back
             if not leave:
                 await controller.rest()
+                give_back = True
             server.should_exit = True
 
         ending.append(asyncio.create_task(end()))
@@ -112,7 +130,7 @@ async def _serve(
     port = listener.getsockname()[1]
     address = {"pid": os.getpid(), "port": port, "url": f"http://127.0.0.1:{port}/?token={token}"}
     home.publish({name: address[name] for name in ("pid", "port")})
-    ready(address)
+    ready(address | {"hosts": dict(hosts)})
     working, serving = asyncio.create_task(controller.run()), asyncio.create_task(server.serve(sockets=[listener]))
     await asyncio.wait({working, serving}, return_when=asyncio.FIRST_COMPLETED)
     watchman.close()
@@ -120,6 +138,8 @@ async def _serve(
     server.should_exit = True
     await serving
     await working
+    if nodes is not None:
+        await nodes.close(give_back)
     store.close()
 
 
@@ -133,7 +153,7 @@ def _listen(port: int | None) -> socket.socket:
 
 
 def start(home: Home, settings: Settings) -> dict[str, Any]:
-    """Start a controller in the background. Returns its `pid`, `port` and `url` once it answers.
+    """Start a controller in the background. Returns its `pid`, `port`, `url` and `hosts` once it answers.
 
     Raises:
         UserError: it cannot run; the text says why.
@@ -151,7 +171,11 @@ def start(home: Home, settings: Settings) -> dict[str, Any]:
         )
     os.close(say)
     with os.fdopen(heard) as answers:
-        answer = json.loads(answers.read() or "{}")
+        try:
+            answer = json.loads(answers.read() or "{}")
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
     if "error" in answer:
         process.wait()
         raise (UsageError if answer["usage"] else UserError)(answer["error"])

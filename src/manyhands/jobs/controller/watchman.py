@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from manyhands.engine.hosts.line import BEAT_SECONDS, Line, LineLostError, dial
 from manyhands.plan import parse_address
@@ -30,19 +30,16 @@ class Watchman:
         self._loop = asyncio.get_running_loop()
         self._ends: dict[str, threading.Event] = {}
 
-    def watch(self, host: str) -> None:
-        """`NAME` or `NAME:PORT`; nothing if it is watched already."""
-        if host not in self._ends:
+    def watch_only(self, hosts: Collection[str]) -> None:
+        """These, each `NAME` or `NAME:PORT`, and no others."""
+        for host in set(self._ends) - set(hosts):
+            self._ends.pop(host).set()
+        for host in set(hosts) - set(self._ends):
             end = self._ends[host] = threading.Event()
             threading.Thread(target=self._watch, args=(host, end), daemon=True, name="manyhands-watch").start()
 
-    def forget(self, host: str) -> None:
-        if host in self._ends:
-            self._ends.pop(host).set()
-
     def close(self) -> None:
-        for host in list(self._ends):
-            self.forget(host)
+        self.watch_only(())
 
     def _watch(self, host: str, end: threading.Event) -> None:
         while not end.is_set():
