@@ -32,9 +32,9 @@ def entries(monkeypatch):
 class Lent:
     """An agent in a thread of this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, spare: bool = False) -> None:
         self.said: list[str] = []
-        self.agent = Agent("127.0.0.1", 0, TOKEN, self.said.append)
+        self.agent = Agent("127.0.0.1", 0, TOKEN, self.said.append, spare)
         threading.Thread(target=self.agent.serve, daemon=True).start()
         self.address = ("127.0.0.1", self.agent.port)
 
@@ -174,6 +174,37 @@ def test_a_silent_host_is_lost(lend, desk, monkeypatch):
     finally:
         os.kill(guest, signal.SIGCONT)
     assert at.ended(0) == [None]
+
+
+def test_a_spare_guest_is_the_next_one(tmp_path):
+    lent = Lent(spare=True)
+    try:
+        end = time.monotonic() + DEADLINE
+        while lent.agent._spare is None:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        spare = lent.agent._spare[0]
+        desk = Desk(tmp_path, far=lent)
+        try:
+            desk.engine.open(desk.events.append)
+            desk.start(1, "far")
+            assert lent.guests() == [spare.pid]
+        finally:
+            desk.engine.close()
+        assert spare.wait(DEADLINE) == 0
+    finally:
+        lent.agent.close()
+
+
+def test_a_spare_guest_goes_with_its_agent():
+    lent = Lent(spare=True)
+    end = time.monotonic() + DEADLINE
+    while lent.agent._spare is None:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    spare = lent.agent._spare[0]
+    lent.agent.close()
+    assert spare.poll() is not None
 
 
 def test_nobody_is_left_behind(lend, desk):

@@ -183,8 +183,16 @@ def test_idle_slots_are_shared_out_and_given_back():
     state = moment([8], [{"least": 1, "most": 8, "on": tuple(range(8))}, {"least": 4}])
     held = after(state, POLICIES["elastic"](state))
     assert {number: len(slots) for number, slots in held.items()} == {100: 4, 101: 4}
-    state = moment([8], [{"least": 1, "most": 8, "on": (0,), "since": 10.0}])
-    assert POLICIES["elastic"](state) == [], "it has only just changed"
+
+
+@pytest.mark.parametrize(
+    ("has", "since", "grows"), [(1, 1.0, False), (1, 2.0, True), (7, 60.0, False), (7, 80.0, True)]
+)
+def test_who_gains_little_grows_late(has, since, grows):
+    """5 s are made good for in 5 s * has / more."""
+    for grows, after_seconds in ((False, since - 0.5), (True, since + 0.5)):
+        state = moment([8], [{"least": 1, "most": 8, "on": tuple(range(has)), "since": after_seconds}])
+        assert bool(policy_of("fifo+elastic", pause=5.0)(state)) == grows
 
 
 def test_moves_that_pay():

@@ -25,7 +25,7 @@ POLICIES: dict[str, Policy] = {
     "elastic": growing(fifo),
 }
 WRAPPERS: dict[str, Callable[[Policy, float], Policy]] = {
-    "elastic": lambda policy, pause: growing(policy),
+    "elastic": growing,
     "consolidate": consolidating,
     "pack": lambda policy, pause: packing(policy),
 }

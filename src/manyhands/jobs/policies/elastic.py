@@ -2,7 +2,7 @@
 
 Who runs is decided by a policy underneath, which sees every job with the fewest workers that it can have. Who has to
 make room for newcomers are those that have most of what they can use; what is left goes to those that have least of it.
-A change stops a job for seconds, so only who has been as it is for a while grows.
+A change stops a job for seconds, so only who has been as it is for a while grows: for longer, if it gains less.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from manyhands.jobs.policies.order import running
 from manyhands.jobs.policies.place import most_together, place
 from manyhands.jobs.state import FREE, Decision, Ints, State, carried_out
 
-SETTLED = 300.0
-"""Seconds."""
+_TIMES = 2.0
+"""Whoever grows has been as it is for so many times what it takes until the growth has made good for the pause."""
 
 
-def growing(policy: Callable[[State], list[Decision]], settled: float = SETTLED) -> Callable[[State], list[Decision]]:
+def growing(policy: Callable[[State], list[Decision]], pause: float = 5.0) -> Callable[[State], list[Decision]]:
     """A policy that gives what `policy` leaves over to jobs that can use it.
 
     Args:
-        settled: seconds for which a job has to have been as it is, before it grows.
+        pause: seconds that a change takes.
     """
 
     def decide(state: State) -> list[Decision]:
@@ -39,11 +40,20 @@ def growing(policy: Callable[[State], list[Decision]], settled: float = SETTLED)
         if left < 0:
             among = workers > jobs.least[rows]
         else:
-            among = (workers < jobs.most[rows]) & (~jobs.runs[rows] | (jobs.since[rows] >= settled))
+            among = (workers < jobs.most[rows]) & ~_too_soon(state, rows, workers, jobs.most[rows], pause)
+        before = workers.copy()
         _share_out(left, workers, jobs.least[rows], jobs.most[rows], np.flatnonzero(among))
+        workers = np.where(_too_soon(state, rows, before, workers, pause), before, workers)
         return place(state, rows, workers)
 
     return decide
+
+
+def _too_soon(state: State, rows: Ints, before: Ints, after: Ints, pause: float) -> NDArray[np.bool_]:
+    """Who would grow, and has not been as it is for long enough."""
+    jobs, more = state.jobs, after - before
+    repaid = pause * before / np.maximum(1, more)
+    return (more > 0) & jobs.runs[rows] & (jobs.since[rows] < _TIMES * repaid)
 
 
 def shrunk(state: State) -> State:

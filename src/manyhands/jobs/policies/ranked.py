@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -59,31 +60,28 @@ def fair(state: State) -> list[Decision]:
     """
     jobs, room = state.jobs, len(state.slots)
     rows = np.flatnonzero(~jobs.held)
-    order = np.zeros(len(jobs))
-    order[rows] = _order(state, rows)
-    queues = {}
-    for user in np.unique(jobs.user[rows]).tolist():
-        own = rows[jobs.user[rows] == user]
-        queues[user] = own[np.argsort(order[own], kind="stable")]
-    poorest = [(0.0, order[queue[0]], user) for user, queue in queues.items()]
+    order = _order(state, rows)
+    by_user = np.lexsort((order, jobs.user[rows]))
+    rows, order = rows[by_user], order[by_user]
+    users, begins = np.unique(jobs.user[rows], return_index=True)
+    sizes, orders = jobs.least[rows].tolist(), order.tolist()  # a loop in Python is faster over lists
+    bounds = pairwise([*begins.tolist(), len(rows)])
+    poorest = [(0.0, orders[at], user, at, end) for user, (at, end) in zip(users.tolist(), bounds, strict=True)]
     heapq.heapify(poorest)
-    has = dict.fromkeys(queues, 0)
+    has = dict.fromkeys(users.tolist(), 0)
     chosen: list[int] = []
     while poorest and room:
-        *_, user = heapq.heappop(poorest)
-        fits = jobs.least[queues[user]] <= room
-        if not fits.any():
-            continue  # nor will any later: room only shrinks
-        first = int(np.argmax(fits))
-        row = int(queues[user][first])
-        queues[user] = queues[user][first + 1 :]
-        chosen.append(row)
-        room -= int(jobs.least[row])
-        has[user] += int(jobs.least[row])
-        if len(queues[user]):
-            claim = has[user] / state.shares.get(user, 1.0)
-            heapq.heappush(poorest, (claim, order[queues[user][0]], user))
-    best = np.array(chosen, dtype=np.int64)
+        _, _, user, at, end = heapq.heappop(poorest)
+        while at < end and sizes[at] > room:  # nor will it fit later: room only shrinks
+            at += 1
+        if at == end:
+            continue
+        chosen.append(at)
+        room -= sizes[at]
+        has[user] += sizes[at]
+        if at + 1 < end:
+            heapq.heappush(poorest, (has[user] / state.shares.get(user, 1.0), orders[at + 1], user, at + 1, end))
+    best = rows[chosen]
     return place(state, best, jobs.least[best])
 
 
