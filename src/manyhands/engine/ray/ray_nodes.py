@@ -12,7 +12,7 @@ from typing import Any
 
 from manyhands.errors import UserError
 
-_AGAIN_SECONDS = 2.0
+_AGAIN_SECONDS = 10.0
 """Between attempts to reach a Ray that is gone."""
 
 
