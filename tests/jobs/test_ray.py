@@ -84,6 +84,7 @@ def test_nodes_come_and_go(cluster, home, brake, calm):
     [
         (("--ray", "auto"), "No cluster is joined by chance"),
         (("--ray", "127.0.0.1:9"), "cannot join the Ray cluster at 127.0.0.1:9: [Errno 111]"),
+        (("--ray", "somewhere"), "it has no port"),
         (("--ray", "local", "--hosts", "here=1"), "Leave out one"),
         (("--ray", "local", "--slots", "0"), "at least 1"),
     ],

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from manyhands.errors import UserError
-from manyhands.plan import parse_address
 
 if TYPE_CHECKING:
     from manyhands.engine.ray.nodes import Nodes
@@ -97,7 +96,10 @@ def _joined(address: str, namespace: str, slots: int | None, give_up: Callable[[
     watchdog.start()
     try:
         if address != "local":
-            socket.create_connection(parse_address(address.removeprefix("ray://"), "--ray: "), _REACH_SECONDS).close()
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            if not port.isdecimal():
+                raise ValueError("it has no port")
+            socket.create_connection((host, int(port)), _REACH_SECONDS).close()
         ray.init(address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise _no_cluster(address, str(error).strip() or type(error).__name__) from None
