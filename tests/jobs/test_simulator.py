@@ -240,3 +240,11 @@ def test_thirty_thousand_jobs_in_a_minute():
     began = time.perf_counter()
     simulate(trace, World(hosts=[8] * 32), policy_of("las"))
     assert time.perf_counter() - began < 60
+
+
+def test_a_trace_at_another_load():
+    trace = trace_of([(10.0, 1, 40.0), (20.0, 2, 30.0), (60.0, 8, 1000.0)])
+    assert trace.at_load(0.5, 4).submitted.tolist() == [0.0, 10.0, 50.0], (
+        "(40 + 60) / (4 * 0.5) s; who needs 8 cannot run"
+    )
+    assert trace.at_load(0.5, 4).load(4) > 10

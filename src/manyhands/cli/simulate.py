@@ -35,8 +35,8 @@ class Simulate:
     """Policies, side by side."""
     jobs: int | None = None
     """Only so many, the first ones. Of generated jobs: how many; default 2000."""
-    load: float = 1.0
-    """Of generated jobs: slot-seconds asked for, over those that there are while jobs come."""
+    load: float | None = None
+    """Slot-seconds asked for, over those that there are while jobs come. Default: 1; of a trace, as it was."""
     elastic: float = 0.0
     """Of generated jobs: the share that can use four times the workers that they need."""
     spread: float = 1.0
@@ -95,7 +95,7 @@ class Simulate:
             raise UsageError(f"--jobs must be at least 1; it is {self.jobs}.")
         if not 0 <= self.elastic <= 1 or not 0 < self.spread <= 1:
             raise UsageError("--elastic is from 0 to 1, and --spread above 0 and at most 1.")
-        if self.load <= 0 or self.tick <= 0 or min(self.restart, self.trial) < 0:
+        if (self.load is not None and self.load <= 0) or self.tick <= 0 or min(self.restart, self.trial) < 0:
             raise UsageError("--load and --tick must be above 0, and --restart and --trial not below.")
 
     def _trace(self, slots: int, packs: bool) -> tuple[Trace, Mapping[tuple[int, int], tuple[float, float]]]:
@@ -109,7 +109,7 @@ class Simulate:
                 self.jobs or 2000,
                 slots,
                 seed=self.seed,
-                load=self.load,
+                load=self.load or 1.0,
                 elastic=self.elastic,
                 spread=self.spread,
                 kinds=kinds,
@@ -118,6 +118,8 @@ class Simulate:
         trace = read_trace(self.trace).first(self.jobs)
         if not len(trace):
             raise UsageError(f"{self.trace} has no job that asks for a worker.")
+        if self.load is not None:
+            trace = trace.at_load(self.load, slots)
         if measured is None:
             return trace, {}
         own = {kind: index for index, kind in enumerate(trace.kinds)}

@@ -54,3 +54,9 @@ class Trace:
     def load(self, slots: int) -> float:
         """Slot-seconds asked for, over those that there are while jobs come."""
         return float(self.work.sum() / (slots * max(1e-9, float(np.ptp(self.submitted)))))
+
+    def at_load(self, load: float, slots: int) -> Trace:
+        """The same jobs, submitted faster or slower, so that those that fit make this load."""
+        fits = self.least <= slots
+        factor = float(self.work[fits].sum()) / (slots * load * max(1e-9, float(np.ptp(self.submitted))))
+        return replace(self, submitted=(self.submitted - self.submitted[:1]) * factor)
