@@ -8,4 +8,5 @@ code=0
 "$python" benchmarks/gpu/same_weights.py "$@" || code=1
 "$python" benchmarks/gpu/gpt124m.py "$@" || code=1
 "$python" benchmarks/gpu/collectives.py "$@" || code=1
+"$python" benchmarks/gpu/ticktock.py "$@" || code=1
 exit $code

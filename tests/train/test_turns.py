@@ -1,5 +1,6 @@
 """Tokens on a shared slot: who is in a phase that needs one has it alone, in turn, and loses it with its life."""
 
+import fcntl
 import itertools
 import os
 import signal
@@ -128,3 +129,33 @@ def test_waiting_is_a_phase_of_its_own(tmp_path):
     assert found[-3:-1] == [("turn", 3), ("forward", 3)]
     waited = next(end - start for phase, _, start, end in spans if NAMES[phase] == "turn")
     assert waited > 0.03e9
+
+
+def test_what_a_phase_began_is_over_before_the_token_goes(tmp_path):
+    settled = []
+    turns = Turns(tmp_path / "slot", "interleave", lambda: settled.append(other.taken))
+    other = Other(tmp_path / "slot")
+    turns("forward", lambda: None)
+    assert settled == [] and not other.takes()
+    turns("backward", lambda: None)
+    assert settled == [], "it needs the same token"
+    turns("exchange", lambda: None)
+    assert settled == [False] and other.takes()
+    turns.close()
+
+
+class Other:
+    """Wants the token of computing, and does not wait for it."""
+
+    def __init__(self, file):
+        self.file, self.taken = os.open(file, os.O_RDWR), False
+
+    def takes(self):
+        from manyhands.run.lock import region
+
+        try:
+            fcntl.fcntl(self.file, fcntl.F_OFD_SETLK, region(fcntl.F_WRLCK, 0, 1))
+            self.taken = True
+        except OSError:
+            pass
+        return self.taken

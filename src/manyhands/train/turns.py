@@ -24,12 +24,14 @@ class Turns:
     Args:
         file: of the slot; made if it is not there.
         way: one of `plan.WAYS`.
+        settle: called before a token is let go: what the phase began on a device has to be over by then.
     """
 
-    def __init__(self, file: Path, way: str) -> None:
+    def __init__(self, file: Path, way: str, settle: Callable[[], None] = lambda: None) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._way, self._table = way, WAYS[way]
+        self._settle = settle
         self._has: str | None = None
 
     def __call__(self, phase: str, waits: Callable[[], None]) -> None:
@@ -56,6 +58,7 @@ class Turns:
 
     def _let_go(self) -> None:
         if self._has is not None:
+            self._settle()
             self._unlock(_BYTES[self._has])
             self._has = None
 

@@ -111,6 +111,13 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Channel, in
     return facts, lambda channel, worker: Worker(job, plan, spec, channel, worker).run()
 
 
+def _settle() -> None:
+    """Have the device do what it was told, and give back the memory that is kept for later: others may want it."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+
 def _split_trainer() -> type[Trainer]:
     """Imported only where it is needed: torch's pipelines and sharding take half a second."""
     from manyhands.train.split import SplitTrainer
@@ -217,7 +224,7 @@ class Worker:
         self.recorder.gate = None
         if self.turns is not None:
             self.turns.close()
-        self.turns = Turns(Path(share["file"]), share["way"]) if share else None
+        self.turns = Turns(Path(share["file"]), share["way"], _settle) if share else None
         self.recorder.gate = self.turns
 
     def _device(self, slot: int) -> str:
