@@ -51,7 +51,8 @@ class Simulate:
     restart: float = 5.0
     """Seconds that a job stands still after a pause, a move or a resize."""
     tick: float = 60.0
-    """Seconds between decisions while jobs wait and none comes or ends."""
+    """Seconds between decisions while jobs wait and none comes or ends; up to eight times as many while nothing is
+    decided."""
     page: Path | None = None
     """Also write a page there: who held which slot when, and how many waited."""
     json: Path | None = None

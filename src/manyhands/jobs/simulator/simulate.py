@@ -4,7 +4,7 @@ Between two events every job goes at its speed: 1 on as many workers as it asked
 hosts as can be. More workers make it (workers / least) ** scaling times as fast, more hosts than needed `spread`
 times, and a partner on its slots as `pairs` says, which the policy may have to find out by trial. Whoever goes on after
 a pause, or with other slots, stands still for `restart` seconds first. The policy is asked when a job comes or ends,
-when a trial has ended, and every `tick` seconds while somebody waits.
+when a trial has ended, and while somebody waits every `tick` seconds, less often while nothing comes of it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from manyhands.jobs.pairs import Pairs
 from manyhands.jobs.policies import Policy
 from manyhands.jobs.simulator.jobs import Trace
 from manyhands.jobs.state import FREE, Decision, Floats, Ints, Jobs, Move, Pack, Pause, Resize, State
+
+_LONGEST = 8
+"""Ticks between decisions while nothing happens and nothing is decided."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +123,8 @@ class _Simulation:
         self.together = np.ones(count)
         self.stays: list[Stay] = []
         self.counts: dict[str, int] = {}
-        self.asked = -np.inf
+        self.asked, self.wait = -np.inf, world.tick
+        self.seen: tuple[int, int, int] = (0, 0, 0)
         self.known = Pairs(world.pairs if world.trial is None else None)
         self.measurable = frozenset(kind for pair in world.pairs for kind in pair)
         self.hoped: tuple[object, Mapping[tuple[int, int], tuple[float, float]]] = (None, {})
@@ -161,7 +165,7 @@ class _Simulation:
             rate = np.maximum(self.rate[self.runs], 1e-12)
             times.append(float(np.min(np.maximum(self.now, self.ready[self.runs]) + left / rate)))
             if len(self.runs) < len(self.active):
-                times.append(self.asked + self.world.tick)
+                times.append(self.asked + self.wait)
             times += self.trials.values()
         if not times:
             waits = len(self.active)
@@ -213,8 +217,11 @@ class _Simulation:
         return hosts, guests
 
     def _decide(self) -> None:
-        self.asked = self.now
         decisions = self.policy(self.state())
+        seen = self.next, len(self.active), len(self.known.measured)
+        quiet = not decisions and seen == self.seen
+        self.wait = min(2 * self.wait, _LONGEST * self.world.tick) if quiet else self.world.tick
+        self.asked, self.seen = self.now, seen
         for decision in decisions:
             if isinstance(decision, Pause | Resize | Move) or (
                 isinstance(decision, Pack) and self.workers[decision.job]
