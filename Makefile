@@ -43,6 +43,7 @@ bench: $(VENV)/.ready  ## all benchmarks; several hours on 2 quiet cores
 	$(BIN)/python benchmarks/consolidation.py
 	$(BIN)/python benchmarks/multiplex.py
 	$(BIN)/python benchmarks/simulator.py
+	$(BIN)/python benchmarks/ray_recovery.py
 	PYTHON=$(BIN)/python sh benchmarks/gpu/run.sh
 
 lock: $(VENV)/.ready  ## pin what is installed now

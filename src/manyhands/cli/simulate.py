@@ -50,8 +50,8 @@ class Simulate:
     """For +pack: seconds after which the speeds of two that share slots are known. 0: all are known from the start."""
     restart: float = 5.0
     """Seconds that a job stands still after a pause, a move or a resize."""
-    tick: float = 60.0
-    """Seconds between decisions while jobs wait and none comes or ends; up to eight times as many while nothing is
+    tick: float = 300.0
+    """Seconds between decisions while jobs wait and none comes or ends; up to four times as many while nothing is
     decided."""
     page: Path | None = None
     """Also write a page there: who held which slot when, and how many waited."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from manyhands.jobs.policies import Policy
 from manyhands.jobs.simulator.jobs import Trace
 from manyhands.jobs.state import FREE, Decision, Floats, Ints, Jobs, Move, Pack, Pause, Resize, State
 
-_LONGEST = 8
+_LONGEST = 4
 """Ticks between decisions while nothing happens and nothing is decided."""
 
 
@@ -39,7 +40,7 @@ class World:
     hosts: Sequence[int]
     restart: float = 5.0
     scaling: float = 0.9
-    tick: float = 60.0
+    tick: float = 300.0
     shares: Mapping[int, float] = field(default_factory=dict)
     pairs: Mapping[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
     trial: float | None = None
@@ -107,6 +108,7 @@ class _Simulation:
         self.second = np.full(len(self.slots), FREE)
         self.now = 0.0
         self.active = np.zeros(0, dtype=np.int64)
+        self.facts: tuple[Ints | None, dict[str, Any]] = (None, {})
         self.runs = np.zeros(0, dtype=np.int64)
         self.workers = np.zeros(count, dtype=np.int64)
         self.done = np.zeros(count)
@@ -237,20 +239,14 @@ class _Simulation:
             self._settle()
 
     def state(self) -> State:
-        active, trace = self.active, self.trace
+        active = self.active
+        if self.facts[0] is not active:
+            self.facts = active, self._facts(active)
         jobs = Jobs(
-            number=active,
-            user=trace.user[active],
-            submitted=trace.submitted[active],
-            least=trace.least[active],
-            most=trace.most[active],
-            priority=trace.priority[active],
             service=self.service[active],
             workers=self.workers[active],
             since=self.now - self.since[active],
-            held=np.zeros(len(active), dtype=bool),
-            kind=trace.kind[active],
-            spread=trace.spread[active],
+            **self.facts[1],
         )
         return State(
             now=self.now,
@@ -261,6 +257,12 @@ class _Simulation:
             shares=self.world.shares,
             pairs=self._pairs(),
         )
+
+    def _facts(self, active: Ints) -> dict[str, Any]:
+        """What stays as it is while the same jobs are there."""
+        columns = ("user", "submitted", "least", "most", "priority", "kind", "spread")
+        facts = {name: getattr(self.trace, name)[active] for name in columns}
+        return {"number": active, "held": np.zeros(len(active), dtype=bool), **facts}
 
     def _rows(self, who: Ints) -> Ints:
         return np.where(who == FREE, FREE, np.searchsorted(self.active, who))
