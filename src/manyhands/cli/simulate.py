@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -129,6 +130,8 @@ class Simulate:
         return trace, {(a, b): speeds for (a, b), speeds in known.items() if a is not None and b is not None}
 
 
+_WIDTH = 120
+"""Of the table, in characters, where it does not go to a terminal."""
 _KINDS = 26
 """As many as Gavel's figures have on one device."""
 
@@ -175,7 +178,7 @@ def _print(trace: Trace, hosts: list[int], results: dict[str, Figures], refused:
     from manyhands.jobs.history import duration
 
     slots = sum(hosts)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     console.print(f"{trace.name}: {_about(trace, hosts)}", markup=False, soft_wrap=True)
     if trace.left_out:
         console.print(f"{trace.left_out} that ask for no worker, or never ran, are left out.")

@@ -61,7 +61,9 @@ def shrunk(state: State) -> State:
     jobs, first, workers = state.jobs, state.first.copy(), state.jobs.workers.copy()
     for row in running(state)[jobs.workers[running(state)] > jobs.least[running(state)]]:
         own = np.flatnonzero(first == row)
-        first[np.setdiff1d(own, most_together(state.slots, own, int(jobs.least[row])))] = FREE
+        keep = most_together(state.slots, own, int(jobs.least[row]))
+        first[own] = FREE
+        first[keep] = row
         workers[row] = jobs.least[row]
     return replace(state, jobs=replace(jobs, workers=workers), first=first)
 

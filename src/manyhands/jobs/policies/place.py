@@ -51,6 +51,8 @@ def place(state: State, rows: Ints, workers: Ints) -> list[Decision]:
 def most_together(slots: Ints, own: Ints, count: int) -> Ints:
     """Of slots that a job has, as many, on the hosts of which it has most."""
     hosts = slots[own]
+    if (hosts == hosts[:1]).all():
+        return own[:count]
     sizes = np.bincount(hosts)
     return np.sort(own[np.lexsort((own, hosts, -sizes[hosts]))][:count])
 
