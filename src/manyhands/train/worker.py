@@ -85,6 +85,8 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Channel, in
     plan = Plan(**spec["plan"])
     if plan.layout.split:
         _split_trainer()
+    if plan.hosts:  # how tensors travel between hosts is chosen with scipy; every new worker would wait for that
+        importlib.import_module("manyhands.collective.packing")
     cuda_devices = torch.cuda.device_count()
     if torch.cuda.is_initialized():
         raise UserError(
