@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from contextlib import closing
@@ -40,6 +41,14 @@ class Lent:
 
     def guests(self) -> list[int]:
         return list(self.agent._guests)
+
+    def spare(self) -> subprocess.Popen:
+        """The guest that no run has yet; waits for it."""
+        end = time.monotonic() + DEADLINE
+        while self.agent._spare is None:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        return self.agent._spare[0]
 
 
 class Desk:
@@ -179,11 +188,7 @@ def test_a_silent_host_is_lost(lend, desk, monkeypatch):
 def test_a_spare_guest_is_the_next_one(tmp_path):
     lent = Lent(spare=True)
     try:
-        end = time.monotonic() + DEADLINE
-        while lent.agent._spare is None:
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        spare = lent.agent._spare[0]
+        spare = lent.spare()
         desk = Desk(tmp_path, far=lent)
         try:
             desk.engine.open(desk.events.append)
@@ -198,11 +203,7 @@ def test_a_spare_guest_is_the_next_one(tmp_path):
 
 def test_a_spare_guest_goes_with_its_agent():
     lent = Lent(spare=True)
-    end = time.monotonic() + DEADLINE
-    while lent.agent._spare is None:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    spare = lent.agent._spare[0]
+    spare = lent.spare()
     lent.agent.close()
     assert spare.poll() is not None
 
@@ -261,8 +262,10 @@ def test_what_one_says_the_other_gets(depot, monkeypatch):
     with closing(DepotStore(address, TOKEN)) as first, closing(DepotStore(address, TOKEN)) as second:
         with pytest.raises(TimeoutError, match="nobody has said key"):
             second.get("key")
-        threading.Timer(0.05, lambda: first.set("key", "value")).start()
+        saying = threading.Timer(0.05, lambda: first.set("key", "value"))
+        saying.start()
         assert second.get("key") == "value"
+        saying.join()
 
 
 def test_slots_from_afar(depot):

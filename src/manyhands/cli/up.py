@@ -45,6 +45,8 @@ class Up:
         from manyhands.jobs.policies import policy_of
 
         policy_of(self.policy)
+        if self.slots is not None and self.slots < 1:
+            raise UsageError(f"--slots must be at least 1; it is {self.slots}.")
         devices = _cuda_devices()
         hosts = {} if self.ray is not None else self._hosts(devices)
         settings = Settings(
@@ -75,8 +77,6 @@ class Up:
             return ""
         if self.hosts is not None:
             raise UsageError("--hosts and --ray are two ways to say which machines take part. Leave out one.")
-        if self.slots is not None and self.slots < 1:
-            raise UsageError(f"--slots must be at least 1; it is {self.slots}.")
         if self.ray in ("", "auto"):
             raise UsageError(
                 "--ray needs an address: HOST:PORT, ray://HOST:PORT, or local. No cluster is joined by chance."
@@ -85,10 +85,7 @@ class Up:
 
     def _hosts(self, devices: int) -> dict[str, int]:
         if self.hosts is None:
-            slots = self.slots if self.slots is not None else devices or os.cpu_count() or 1
-            if slots < 1:
-                raise UsageError(f"--slots must be at least 1; it is {slots}.")
-            return {HERE: slots}
+            return {HERE: self.slots or devices or os.cpu_count() or 1}
         if self.slots is not None:
             raise UsageError("--slots is for this machine alone; --hosts says how many are on each.")
         hosts = {}

@@ -152,7 +152,6 @@ class Controller:
         if there == self._cluster.is_there(host):
             return
         (self._cluster.come if there else self._cluster.go)(host)
-        self._store.set([("slots", self._cluster.slots)])
         self._changes()
 
     def hosts_become(self, hosts: Mapping[str, int]) -> None:
