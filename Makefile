@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Most tests wait for processes: more of them than cores. Tests of a file share what it has set up.
+PARALLEL := --numprocesses 3 --dist loadfile
 ifndef RUN
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 endif
@@ -16,10 +18,10 @@ demo: $(VENV)/.ready  ## train the example GPT with 2 workers and say where the 
 	@echo "open $(RUN)/report.html"
 
 test: $(VENV)/.ready  ## the whole suite but for what is marked slow
-	$(BIN)/python -m pytest --durations=25
+	$(BIN)/python -m pytest $(PARALLEL) --durations=25
 
 test-all: $(VENV)/.ready  ## the slow tests too
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest $(PARALLEL) -m ""
 
 lint: $(VENV)/.ready  ## style, format, types
 	$(BIN)/ruff check .

@@ -37,6 +37,17 @@ def arguments(docstring: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def device_missing(device: str) -> bool:
+    """Whether torch sees no such device; then it is said, and the benchmark is skipped."""
+    import torch
+
+    missing = device.startswith("cuda") and not torch.cuda.is_available()
+    if missing:
+        script = Path(sys.argv[0]).stem
+        console.print(f"{script} skipped: torch sees no CUDA device. To try the script: --tiny --device cpu")
+    return missing
+
+
 def machine() -> dict[str, Any]:
     """What the figures depend on besides the code."""
     import torch

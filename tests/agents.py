@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 
@@ -34,6 +35,13 @@ class LentHost:
 
     def _read(self) -> None:
         self.lines.extend(self.process.stdout)
+
+    def until_line(self, text: str, seconds: float = 30.0) -> None:
+        """Wait for a line that holds `text`."""
+        end = time.monotonic() + seconds
+        while not any(text in line for line in self.lines):
+            assert time.monotonic() < end, f"no {text!r} within {seconds} s in {self.lines}"
+            time.sleep(0.02)
 
     def kill(self) -> None:
         """As if the machine had lost its power: neither the agent nor what it started gets a word out."""

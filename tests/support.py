@@ -13,6 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from manyhands.errors import UserError
 from manyhands.run import RunDirectory, read_journal
 
@@ -34,6 +36,12 @@ def side_by_side(*calls: Callable) -> list:
     """The results of calls that wait for processes: as many at a time as there are cores."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return [future.result() for future in [pool.submit(call) for call in calls]]
+
+
+def chosen(request: pytest.FixtureRequest, name: str) -> list:
+    """The values of the parameter `name` that the selected tests of this module have."""
+    specs = [getattr(item, "callspec", None) for item in request.session.items if item.module is request.module]
+    return list(dict.fromkeys(spec.params[name] for spec in specs if spec and name in spec.params))
 
 
 def train(directory: Path, job_file: Path, *flags: object, workers: int = 2, job: tuple = ()) -> dict:

@@ -40,7 +40,16 @@ def digests(folder: Path, name: str, sizes: tuple[int, ...], job: tuple[str, ...
     return {workers: result["weights_sha256"] for workers, result in results}
 
 
-@pytest.mark.parametrize(("name", "sizes"), [("gpt", (2, 3)), ("digits", (1, 2, 3, 4)), ("hf", (1, 4))])
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("gpt", (2, 3)),
+        ("digits", (4,)),
+        ("hf", (1,)),
+        pytest.param("digits", (1, 2, 3), marks=pytest.mark.slow),
+        pytest.param("hf", (2, 4), marks=pytest.mark.slow),
+    ],
+)
 def test_weights_do_not_depend_on_the_number_of_workers(name, sizes, tmp_path):
     pytest.importorskip({"gpt": "torch", "digits": "sklearn", "hf": "transformers"}[name])
     expected = naive(name, JOBS[name])

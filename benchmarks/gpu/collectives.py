@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from common import arguments, console, machine, table, write_results
+from common import arguments, device_missing, machine, table, write_results
 
 SIZES = [1 << 20, 16 << 20, 128 << 20]
 ROUNDS = 7
@@ -71,8 +71,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true", help="as --quick")
     flags = parser.parse_args()
-    if flags.device == "cuda" and not torch.cuda.is_available():
-        console.print("skipped: no CUDA device. --device cpu shows that the script works.")
+    if device_missing(flags.device):
         return
     quick = flags.quick or flags.tiny
     facts, bus = machine(), bus_rate(torch.device(flags.device))

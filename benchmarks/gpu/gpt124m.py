@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic kernels demand it; for all sides
 
 import torch
-from common import BENCHMARKS, arguments, console, machine, ratios, table, write_results
+from common import BENCHMARKS, arguments, device_missing, machine, ratios, table, write_results
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
@@ -103,8 +103,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, help="rounds; default 7")
     parser.add_argument("--steps", type=int, help="steps of a turn; default 10")
     options = parser.parse_args()
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        console.print("gpt124m skipped: torch sees no CUDA device. To try the script: --tiny --device cpu")
+    if device_missing(options.device):
         return
     quick = options.quick or options.tiny
     pairs, steps = options.pairs or (2 if quick else 7), options.steps or (2 if quick else 10)

@@ -21,8 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-from common import ROOT, arguments, console, machine, table, write_results
+from common import ROOT, arguments, console, device_missing, machine, table, write_results
 from runs import Run, kill_and_time
 
 FLAGS = {"gpt": ["--steps", "150"], "digits": ["--steps", "200"], "hf": ["--steps", "150"]}
@@ -44,8 +43,7 @@ def main() -> None:
     parser.add_argument("--examples", nargs="+", default=list(FLAGS), choices=list(FLAGS))
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
     options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        console.print("same_weights skipped: torch sees no CUDA device. To try the script: --tiny --device cpu")
+    if device_missing(options.device):
         return
     quick = options.quick or options.tiny
     facts = machine()

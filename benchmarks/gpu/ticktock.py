@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from common import BENCHMARKS, ROOT, arguments, console, machine, table, write_results
+from common import BENCHMARKS, ROOT, arguments, device_missing, machine, table, write_results
 from migration import ask, wait_for
 from multiplex import Training
 
@@ -42,8 +42,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--tiny", action="store_true", help="small activations, for any device")
     options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        console.print("ticktock skipped: torch sees no CUDA device. To try the script: --tiny --device cpu")
+    if device_missing(options.device):
         return
     quick = options.quick or options.tiny
     facts, seconds = machine(), 2.0 if quick else SECONDS

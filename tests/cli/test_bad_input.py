@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from support import PATIENT, ROOT, Brake, Run, cli, side_by_side
+from support import PATIENT, ROOT, Brake, Run, chosen, cli, side_by_side
 
 from manyhands.run import read_json
 
@@ -18,57 +18,62 @@ def refused(done, code: int, *words: str) -> None:
         assert word in done.stderr, done.stderr
 
 
-JOB_FILES = [  # more of them: tests/train/test_jobfile.py
-    ("import nowhere_at_all", ["does not import", "nowhere_at_all", ":1"]),
-    ("def job(a: int = 1):\n    from manyhands import Job\n    return Job(model=1)", ["job()", "missing"]),
-]
-VALUES = [
-    ((), ("--depth=3",), ["--depth"]),
-    ((), ("--batch-size=10",), ["batch_size 10", "micro_batches=5"]),
-    (("--workers=5",), (), ["5 workers", "4 micro-batches", "--workers 4"]),
-    (("--workers=0",), (), ["--workers", "at least 1"]),
-    (("--device=cuda",), (), ["CUDA", "--device cpu"]),
-    (("--snapshot-share=2",), (), ["--snapshot-share", "between 0 and 1"]),
-]
-MISBEHAVE = [
-    ("--samples=0", ["data()", "empty dataset"]),
-    ("--fault=shape", ["differ in shape", "sample 7", "[3]"]),
-    ("--fault=pair", ["not a pair (input, target)"]),
-    ("--fault=vector", ["loss must be a scalar", "(2,)", ".mean()"]),
-    ("--fault=raise", ["no such picture", "tiny.py:", "step", "micro-batch"]),
-    ("--fault=exit", ["exited with code 3", "loss number 3"]),
-    ("--fault=segfault", ["SIGSEGV", "loss number 3"]),
-]
+JOB_FILES = {  # more of them: tests/train/test_jobfile.py
+    "import nowhere_at_all": ["does not import", "nowhere_at_all", ":1"],
+    "def job(a: int = 1):\n    from manyhands import Job\n    return Job(model=1)": ["job()", "missing"],
+}
+VALUES = {  # (flags, the job's flags)
+    ((), ("--depth=3",)): ["--depth"],
+    ((), ("--batch-size=10",)): ["batch_size 10", "micro_batches=5"],
+    (("--workers=5",), ()): ["5 workers", "4 micro-batches", "--workers 4"],
+    (("--workers=0",), ()): ["--workers", "at least 1"],
+    (("--device=cuda",), ()): ["CUDA", "--device cpu"],
+    (("--snapshot-share=2",), ()): ["--snapshot-share", "between 0 and 1"],
+}
+MISBEHAVE = {
+    "--samples=0": ["data()", "empty dataset"],
+    "--fault=shape": ["differ in shape", "sample 7", "[3]"],
+    "--fault=pair": ["not a pair (input, target)"],
+    "--fault=vector": ["loss must be a scalar", "(2,)", ".mean()"],
+    "--fault=raise": ["no such picture", "tiny.py:", "step", "micro-batch"],
+    "--fault=exit": ["exited with code 3", "loss number 3"],
+    "--fault=segfault": ["SIGSEGV", "loss number 3"],
+}
+RARE = ("--samples=0", "--fault=pair", "--fault=vector", "--fault=exit")
+"""Those much like another."""
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """The commands of the tests below, side by side: those with (a job file, flags, the job's flags) and their run
-    directories. Most of the time they import torch."""
+def runs(request, tmp_path_factory):
+    """The commands of the tests below, side by side: each with its run directory. Most of the time they import
+    torch."""
     folder = tmp_path_factory.mktemp("runs")
-    asked = []
-    for number, (content, _) in enumerate(JOB_FILES):
-        path = folder / f"bad{number}.py"
-        path.write_text(content)
-        asked.append((content, (path,), ()))
-    asked += [((flags, job), (TINY, *flags), job) for flags, job, _ in VALUES]
-    asked += [(job, (TINY, "--workers=2"), (job,)) for job, _ in MISBEHAVE]
-    asked.append(("debug", (TINY, "--debug"), ("--fault=raise",)))
-    crowd = (f"--micro-batches={CROWD}", f"--batch-size={CROWD}", "--steps=3")
-    asked.append(("crowd", (TINY, f"--workers={CROWD}"), crowd))
+    commands = {
+        "debug": ((TINY, "--debug"), ("--fault=raise",)),
+        "crowd": ((TINY, f"--workers={CROWD}"), (f"--micro-batches={CROWD}", f"--batch-size={CROWD}", "--steps=3")),
+    }
+    for case in chosen(request, "case"):
+        if case in JOB_FILES:
+            path = folder / f"bad{len(commands)}.py"
+            path.write_text(case)
+            commands[case] = (path,), ()
+        elif case in VALUES:
+            commands[case] = (TINY, *case[0]), case[1]
+        else:
+            commands[case] = (TINY, "--workers=2"), (case,)
 
     def call(number, command, job):
         directory = folder / f"run{number}"
         return cli("train", *command, "--run-dir", directory, "--", *job), directory, command[0]
 
-    calls = [lambda n=n, c=command, j=job: call(n, c, j) for n, (_, command, job) in enumerate(asked)]
-    return dict(zip((key for key, _, _ in asked), side_by_side(*calls), strict=True))
+    calls = [lambda n=n, c=command, j=job: call(n, c, j) for n, (command, job) in enumerate(commands.values())]
+    return dict(zip(commands, side_by_side(*calls), strict=True))
 
 
-@pytest.mark.parametrize(("content", "words"), JOB_FILES)
-def test_job_files(content, words, runs):
-    done, directory, path = runs[content]
-    refused(done, 2, str(path), *words)
+@pytest.mark.parametrize("case", JOB_FILES)
+def test_job_files(case, runs):
+    done, directory, path = runs[case]
+    refused(done, 2, str(path), *JOB_FILES[case])
     assert not directory.exists()
 
 
@@ -80,19 +85,21 @@ def test_neither_job_nor_resume():
     refused(cli("train"), 2, "--resume DIR")
 
 
-@pytest.mark.parametrize(("flags", "job", "words"), VALUES)
-def test_values_that_do_not_fit(flags, job, words, runs):
+@pytest.mark.parametrize("case", VALUES, ids=lambda case: " ".join([*case[0], *case[1]]))
+def test_values_that_do_not_fit(case, runs):
     import torch
 
-    if "--device=cuda" in flags and torch.cuda.is_available():
+    if "--device=cuda" in case[0] and torch.cuda.is_available():
         pytest.skip("this machine has CUDA devices")
-    refused(runs[flags, job][0], 2, *words)
+    refused(runs[case][0], 2, *VALUES[case])
 
 
-@pytest.mark.parametrize(("job", "words"), MISBEHAVE)
-def test_jobs_that_misbehave(job, words, runs):
-    done, directory, _ = runs[job]
-    refused(done, 1, *words)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case in RARE else ()) for case in MISBEHAVE]
+)
+def test_jobs_that_misbehave(case, runs):
+    done, directory, _ = runs[case]
+    refused(done, 1, *MISBEHAVE[case])
     assert read_json(directory / "result.json")["status"] == "failed"
 
 

@@ -9,20 +9,13 @@ import sys
 
 import pytest
 from agents import LentHost
-from home import JOB, TestHome
+from home import JOB
 from support import Brake, cli, ledger_positions, train
 
 STEPS = 60
 LONG = (f"--steps={STEPS}",)
 
 pytest.importorskip("starlette", reason="starlette is not installed")
-
-
-@pytest.fixture
-def home(tmp_path):
-    home = TestHome(tmp_path / "home")
-    yield home
-    home.close()
 
 
 @pytest.fixture

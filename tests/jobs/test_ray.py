@@ -27,13 +27,6 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture
-def home(tmp_path):
-    home = TestHome(tmp_path / "home")
-    yield home
-    home.close()
-
-
-@pytest.fixture
 def brake(tmp_path) -> Brake:
     return Brake(tmp_path / "brake", STEPS - 4, 0.05)
 

@@ -235,7 +235,7 @@ def test_a_token_is_needed_and_must_be_the_same(lend, token, tmp_path):
     other.write_text("a token that is another one\n")
     done = cli("train", JOB, "--run-dir", tmp_path / "run", *on(other, [host]))
     assert done.returncode == 1 and host.name in done.stderr and "same token" in done.stderr
-    assert any("turned away" in line for line in host.lines)
+    host.until_line("turned away")
     assert not (tmp_path / "run").exists()
 
 

@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
-from support import PATIENT, ROOT, Brake, Run, alive, cli, kill_worker, ledger_positions, side_by_side, train
+from support import PATIENT, ROOT, Brake, Run, alive, chosen, cli, kill_worker, ledger_positions, side_by_side, train
 
 JOB = ROOT / "tests" / "jobfiles" / "split_net.py"
 STEPS = 90
@@ -141,13 +141,29 @@ AFTER = {  # the model is there
     ("pp=2", "--fault=lengths --batch-size=4"): ["micro-batch 1", "[1, 5, 6]", "pad or crop"],
     ("pp=2", "--fault=lengths"): ["samples differ in shape", "dataset"],
 }
+RARE = [
+    ("dp=5", ""),
+    ("pp=2,cuts=a/b", ""),
+    ("pp=2", "--layers=0"),
+    ("pp=2,cuts=99", ""),
+    ("tp=2", "--optimizer=coupled"),
+    ("dp=3,shard=2", ""),
+    ("pp=2", "--fault=loss"),
+    ("pp=2", "--fault=lengths"),
+]
+"""Those much like another."""
+
+
+CASES = [
+    pytest.param(case, id="  ".join(case), marks=pytest.mark.slow if case in RARE else ()) for case in (*BEFORE, *AFTER)
+]
 
 
 @pytest.fixture(scope="module")
-def refusals(tmp_path_factory):
+def refusals(request, tmp_path_factory):
     """The commands of the tests below, side by side."""
     folder = tmp_path_factory.mktemp("runs")
-    asked = [*BEFORE, *AFTER]
+    asked = chosen(request, "case")
     calls = [
         lambda n=n, layout=layout, job=job: cli(
             "train", JOB, "--layout", layout, "--run-dir", folder / str(n), "--", *job.split(), timeout=GRACE * 2
@@ -157,7 +173,7 @@ def refusals(tmp_path_factory):
     return dict(zip(asked, side_by_side(*calls), strict=True)), folder
 
 
-@pytest.mark.parametrize("case", [*BEFORE, *AFTER], ids="  ".join)
+@pytest.mark.parametrize("case", CASES)
 def test_what_cannot_be(case, refusals):
     done = refusals[0][case]
     assert done.returncode == (2 if case in BEFORE else 1), done.stderr

@@ -49,7 +49,7 @@ def check(cases, gangs):
 
 
 def test_drawn_layouts(gangs):
-    check(drawn(12, seed=1), gangs)
+    check(drawn(6, seed=1), gangs)
 
 
 @pytest.mark.slow
