@@ -145,15 +145,17 @@ def test_hosts_come_on_the_way(lend, token, calm, tmp_path):
 def test_a_run_moves_from_host_to_host(lend, token, calm, tmp_path):
     """Its state goes straight from one to the others: nothing is computed again."""
     first, second, third = lend(3)
-    brake = Brake(tmp_path / "brake", STEPS - 4, 0.1)
+    brake = Brake(tmp_path / "brake", STEPS - 4, 0.02)
     run = Run.begin(tmp_path / "run", JOB, *on(token, [first]), PATIENT, workers=1, job=(*LONG, *brake.job))
     run.until_step(3)
     for hosts in ([second], [first, third], [second, "here"]):
+        brake.slow_down(0.4)
         names = [getattr(host, "name", host) for host in hosts]
         flags = ("--workers", len(names), "--hosts", ",".join(names))
         done = cli("resize", tmp_path / "run", *flags)
         assert done.returncode == 0, done.stderr
         run.until(lambda names=names: [w["host"] for w in run.show().get("workers", [])] == names, f"{names}")
+        brake.slow_down(0.02)
         run.until_step(run.step() + 2)
     brake.release()
     assert run.wait() == 0, run.output()

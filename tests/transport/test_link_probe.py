@@ -1,14 +1,17 @@
 """What measurements mean, on made-up figures and in a lab."""
 
 import json
+import socket
 import sys
+import time
 
 import pytest
+from support import cli
 from support_lab import lab  # noqa: F401
 
 from manyhands.cluster import Cluster, read_cluster
 from manyhands.transport.measured import MEMORY_RATE, Measured, cluster_of
-from manyhands.transport.probe import _rounds
+from manyhands.transport.probe import _Flow, _rounds
 
 
 def rows(world: int, rail: str, alone, together, local=lambda a, b: False, latency=1e-4) -> list[Measured]:
@@ -89,6 +92,26 @@ def test_a_route_over_other_links_is_no_link():
 def test_only_routes_are_better_than_nothing():
     cluster = cluster_of(rows(2, "", lambda a, b: 20e6, lambda a, b: 20e6))
     assert speeds(cluster) == {("rank0", "rank1"): 20_000_000, ("rank1", "rank0"): 20_000_000}
+
+
+def test_a_peer_that_takes_all_there_is_ends_no_measurement_late():
+    class Keen:
+        def send(self, data):
+            return len(data)
+
+    flow = _Flow(1, Keen())
+    flow.write(end=time.monotonic() + 0.02)
+    assert flow.sent_all
+
+
+@pytest.mark.parametrize(("rank", "what"), [(0, "the other ranks do not come"), (1, "rank 1 cannot reach rank 0")])
+def test_a_rank_that_does_not_come_is_named(rank, what):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    done = cli("cluster", "probe", "--rank", rank, "--world-size", 2, "--master", address, "--timeout", 1)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"manyhands: {what}") and done.stderr.count("\n") == 1
 
 
 def test_a_lab_is_found_as_it_was_made(lab, tmp_path):  # noqa: F811

@@ -73,17 +73,23 @@ def _given(value: int | None, flag: str, variable: str) -> int:
 
 
 def _measured(host: str, port: int, rank: int, world: int, timeout: float) -> Cluster:
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # before torch is loaded: what goes wrong is said below
     from torch.distributed import TCPStore
 
+    from manyhands.transport.errors import GroupError
     from manyhands.transport.probe import probed
     from manyhands.transport.rendezvous import connect
 
     try:
         store = TCPStore(host, port, world, rank == 0, timedelta(seconds=timeout))
     except Exception as error:  # torch's own classes differ between versions
-        raise UserError(f"rank {rank} cannot reach rank 0 at {host}:{port}: {str(error).splitlines()[0]}") from None
-    links = {link.peer: link for link in connect(store, rank, world, "probe", timeout) if link is not None}
-    cluster = probed(store, rank, links, "probe", fresh=True)
+        missed = "the other ranks do not come to rank 0" if rank == 0 else f"rank {rank} cannot reach rank 0"
+        raise UserError(f"{missed} at {host}:{port}: {str(error).splitlines()[0]}") from None
+    try:
+        links = {link.peer: link for link in connect(store, rank, world, "probe", timeout) if link is not None}
+        cluster = probed(store, rank, links, "probe", fresh=True)
+    except GroupError as error:
+        raise UserError(f"rank {rank} has measured nothing: {error}. Start all ranks again.") from None
     store.set(f"probe/done/{rank}", "")
     if rank == 0:  # rank 0 serves the store: it leaves last
         for other in range(world):

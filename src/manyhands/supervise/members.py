@@ -135,6 +135,16 @@ def to_start(members: Iterable[Member], plan: Plan) -> list[str]:
     return list(wanted.elements())
 
 
+def processes(gang: Iterable[Member], plan: Plan) -> dict[str, list[dict[str, Any]]]:
+    """Where the workers and the servers of a gang are, each with its rank among its kind."""
+    found: dict[str, list[dict[str, Any]]] = {"workers": [], "servers": []}
+    ranked = {m.rank: m for m in gang if m.rank is not None and m.rank < plan.gang}
+    for rank in sorted(ranked):
+        kind, first = ("workers", 0) if rank < plan.workers else ("servers", plan.workers)
+        found[kind].append({"rank": rank - first, "pid": ranked[rank].pid, "host": ranked[rank].host})
+    return found
+
+
 def seat(members: Sequence[Member], plan: Plan) -> list[Member]:
     """A member for every rank, from its host: those that had a rank keep their order. There have to be enough."""
     by_host: dict[str, deque[Member]] = defaultdict(deque)

@@ -17,30 +17,27 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from manyhands.engine import HERE, Engine, EngineEvent, Exited, Message, Printed, Said
+from manyhands.engine import Engine, EngineEvent, Exited, Message, Printed, Said
 from manyhands.engine.loop import Loop
 from manyhands.errors import UserError
-from manyhands.plan import WAYS, Plan, parse_address
+from manyhands.plan import Plan
 from manyhands.run import Checkpoint, RunDirectory
 from manyhands.shm import Board, Slots
 from manyhands.supervise.checkpoints import Checkpoints
 from manyhands.supervise.ending import Ending, conclude
 from manyhands.supervise.loose import goes_on_without, lacks_a_server, links, vacancy
-from manyhands.supervise.members import Member, Phase, choose_source, describe_loss, handover, seat, to_start
-from manyhands.supervise.oom import OUT_OF_MEMORY_REMEDY, OutOfMemory
+from manyhands.supervise.losses import Losses
+from manyhands.supervise.members import Member, Phase, choose_source, describe_loss, handover, processes, seat, to_start
 from manyhands.supervise.options import Care
 from manyhands.supervise.outside import Onlookers, catch_signals, serve_commands
 from manyhands.supervise.record import Record
 from manyhands.supervise.view import View
+from manyhands.supervise.wanted import Wanted
 from manyhands.supervise.watch import Watch
-
-_RESIZES = ("workers", "layout", "sync", "hosts", "server_hosts")
-"""What a resize may change of the plan."""
 
 
 class Supervisor:
@@ -74,7 +71,9 @@ class Supervisor:
         self._directory, self._engine, self._loop, self._care = directory, engine, loop, care
         self._facts, self._record, self._view = facts, record, view
         self._slots, self._board, self._checkpoint = slots, board, checkpoint
-        self._plan = plan
+        self._wanted = Wanted(
+            plan, facts["micro_batches"], engine, loop, lambda: self._ending is not None, self._resized
+        )
         self._members: dict[int, Member] = {}
         self._gang: list[int] = []
         self._gang_plan: Plan | None = None
@@ -87,13 +86,10 @@ class Supervisor:
         self._pause_ordered = False
         self._save_for_join = False
         self._checkpoint_ordered = False
-        self._losses_without_progress = 0
+        self._losses = Losses(care.attempts, directory.log)
         self._missed = 0
         """The last generation whose members did not find each other."""
-        self._hosts_lost: set[str] = set()
-        """Since the last decision."""
         self._watch = Watch(engine, board, care, view.note)
-        self._out_of_memory = OutOfMemory()
         self._ending: Ending | None = None
         self._sha256 = ""
         self._figures: dict[int, Any] = {}
@@ -104,12 +100,6 @@ class Supervisor:
         self._handed = 0
         """The last generation for which state was handed over."""
         self._giver = -1
-        self._share: dict[str, Any] | None = None
-        """How the slots are shared with another job: `way`, and `files` by rank."""
-        self._reaching = False
-        """Hosts are being reached for a resize."""
-        self._resizes = 0
-        """That were asked for."""
         self._onlookers = Onlookers()
         self._began = time.monotonic()
         self._checkpoints = Checkpoints(directory, care, slots, loop, view.note, self._checkpoint_written)
@@ -152,7 +142,7 @@ class Supervisor:
 
     def _decide(self) -> None:
         """Order what the situation asks for."""
-        self._hosts_lost.clear()
+        self._losses.decided()
         phases = [member.phase for member in self._members.values()]
         if self._ending is None and phases and all(phase is Phase.FINISHED for phase in phases):
             self._ending = Ending("finished")
@@ -161,7 +151,7 @@ class Supervisor:
             return
         if Phase.RUNNING not in phases and Phase.SAVING not in phases:
             self._dismiss_unfit()
-        for host in to_start(self._members.values(), self._plan):
+        for host in to_start(self._members.values(), self._wanted.plan):
             self._start(host)
         if Phase.RUNNING in phases:
             self._admit()
@@ -177,8 +167,8 @@ class Supervisor:
     def _dismiss_unfit(self) -> None:
         """Let go of members that can have no place in the next generation, nor a state to give it."""
         for member in list(self._members.values()):
-            gives = member.holds_state and not (member.plan.divides or self._plan.divides)
-            if member.phase is not Phase.FAILED and not member.fits(self._plan) and not gives:
+            gives = member.holds_state and not (member.plan.divides or self._wanted.plan.divides)
+            if member.phase is not Phase.FAILED and not member.fits(self._wanted.plan) and not gives:
                 self._dismiss(member)
 
     def _start(self, host: str) -> None:
@@ -188,14 +178,14 @@ class Supervisor:
         pid = self._engine.start(worker, host)
         taken = {member.slot for member in self._members.values() if member.host == host}
         slot = min(set(range(len(taken) + 1)) - taken)
-        self._members[worker] = Member(worker, pid, slot, self._plan, time.monotonic_ns(), host)
-        order = {"order": "build", "slot": slot, "plan": self._plan.as_dict(), "expect": self._expects(host)}
+        self._members[worker] = Member(worker, pid, slot, self._wanted.plan, time.monotonic_ns(), host)
+        order = {"order": "build", "slot": slot, "plan": self._wanted.plan.as_dict(), "expect": self._expects(host)}
         self._engine.send(worker, order)
 
     def _expects(self, host: str) -> int:
         """Bytes of the state that a new member will be handed, as far as is known; 0 if it is not to be handed any."""
         held = self._slots.newest()
-        moves = all(m.host != host or not m.placed for m in self._members.values()) and not self._plan.divides
+        moves = all(m.host != host or not m.placed for m in self._members.values()) and not self._wanted.plan.divides
         return len(self._slots.read(held.slot)) if held is not None and moves else 0
 
     def _admit(self) -> None:
@@ -226,7 +216,7 @@ class Supervisor:
     def _keep_running(self) -> None:
         """A generation is at work: pause it for a resize, or have its keeper save a checkpoint."""
         starting = any(member.phase is Phase.STARTING for member in self._members.values())
-        if self._gang_plan != self._plan and not starting and not self._pause_ordered:
+        if self._gang_plan != self._wanted.plan and not starting and not self._pause_ordered:
             self._pause_ordered = True
             self._order_running({"order": "pause"})
         place = self._gang_plan.workers if self._gang_plan and self._gang_plan.sync.loose else 0
@@ -241,7 +231,7 @@ class Supervisor:
 
     def _form(self) -> None:
         """Make a generation of the idle members and start it from the newest state."""
-        chosen = seat(list(self._members.values()), self._plan)
+        chosen = seat(list(self._members.values()), self._wanted.plan)
         if self._handed < self._generation + 1 and self._hand_over(chosen):
             return
         for member in list(self._members.values()):
@@ -276,7 +266,7 @@ class Supervisor:
     def _begin_generation(self, chosen: Sequence[Member], load: dict[str, Any] | None) -> None:
         self._generation += 1
         self._gang = [member.worker for member in chosen]
-        self._gang_plan = self._plan
+        self._gang_plan = self._wanted.plan
         self._pause_ordered = self._checkpoint_ordered = False
         pinned = self._slots.pinned if self._checkpoints.writing else None
         orders: list[Message] = []
@@ -290,13 +280,13 @@ class Supervisor:
                     "load": load,
                     "evaluated": self._record.evaluated,
                     "pinned": pinned,
-                    "cuts": self._cuts.get(str(self._plan.layout)),
-                    "share": self._share_of(rank),
+                    "cuts": self._cuts.get(str(self._wanted.plan.layout)),
+                    "share": self._wanted.share_of(rank),
                 }
             )
         if self._facts["compile"] and any(member.step == 0 for member in chosen):
             self._watch.patience.forget()  # a new worker compiles first
-        if self._plan.sync.loose:
+        if self._wanted.plan.sync.loose:
             for member, order in zip(chosen, orders, strict=True):
                 self._engine.send(member.worker, order | {"fresh": False})
             for member in chosen:
@@ -306,7 +296,7 @@ class Supervisor:
         where = f"from step {max([m.step for m in chosen] + ([load['step']] if load else []))}"
         processes = ", ".join(member.process.removeprefix("process ") for member in chosen)
         who = f"{self._workers} worker(s)" + (
-            f" and {servers} server(s)" if (servers := self._plan.sync.helpers) else ""
+            f" and {servers} server(s)" if (servers := self._wanted.plan.sync.helpers) else ""
         )
         self._view.logged(f"generation {self._generation}: {who} {where}, processes {processes}")
         self._record.membership("began", self._workers, f"{who} {where}")
@@ -382,7 +372,7 @@ class Supervisor:
             self._watch.patience.learn(seconds)
         member.step = max(member.step, message["steps"][-1][0])
         if self._record.committed > committed and self._record.loss is not None:
-            self._losses_without_progress = 0
+            self._losses.progress()
             self._proven = self._gang_plan
             last = self._record.committed == self._total_steps
             args = self._record.committed, self._total_steps, self._record.loss, self._facts["batch_size"]
@@ -438,10 +428,10 @@ class Supervisor:
     def _said_handed(self, member: Member, message: Message) -> None:
         member.step = message["step"]
         self._set_phase(member, Phase.IDLE if self._ending is None else Phase.FINISHED)
-        moves = self._proven is not None and self._plan != self._proven
+        moves = self._proven is not None and self._wanted.plan != self._proven
         if message["error"] and moves and self._giver in self._members and self._ending is None:
             assert self._proven is not None
-            self._plan = self._proven
+            self._wanted.plan = self._proven
             self._view.note(f"the state could not be handed over ({message['error']}): the run stays as it was.")
 
     def _said_idle(self, member: Member, message: Message) -> None:
@@ -449,13 +439,10 @@ class Supervisor:
         self._set_phase(member, Phase.IDLE)
         if message["why"] == "lost" and message["peer"] < 0 and self._missed < self._generation:
             self._missed = self._generation  # they have not found each other, and nobody died: once for all of them
-            self._losses_without_progress += 1
             self._view.note(f"{member.who}: {message['error']}")
-            if self._losses_without_progress >= self._care.attempts and self._ending is None:
-                self._fail(
-                    f"the workers could not connect to each other {self._losses_without_progress} times in a row: "
-                    f"{message['error']}. Check that no firewall is between the hosts."
-                )
+            error = self._losses.unconnected(message["error"])
+            if error is not None and self._ending is None:
+                self._fail(error)
 
     def _said_finished(self, member: Member, message: Message) -> None:
         member.step = message["step"]
@@ -499,23 +486,14 @@ class Supervisor:
             self._save_for_join = False
         if self._gives_up_growing(member, describe_loss(member, status, False)):
             return
-        whole_host = status is None and member.host != HERE
-        if not whole_host or member.host not in self._hosts_lost:  # all of a host's members are one loss
-            self._losses_without_progress += 1
-        if whole_host:
-            self._hosts_lost.add(member.host)
-        out_of_memory = self._out_of_memory.happened()
-        text = f"{describe_loss(member, status, out_of_memory)} after step {self._record.committed}"
+        text, error = self._losses.lost(member, status, hung, self._record.committed)
         self._record.membership("lost", len(self._members), text)
-        outside = (status is None or status in (-signal.SIGKILL, -signal.SIGTERM)) and not hung and not out_of_memory
-        allowed = self._care.attempts * (10 if outside else 1)
-        if self._losses_without_progress < allowed:
-            self._view.note(f"{text}; recovering.")
-            if member.placed and member.plan.divides and not goes_on_without(member, self._gang, self._members):
-                self._end_generation()
+        if error is not None:
+            self._fail(error)
             return
-        remedy = OUT_OF_MEMORY_REMEDY if out_of_memory else f"What it printed last is in {self._directory.log}."
-        self._fail(f"{text}, loss number {self._losses_without_progress} without a committed step. {remedy}")
+        self._view.note(f"{text}; recovering.")
+        if member.placed and member.plan.divides and not goes_on_without(member, self._gang, self._members):
+            self._end_generation()
 
     def _fail(self, error: str, trace: str = "") -> None:
         if self._ending is None or self._ending.status == "stopped":
@@ -537,8 +515,8 @@ class Supervisor:
         if member.phase is not Phase.STARTING or not working or len(working) < len(self._gang):
             return False
         assert self._gang_plan is not None
-        self._plan = self._gang_plan
-        self._view.note(f"a new worker failed ({reason}); the run goes on with {self._plan.workers} worker(s).")
+        self._wanted.plan = self._gang_plan
+        self._view.note(f"a new worker failed ({reason}); the run goes on with {self._wanted.plan.workers} worker(s).")
         for other in list(self._members.values()):
             if other.worker not in self._gang:
                 self._dismiss(other)
@@ -553,7 +531,7 @@ class Supervisor:
         self._view.logged(message["trace"])
         self._view.note(f"{message['error']}\nThe run goes on as {before.layout}.")
         self._record.membership("resize", self._workers, f"{wanted.layout} is impossible: back to {before.layout}")
-        self._plan = before
+        self._wanted.plan = before
         self._end_generation()
         return True
 
@@ -605,96 +583,27 @@ class Supervisor:
             case "share":
                 reply(self._take_turns(request.get("way"), request.get("files")))
             case "resize":
-                self._resize(reply, **{name: request.get(name) for name in _RESIZES})
+                self._wanted.resize(request, reply)
             case other:
                 reply({"error": f"unknown command {other!r}"})
 
     def _take_turns(self, way: Any, files: Any) -> dict[str, Any]:
-        """Share the slots with another job from now on: `way` is of train/turns.py, `files` are the slots'."""
-        if way is not None and not (isinstance(way, str) and isinstance(files, list)):
-            return {"error": "share needs a way, and a file for every worker."}
-        if way is not None and way not in WAYS:
-            return {"error": f"there is no way {way!r} to share slots. There are: {', '.join(WAYS)}."}
-        if way not in (None, "together") and (self._plan.layout.split or self._plan.sync.policy == "server"):
-            return {"error": f"workers of {self._plan.layout}, --sync {self._plan.sync}, wait for each other anywhere."}
-        self._share = {"way": way, "files": files} if way is not None else None
-        for member in self._members.values():
-            if member.phase is Phase.RUNNING and member.rank is not None:
-                self._engine.send(member.worker, {"order": "share", "share": self._share_of(member.rank)})
-        return {"ok": True}
-
-    def _share_of(self, rank: int) -> dict[str, str] | None:
-        if self._share is None or rank >= len(self._share["files"]):
-            return None
-        return {"way": self._share["way"], "file": self._share["files"][rank]}
-
-    def _resize(self, reply: Callable[[dict[str, Any]], None], workers: Any, **given: Any) -> None:
-        """Change the plan, once the hosts that it needs are reached: that takes seconds, and the gang goes on."""
-        texts = all(isinstance(text, str | None) for text in given.values())
-        if not isinstance(workers, int | None) or not texts or (workers is None and not any(given.values())):
-            reply({"error": "resize needs a number of workers, a layout, a policy or hosts."})
-            return
-        if self._reaching:
-            reply({"error": "a resize to other hosts is under way. Try again."})
-            return
         try:
-            plan = self._plan.resized(workers, **given)
-        except UserError as error:
-            reply({"error": str(error)})
-            return
-        new = {name: parse_address(name) for name in set(plan.places) - set(self._plan.places) - {HERE}}
-        if not new:
-            reply(self._change_plan(plan))
-            return
-        self._reaching = True
-
-        def reach() -> None:
-            try:
-                self._engine.reach(new)
-                error = None
-            except UserError as caught:
-                error = str(caught)
-            self._loop.post(lambda: reached(error))
-
-        def reached(error: str | None) -> None:
-            self._reaching = False
-            reply(self._change_plan(plan) if error is None else {"error": error})
-
-        threading.Thread(target=reach, daemon=True, name="reach").start()
-
-    def _change_plan(self, plan: Plan) -> dict[str, Any]:
-        if self._ending is not None:
-            return {"error": "the run is ending and cannot be resized."}
-        try:
-            plan.check(self._facts["micro_batches"], self._engine.reach({}))
+            self._wanted.share(way, files)
         except UserError as error:
             return {"error": str(error)}
-        before, self._plan = self._plan, plan
-        self._resizes += 1
-        if plan == before:
-            return {"ok": True, "workers": plan.workers, "resizes": self._resizes}
-        how = f" as {plan.layout}" if plan.layout.split or before.layout.split else ""
-        how += f", --sync {plan.sync}" if plan.sync != before.sync else ""
-        how += f", on {', '.join(dict.fromkeys(plan.places))}" if set(plan.places) != set(before.places) else ""
-        self._view.note(f"resizing from {before.workers} to {plan.workers} worker(s){how} at the next step boundary.")
-        self._record.membership("resize", self._workers, f"resize to {plan.workers}{how} asked for")
-        return {"ok": True, "workers": plan.workers, "resizes": self._resizes}
+        for member in self._members.values():
+            if member.phase is Phase.RUNNING and member.rank is not None:
+                self._engine.send(member.worker, {"order": "share", "share": self._wanted.share_of(member.rank)})
+        return {"ok": True}
+
+    def _resized(self, before: Plan, how: str) -> None:
+        size = self._wanted.plan.workers
+        self._view.note(f"resizing from {before.workers} to {size} worker(s){how} at the next step boundary.")
+        self._record.membership("resize", self._workers, f"resize to {size}{how} asked for")
 
     def status(self) -> dict[str, Any]:
         """What `manyhands show` tells of a live run."""
-        members = sorted((m for m in self._members.values() if m.rank is not None), key=lambda m: m.rank or 0)
-        alive = [m for m in members if m.worker in self._gang]
-        found = {
-            kind: [
-                {"rank": (m.rank or 0) - first, "pid": m.pid, "host": m.host}
-                for m in alive
-                if first <= (m.rank or 0) < first + count
-            ]
-            for kind, first, count in (
-                ("workers", 0, self._plan.workers),
-                ("servers", self._plan.workers, self._plan.sync.helpers),
-            )
-        }
         return {
             "status": "running" if self._ending is None else "ending",
             "step": self._record.committed,
@@ -702,10 +611,10 @@ class Supervisor:
             "loss": self._record.loss,
             "at": self._record.committed_at,
             "profile": self._record.profile,
-            **found,
-            "target_workers": self._plan.workers,
-            "resizes": self._resizes,
-            "settled": self._gang_plan == self._plan and all(m.placed for m in self._members.values()),
+            **processes([m for m in self._members.values() if m.worker in self._gang], self._wanted.plan),
+            "target_workers": self._wanted.plan.workers,
+            "resizes": self._wanted.resizes,
+            "settled": self._gang_plan == self._wanted.plan and all(m.placed for m in self._members.values()),
             "generation": self._generation,
             "recoveries": self._record.recoveries,
             "supervisor": os.getpid(),

@@ -165,15 +165,16 @@ class _Flow:
         self.received = 0
         self.tail = b""
 
-    def write(self, over: bool) -> None:
+    def write(self, end: float) -> None:
+        """Send what it takes, until `end` on the monotonic clock; a peer that keeps up takes all there is."""
         try:
             while True:
                 if not len(self.unsent):
                     if self.last_queued:
                         self.sent_all = True
                         return
-                    self.last_queued = over
-                    self.unsent = memoryview(bytes(_BLOCK - 1) + (b"\1" if over else b"\0"))
+                    self.last_queued = time.monotonic() >= end
+                    self.unsent = memoryview(bytes(_BLOCK - 1) + (b"\1" if self.last_queued else b"\0"))
                 self.unsent = self.unsent[self.sock.send(self.unsent) :]
         except BlockingIOError:
             return
@@ -212,15 +213,14 @@ def _flood(streams: Sequence[tuple[int, str, socket.socket]], seconds: float) ->
     flows = {(peer, rail): _Flow(peer, sock) for peer, rail, sock in streams}
     end = time.monotonic() + seconds
     while pending := [f for f in flows.values() if not (f.sent_all and f.received_all)]:
-        now = time.monotonic()
-        if now > end + _WAIT:
+        if time.monotonic() > end + _WAIT:
             raise WaitedTooLongError(f"rank {pending[0].peer} does not take part in measuring links")
         reads: list[Any] = [f.sock for f in pending if not f.received_all]
         writes: list[Any] = [f.sock for f in pending if not f.sent_all]
         readable, writable, _ = select.select(reads, writes, [], _WAIT)
         for flow in pending:
             if flow.sock in writable:
-                flow.write(over=now >= end)
+                flow.write(end)
             if flow.sock in readable:
                 flow.read()
     return {key: flow.rate() for key, flow in flows.items()}
