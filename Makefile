@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Most tests wait for processes: more of them than cores. Tests of a file share what it has set up.
-PARALLEL := --numprocesses 3 --dist loadfile
+# Tests of a file share what it has set up.
+PARALLEL := --numprocesses 2 --dist loadfile
 ifndef RUN
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 endif

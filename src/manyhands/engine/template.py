@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Callable
 
 from manyhands.engine.channel import Channel, Message
-from manyhands.engine.process import die_with_parent
+from manyhands.engine.process import die_with_parent, end_at_once
 from manyhands.errors import UsageError, UserError
 
 WorkerMain = Callable[[Channel, int], None]
@@ -38,6 +38,7 @@ def main(descriptor: int, preload: str = "") -> int:
     if parent is None:
         return 0
     die_with_parent(parent[0]["supervisor"])
+    gc.disable()  # imports make a million objects that stay: going through them again and again takes a second
     if preload:
         importlib.import_module(preload)
     order = channel.receive()
@@ -46,8 +47,8 @@ def main(descriptor: int, preload: str = "") -> int:
     worker_main = _load(channel, order[0])
     if worker_main is None:
         return 1
-    gc.collect()
     gc.freeze()  # keep the collector from touching, and so copying, the pages that workers share
+    gc.enable()
     wakeup, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -144,4 +145,4 @@ def _be_worker(worker: int, link: int, output: int, worker_main: WorkerMain, par
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), *sys.argv[2:]))
+    end_at_once(main(int(sys.argv[1]), *sys.argv[2:]))
