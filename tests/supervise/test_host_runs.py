@@ -72,7 +72,12 @@ def test_workers_on_three_hosts(lend, token, calm, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "sync", ["server", pytest.param("local,every=4", marks=pytest.mark.slow), "server,staleness=2"]
+    "sync",
+    [
+        pytest.param("server", marks=pytest.mark.slow),
+        pytest.param("local,every=4", marks=pytest.mark.slow),
+        "server,staleness=2",
+    ],
 )
 def test_servers_have_hosts_of_their_own(lend, token, calm, tmp_path, sync):
     servers = lend(2)

@@ -48,7 +48,7 @@ def finishes_as(run: Run, expected: dict) -> None:
     assert positions == [divmod(p, result["samples"]) for p in range(result["steps"] * 8)]
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_killed_workers_are_replaced(workers, expected, brake, tmp_path):
     """And evaluations do not depend on it."""
     chance = random.Random(workers)

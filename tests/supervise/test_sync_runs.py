@@ -154,7 +154,7 @@ def lines(directory, kind: str) -> list[dict]:
     return [row for row in rows if row["kind"] == kind]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_those_who_wait_for_nobody_go_on_when_some_are_killed(seed, brake, tmp_path):
     """No generation ends: the others go on, and whoever takes a place has what was there."""
     chance = random.Random(seed)

@@ -41,6 +41,7 @@ class Pairs(Generic[Kind]):
 
     def __init__(self, measured: Mapping[tuple[Kind, Kind], Speeds] | None = None) -> None:
         self.measured: dict[tuple[Kind, Kind], Speeds] = {}
+        self._fitted: _Fit[Kind] | None = None
         for (a, b), speeds in (measured or {}).items():
             self.measure(a, b, speeds)
 
@@ -48,36 +49,50 @@ class Pairs(Generic[Kind]):
         """Remember how a trial went."""
         self.measured[a, b] = speeds
         self.measured[b, a] = speeds[::-1]
+        self._fitted = None
 
     def among(self, kinds: Iterable[Kind]) -> dict[tuple[Kind, Kind], Speeds]:
         """What `State.pairs` is to hold of these kinds: what was measured, guesses otherwise."""
-        chosen = set(kinds)
-        return self._hopes(sorted(chosen)) | {
-            pair: speeds for pair, speeds in self.measured.items() if chosen.issuperset(pair)
-        }
+        self._fitted = self._fitted or _Fit(self.measured)
+        chosen = sorted(set(kinds))
+        speed = self._fitted.hopes(chosen)
+        pairs = {(a, b): (speed[i][j], speed[j][i]) for i, a in enumerate(chosen) for j, b in enumerate(chosen)}
+        return pairs | {pair: speeds for pair, speeds in self.measured.items() if pair in pairs}
 
-    def _hopes(self, kinds: list[Kind]) -> dict[tuple[Kind, Kind], Speeds]:
-        """Of all pairs of these kinds."""
-        known = sorted({*kinds, *(kind for pair in self.measured for kind in pair)})
-        row_of, count = {kind: row for row, kind in enumerate(known)}, len(known)
 
-        def design(pairs: list[tuple[Kind, Kind]]) -> np.ndarray:
-            rows = np.arange(len(pairs))
-            matrix = np.zeros((len(pairs), 2 * count + 1))
-            matrix[rows, [row_of[a] for a, _ in pairs]] = matrix[rows, [count + row_of[b] for _, b in pairs]] = -1.0
-            matrix[:, -1] = 1.0
-            return matrix
+class _Fit(Generic[Kind]):
+    """The model's numbers, after what was measured. One who was never tried has those of the prior."""
 
+    def __init__(self, measured: Mapping[tuple[Kind, Kind], Speeds]) -> None:
         # Two that do not fit side by side say nothing about how they disturb others.
-        ran = {pair: speeds[0] for pair, speeds in self.measured.items() if min(speeds) > 0}
-        measured, logs = design(list(ran)), np.log(np.array(list(ran.values())))
-        precision = measured.T @ measured / NOISE**2 + np.eye(2 * count + 1) / SPREAD**2
-        covariance = np.linalg.inv(precision)
-        told = measured.T @ logs / NOISE**2
+        ran = {pair: speeds[0] for pair, speeds in measured.items() if min(speeds) > 0}
+        kinds = sorted({kind for pair in ran for kind in pair})
+        self._row_of, count = {kind: row for row, kind in enumerate(kinds)}, len(kinds)
+        at, matrix = np.arange(len(ran)), np.zeros((len(ran), 2 * count + 1))
+        matrix[at, [self._row_of[a] for a, _ in ran]] = -1.0
+        matrix[at, [count + self._row_of[b] for _, b in ran]] = -1.0
+        matrix[:, -1] = 1.0
+        covariance = np.linalg.inv(matrix.T @ matrix / NOISE**2 + np.eye(2 * count + 1) / SPREAD**2)
+        told = matrix.T @ np.log(np.array(list(ran.values()))) / NOISE**2
         told[-1] += math.log(AVERAGE) / SPREAD**2
-        wanted = [(a, b) for a in kinds for b in kinds]
-        rows = design(wanted)
-        deviation = np.sqrt(NOISE**2 + np.einsum("ij,jk,ik->i", rows, covariance, rows))
-        hope = np.minimum(1.0, np.exp(rows @ covariance @ told + HOPE * deviation))
-        speed = dict(zip(wanted, hope.tolist(), strict=True))
-        return {(a, b): (speed[a, b], speed[b, a]) for a, b in wanted}
+        # The last row is of a kind that was never tried.
+        self._mean = np.zeros((2, count + 1))
+        self._mean[:, :count] = (covariance @ told)[:-1].reshape(2, count)
+        self._average = float(covariance[-1] @ told)
+        self._between = np.zeros((count + 1, count + 1))  # covariance of `disturbed` of one with `disturbs` of another
+        self._between[:count, :count] = covariance[:count, count:-1]
+        self._own = np.full((2, count + 1), SPREAD**2)  # variances
+        self._own[:, :count] = np.diag(covariance)[:-1].reshape(2, count)
+        self._with_average = np.zeros((2, count + 1))
+        self._with_average[:, :count] = covariance[-1, :-1].reshape(2, count)
+        self._of_average = float(covariance[-1, -1])
+
+    def hopes(self, kinds: list[Kind]) -> list[list[float]]:
+        """The speed of each kind (row) beside each (column), if all goes well."""
+        never = len(self._row_of)
+        rows = np.array([self._row_of.get(kind, never) for kind in kinds], dtype=np.int64)
+        a, b = rows[:, None], rows[None, :]
+        estimate = self._average - self._mean[0, a] - self._mean[1, b]
+        variance = self._own[0, a] + self._own[1, b] + 2 * self._between[a, b] + self._of_average
+        variance -= 2 * (self._with_average[0, a] + self._with_average[1, b])
+        return np.minimum(1.0, np.exp(estimate + HOPE * np.sqrt(NOISE**2 + variance))).tolist()

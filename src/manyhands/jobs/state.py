@@ -117,7 +117,10 @@ Decision = Start | Resize | Move | Pack | Pause
 
 def carried_out(state: State, decisions: Sequence[Decision]) -> State:
     """The moment right after these decisions, none of which is a `Pack`."""
-    row_of = {int(number): row for row, number in enumerate(state.jobs.number)}
+    if not decisions:
+        return state
+    rows = np.flatnonzero(np.isin(state.jobs.number, [decision.job for decision in decisions]))
+    row_of = dict(zip(state.jobs.number[rows].tolist(), rows.tolist(), strict=True))
     workers, first = state.jobs.workers.copy(), state.first.copy()
     for decision in decisions:
         row = row_of[decision.job]

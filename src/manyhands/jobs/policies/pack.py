@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from manyhands.jobs.policies.order import waiting
-from manyhands.jobs.state import FREE, Decision, Move, Pack, Pause, Resize, Start, State, carried_out
+from manyhands.jobs.state import FREE, Decision, Floats, Move, Pack, Pause, Resize, Start, State, carried_out
 
 LEAST = 0.25
 """Of its speed alone: nobody is slowed down further for another's sake."""
@@ -27,14 +27,16 @@ STICKS = 0.05
 
 def packing(policy: Callable[[State], list[Decision]], margin: float = 0.1) -> Callable[[State], list[Decision]]:
     """A policy that lets jobs that wait under `policy` share slots with those that run."""
+    gains = Gains()
 
     def decide(state: State) -> list[Decision]:
-        jobs, guests = state.jobs, np.unique(state.second[state.second != FREE])
+        jobs, shared = state.jobs, np.flatnonzero(state.second != FREE)
+        guests, at = np.unique(state.second[shared], return_index=True)
         alone = without_guests(state, guests)
         decisions = {decision.job: decision for decision in policy(alone)}
         partner: dict[int, int] = {}
-        for row in guests.tolist():
-            number, host = int(jobs.number[row]), int(state.first[state.slots_of(row)[0]])
+        for row, host in zip(guests.tolist(), state.first[shared[at]].tolist(), strict=True):
+            number = int(jobs.number[row])
             start = decisions.get(number)
             gone = host == FREE or isinstance(decisions.get(int(jobs.number[host])), Pause | Resize | Move)
             if isinstance(start, Start) and gone and set(start.slots) == set(state.slots_of(row).tolist()):
@@ -47,7 +49,7 @@ def packing(policy: Callable[[State], list[Decision]], margin: float = 0.1) -> C
             else:
                 partner[row] = host
         settled = carried_out(alone, list(decisions.values()))
-        return [*decisions.values(), *pairs(settled, set(decisions), partner, margin)]
+        return [*decisions.values(), *pairs(settled, set(decisions), partner, margin, gains)]
 
     return decide
 
@@ -59,7 +61,9 @@ def without_guests(state: State, guests: np.ndarray) -> State:
     return replace(state, jobs=replace(state.jobs, workers=workers), second=np.full_like(state.second, FREE))
 
 
-def pairs(state: State, decided: set[int], partner: Mapping[int, int], margin: float) -> list[Decision]:
+def pairs(
+    state: State, decided: set[int], partner: Mapping[int, int], margin: float, gains_of: Gains
+) -> list[Decision]:
     """Whom to pack with whom, and whom to part.
 
     Args:
@@ -74,7 +78,7 @@ def pairs(state: State, decided: set[int], partner: Mapping[int, int], margin: f
     waits = np.setdiff1d(waiting(state), [*alone, *partner])
     waits = waits[~np.isin(jobs.number[waits], list(decided))]
     kinds, kind = np.unique(jobs.kind, return_inverse=True)
-    table = np.array([[gain(state, int(h), int(g)) for g in kinds] for h in kinds]).reshape(len(kinds), len(kinds))
+    table = gains_of(state.pairs, tuple(kinds.tolist()))
     found: list[Decision] = []
     for size in np.unique(jobs.workers[runs]):
         hosts = runs[jobs.workers[runs] == size]
@@ -98,8 +102,23 @@ def pairs(state: State, decided: set[int], partner: Mapping[int, int], margin: f
     return found
 
 
-def gain(state: State, host: int, guest: int) -> float:
-    """What jobs of two kinds get done together beyond what one alone would; below 0 if nobody knows, or if one of them
-    would hardly get on."""
-    speeds = state.pairs.get((host, guest)) or state.pairs.get((guest, host), (0.0, 0.0))
-    return sum(speeds) - 1 if min(speeds) >= LEAST else -1.0
+class Gains:
+    """What jobs of two kinds get done together beyond what one alone would, as a table: a row for each host's kind, a
+    column for each guest's. Below 0 if nobody knows, or if one of the two would hardly get on. Made anew only for other
+    pairs or kinds than the last time."""
+
+    def __init__(self) -> None:
+        self._of: tuple[Mapping[tuple[int, int], tuple[float, float]] | None, tuple[int, ...]] = (None, ())
+        self._table = np.zeros((0, 0))
+
+    def __call__(self, pairs: Mapping[tuple[int, int], tuple[float, float]], kinds: tuple[int, ...]) -> Floats:
+        if self._of[0] is not pairs or self._of[1] != kinds:
+            size = len(kinds)
+            self._table = np.array([self._gain(pairs, h, g) for h in kinds for g in kinds]).reshape(size, size)
+            self._of = pairs, kinds
+        return self._table
+
+    @staticmethod
+    def _gain(pairs: Mapping[tuple[int, int], tuple[float, float]], host: int, guest: int) -> float:
+        speeds = pairs.get((host, guest)) or pairs.get((guest, host), (0.0, 0.0))
+        return sum(speeds) - 1 if min(speeds) >= LEAST else -1.0

@@ -94,16 +94,16 @@ def simulate(trace: Trace, world: World, policy: Policy) -> Outcome:
     return _Simulation(trace, world, policy).run()
 
 
-def fewest_hosts(hosts: Sequence[int], count: int) -> int:
-    """On how many hosts so many slots are at least."""
-    return int(np.searchsorted(np.cumsum(sorted(hosts, reverse=True)), count)) + 1
+def together_on(hosts: Sequence[int]) -> Ints:
+    """How many slots the largest host has, the two largest, and so on."""
+    return np.cumsum(sorted(hosts, reverse=True))
 
 
 class _Simulation:
     def __init__(self, trace: Trace, world: World, policy: Policy) -> None:
         self.trace, self.world, self.policy = trace, world, policy
         count = len(trace)
-        self.slots = world.slots
+        self.slots, self.most_on = world.slots, together_on(world.hosts)
         self.first = np.full(len(self.slots), FREE)
         self.second = np.full(len(self.slots), FREE)
         self.now = 0.0
@@ -286,7 +286,7 @@ class _Simulation:
         if not again:
             self.began[job] = self.now
         self.on[job], self.since[job] = (decision.slots, self.now), self.now
-        spread = len(np.unique(self.slots[slots])) > fewest_hosts(self.world.hosts, len(slots))
+        spread = len(np.unique(self.slots[slots])) > self.most_on.searchsorted(len(slots)) + 1
         self.together[job] = self.trace.spread[job] if spread else 1.0
 
     def _leave(self, job: int) -> None:
