@@ -271,13 +271,16 @@ def test_what_one_says_the_other_gets(depot, monkeypatch):
 def test_slots_from_afar(depot):
     _, slots, _, away = depot
     assert away.newest() is None
-    for step, size in enumerate([10, 3_000_000, 5]):
+    away.reserve(3_000_000)
+    memory = away._image
+    for step, size in enumerate([10, 3_000_500, 5]):
         image = bytes([step]) * size
         slot, target = away.begin(size)
         target[:] = image
         slot = away.commit(slot, step, size)
         assert slots.newest() == away.newest() == (slot, step)
         assert bytes(slots.read(slot)) == bytes(away.read(slot)) == image
+    assert away._image is memory, "what was provided is enough, a header included"
     kept = slots.newest()
     away.pinned = kept.slot
     for step in (7, 8):

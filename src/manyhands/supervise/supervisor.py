@@ -83,6 +83,7 @@ class Supervisor:
         self._next_worker = 0
         self._total_steps = 0
         self._samples = 0
+        self._state_bytes = 0
         self._pause_ordered = False
         self._save_for_join = False
         self._checkpoint_ordered = False
@@ -184,9 +185,8 @@ class Supervisor:
 
     def _expects(self, host: str) -> int:
         """Bytes of the state that a new member will be handed, as far as is known; 0 if it is not to be handed any."""
-        held = self._slots.newest()
         moves = all(m.host != host or not m.placed for m in self._members.values()) and not self._wanted.plan.divides
-        return len(self._slots.read(held.slot)) if held is not None and moves else 0
+        return self._state_bytes if moves else 0
 
     def _admit(self) -> None:
         """Let those who have been built take the places of lost members, where a gang goes on without them."""
@@ -363,6 +363,9 @@ class Supervisor:
         for worker in self._gang:  # steps begin now: splitting a model takes seconds, and is no measure for them
             if worker in self._members:
                 self._set_phase(self._members[worker], self._members[worker].phase)
+
+    def _said_sized(self, member: Member, message: Message) -> None:
+        self._state_bytes = message["bytes"]
 
     def _said_steps(self, member: Member, message: Message) -> None:
         committed = self._record.committed

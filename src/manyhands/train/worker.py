@@ -5,7 +5,7 @@
 A worker that loses a peer keeps its state at the last step boundary and waits for the next order; all it
 takes to go on is a new `join`. It never decides anything that concerns others: that is the supervisor's part.
 
-Says: `built`, `steps`, `evaluated`, `saved`, `handed`, `idle`, `failed`, `finished`.
+Says: `built`, `sized`, `steps`, `evaluated`, `saved`, `handed`, `idle`, `failed`, `finished`.
 Obeys: `build`, `join`, `save`, `hand_over` and `exit` when idle; `pause`, `checkpoint` and `exit` within a step;
 `unpin` and `share` always.
 """
@@ -193,6 +193,8 @@ class Worker:
             return
         if received[0]["expect"]:
             self.memory = room(received[0]["expect"])
+            if self.is_far:
+                self.slots.reserve(received[0]["expect"])
         self.channel.send(
             {
                 "say": "built",
@@ -462,6 +464,7 @@ class Worker:
             self.sized = True
             size = state_bytes(self.trainer.capture())
             self.slots.reserve(size)
+            self.channel.send({"say": "sized", "bytes": size})
             self.budget.expected = size / _COPY_RATE
         return self.budget.allows()
 

@@ -26,6 +26,8 @@ _HANDSHAKE_SECONDS = 10.0
 _DIAL_SECONDS = 10.0
 _SILENT_SECONDS = 60.0
 """A writer from which nothing comes for that long is gone."""
+_HEADER = 4 << 20
+"""Bytes that an image may have beyond those of its tensors."""
 _MEETING_SECONDS = 30.0
 """How long members of a gang that is being formed wait for what another has to say."""
 
@@ -174,14 +176,14 @@ class DistantSlots:
         return Held(*held) if held else None
 
     def reserve(self, length: int) -> None:
-        """Provide for images of `length` bytes."""
-        if len(self._image) != length:
-            self._image = bytearray(length)
+        """Provide for images of about `length` bytes, so that the first ones cost no more than the later."""
+        if len(self._image) < length:
+            self._image = bytearray(length + _HEADER)
 
     def begin(self, length: int) -> tuple[int, memoryview]:
         """Memory of `length` bytes to write to; which slot it will be, `commit` tells."""
         self.reserve(length)
-        return 0, memoryview(self._image)
+        return 0, memoryview(self._image)[:length]
 
     def commit(self, slot: int, step: int, length: int) -> int:
         """Send it. Returns the slot."""
