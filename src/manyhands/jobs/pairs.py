@@ -67,32 +67,23 @@ class _Fit(Generic[Kind]):
         # Two that do not fit side by side say nothing about how they disturb others.
         ran = {pair: speeds[0] for pair, speeds in measured.items() if min(speeds) > 0}
         kinds = sorted({kind for pair in ran for kind in pair})
-        self._row_of, count = {kind: row for row, kind in enumerate(kinds)}, len(kinds)
+        self._row_of = {kind: row for row, kind in enumerate(kinds)}
+        self._count = count = len(kinds) + 1  # the last is for all that were never tried
         at, matrix = np.arange(len(ran)), np.zeros((len(ran), 2 * count + 1))
         matrix[at, [self._row_of[a] for a, _ in ran]] = -1.0
         matrix[at, [count + self._row_of[b] for _, b in ran]] = -1.0
         matrix[:, -1] = 1.0
-        covariance = np.linalg.inv(matrix.T @ matrix / NOISE**2 + np.eye(2 * count + 1) / SPREAD**2)
         told = matrix.T @ np.log(np.array(list(ran.values()))) / NOISE**2
         told[-1] += math.log(AVERAGE) / SPREAD**2
-        # The last row is of a kind that was never tried.
-        self._mean = np.zeros((2, count + 1))
-        self._mean[:, :count] = (covariance @ told)[:-1].reshape(2, count)
-        self._average = float(covariance[-1] @ told)
-        self._between = np.zeros((count + 1, count + 1))  # covariance of `disturbed` of one with `disturbs` of another
-        self._between[:count, :count] = covariance[:count, count:-1]
-        self._own = np.full((2, count + 1), SPREAD**2)  # variances
-        self._own[:, :count] = np.diag(covariance)[:-1].reshape(2, count)
-        self._with_average = np.zeros((2, count + 1))
-        self._with_average[:, :count] = covariance[-1, :-1].reshape(2, count)
-        self._of_average = float(covariance[-1, -1])
+        self._covariance = np.linalg.inv(matrix.T @ matrix / NOISE**2 + np.eye(2 * count + 1) / SPREAD**2)
+        self._mean = self._covariance @ told
 
     def hopes(self, kinds: list[Kind]) -> list[list[float]]:
         """The speed of each kind (row) beside each (column), if all goes well."""
-        never = len(self._row_of)
-        rows = np.array([self._row_of.get(kind, never) for kind in kinds], dtype=np.int64)
-        a, b = rows[:, None], rows[None, :]
-        estimate = self._average - self._mean[0, a] - self._mean[1, b]
-        variance = self._own[0, a] + self._own[1, b] + 2 * self._between[a, b] + self._of_average
-        variance -= 2 * (self._with_average[0, a] + self._with_average[1, b])
+        mean, covariance = self._mean, self._covariance
+        disturbed = np.array([self._row_of.get(kind, self._count - 1) for kind in kinds], dtype=np.int64)[:, None]
+        disturbs = self._count + disturbed.T
+        estimate = mean[-1] - mean[disturbed] - mean[disturbs]
+        variance = covariance[disturbed, disturbed] + covariance[disturbs, disturbs] + covariance[-1, -1]
+        variance += 2 * (covariance[disturbed, disturbs] - covariance[disturbed, -1] - covariance[disturbs, -1])
         return np.minimum(1.0, np.exp(estimate + HOPE * np.sqrt(NOISE**2 + variance))).tolist()

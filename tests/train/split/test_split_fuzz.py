@@ -53,6 +53,6 @@ def test_drawn_layouts(gangs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 10))
+@pytest.mark.parametrize("seed", range(1, 10))
 def test_more_drawn_layouts(seed, gangs):
     check(drawn(24, seed), gangs)

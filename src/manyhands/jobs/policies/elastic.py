@@ -59,7 +59,8 @@ def _too_soon(state: State, rows: Ints, before: Ints, after: Ints, pause: float)
 def shrunk(state: State) -> State:
     """The moment as if everybody had the fewest workers that it can have."""
     jobs, first, workers = state.jobs, state.first.copy(), state.jobs.workers.copy()
-    for row in running(state)[jobs.workers[running(state)] > jobs.least[running(state)]]:
+    rows = running(state)
+    for row in rows[jobs.workers[rows] > jobs.least[rows]]:
         own = np.flatnonzero(first == row)
         keep = most_together(state.slots, own, int(jobs.least[row]))
         first[own] = FREE

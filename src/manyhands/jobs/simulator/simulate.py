@@ -94,16 +94,13 @@ def simulate(trace: Trace, world: World, policy: Policy) -> Outcome:
     return _Simulation(trace, world, policy).run()
 
 
-def together_on(hosts: Sequence[int]) -> Ints:
-    """How many slots the largest host has, the two largest, and so on."""
-    return np.cumsum(sorted(hosts, reverse=True))
-
-
 class _Simulation:
     def __init__(self, trace: Trace, world: World, policy: Policy) -> None:
         self.trace, self.world, self.policy = trace, world, policy
         count = len(trace)
-        self.slots, self.most_on = world.slots, together_on(world.hosts)
+        self.slots = world.slots
+        self.most_on = np.cumsum(sorted(world.hosts, reverse=True))
+        """Slots of the largest host, of the two largest, and so on."""
         self.first = np.full(len(self.slots), FREE)
         self.second = np.full(len(self.slots), FREE)
         self.now = 0.0
