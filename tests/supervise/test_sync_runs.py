@@ -59,11 +59,13 @@ def test_the_policy_and_the_gang_change_on_the_way(brake, tmp_path):
     run = begin(tmp_path / "run", "allreduce", *brake.job)
     for wanted, workers in [(("--sync", LOCAL), 2), (("--workers", 3), 3), (("--sync", "allreduce"), 3)]:
         run.until_step(run.step() + 4)
+        brake.slow_down(0.2)  # that it is not held at the brake before it has heard
         generation = run.show()["generation"]
         done = cli("resize", tmp_path / "run", *wanted)
         assert done.returncode == 0, done.stderr
         run.until(lambda g=generation: run.ended() or run.show().get("generation", 0) > g, str(wanted))
         run.workers(workers)
+        brake.slow_down(0.01)
     brake.release()
     finishes(run)
 
