@@ -6,13 +6,15 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 
+from manyhands.engine import Loaded
 from manyhands.errors import UsageError, UserError
 
 
-def obedient(spec):
+def obedient(spec, place):
     """Workers that do what they are told by messages until told to end."""
-    return {"spec": spec, "template": os.getpid()}, lambda channel, worker: _obey(channel, worker, spec)
+    return Loaded(facts={"spec": spec, "template": os.getpid()}), lambda channel, worker: _obey(channel, worker, spec)
 
 
 def _obey(channel, worker, spec):
@@ -55,23 +57,34 @@ def _obey(channel, worker, spec):
                 time.sleep(600)
 
 
-def refuses(spec):
+def refuses(spec, place):
     raise (UsageError if spec["usage"] else UserError)("this entry refuses: use another")
 
 
-def breaks(spec):
+def breaks(spec, place):
     raise ZeroDivisionError("an entry with a fault")
 
 
-def exits(spec):
+def exits(spec, place):
     print("usage: an entry [-h]", flush=True)
     sys.exit(spec["code"])
 
 
-def loads_for_ever(spec):
+def loads_for_ever(spec, place):
     print("loading", os.getpid(), flush=True)
     time.sleep(600)
 
 
-def vanishes(spec):
+def vanishes(spec, place):
     os._exit(7)
+
+
+def refuses_elsewhere(spec, place):
+    if place.slots is None:
+        raise UserError("this entry refuses: use another")
+    return obedient(spec, place)
+
+
+def unlike_elsewhere(spec, place):
+    loaded, main = obedient(spec, place)
+    return replace(loaded, alike={"torch's version": "1.0" if place.slots else "2.0"}), main

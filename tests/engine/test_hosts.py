@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from support import alive
 
 import manyhands.engine.hosts.depot as depot_module
 import manyhands.engine.hosts.remote as remote_module
-from manyhands.engine import Exited, LocalEngine, Loop, Printed, Said
+from manyhands.engine import Exited, LocalEngine, Loop, Meeting, Place, Printed, Said
 from manyhands.engine.hosts import Agent, Depot, DepotStore, DistantSlots, HostsEngine
+from manyhands.engine.hosts.messages import Granted, WriteState
 from manyhands.errors import UserError
 from manyhands.shm import Board, Slots
 
@@ -54,17 +56,15 @@ class Lent:
 class Desk:
     """An engine of this machine and of lent ones, and everything it has reported."""
 
-    def __init__(self, tmp_path, **lent: Lent) -> None:
+    def __init__(self, tmp_path, entry: str = "obedient", **lent: Lent) -> None:
         self.events = []
         self.slots, self.board, loop = Slots(), Board(), Loop()
         self.depot = Depot(TOKEN, self.slots.descriptors, tmp_path)
-        job = tmp_path / "job.py"
-        job.touch()
-        spec = {"cwd": str(tmp_path), "job_file": str(job), "depot": {"host": "127.0.0.1", "port": self.depot.port}}
-        entry = "engine_entries:obedient"
         hosts = {name: host.address for name, host in lent.items()}
-        here = LocalEngine(entry, spec, loop)
-        self.engine = HostsEngine(here, hosts, TOKEN, self.depot, entry, spec, loop, self.board)
+        entry = f"engine_entries:{entry}"
+        here = LocalEngine(entry, {}, Place(board=self.board.descriptor, slots=self.slots.descriptors), loop)
+        self.engine = HostsEngine(here, hosts, TOKEN, self.depot, entry, {}, loop, self.board)
+        self.engine.report_to(self.events.append)
 
     def until(self, condition, what: str) -> None:
         end = time.monotonic() + DEADLINE
@@ -104,7 +104,7 @@ def desk(tmp_path):
 
     def one(**lent: Lent) -> Desk:
         desks.append(Desk(tmp_path, **lent))
-        desks[-1].engine.open(desks[-1].events.append)
+        desks[-1].engine.open()
         return desks[-1]
 
     yield one
@@ -127,19 +127,27 @@ def test_workers_anywhere_are_the_same_to_the_supervisor(lend, desk):
         assert at.ended(worker) == [worker]
 
 
+@dataclass(frozen=True)
+class Greet:
+    """What `engine_entries` takes as `link`."""
+
+    rank: int
+    do: str = "link"
+    meeting: Meeting | None = None
+
+
 def test_workers_meet_on_a_host_or_at_the_depot(lend, desk):
     at = desk(a=lend())
     for worker, host in enumerate(["here", "a", "a"]):
         at.start(worker, host)
-    orders = [{"do": "link", "rank": rank} for rank in range(2)]
+    orders = [Greet(rank=rank) for rank in range(2)]
     at.engine.connect([1, 2], orders)
     at.until(lambda: len(at.said(1)) > 1 and len(at.said(2)) > 1, "what they heard")
     assert at.said(1)[-1]["heard"] == [[2, 1]]
     sent = []
     at.engine._here.send = lambda worker, message: sent.append(message)
     at.engine.connect([0, 1], orders)
-    assert sent[0]["world"] == 2
-    assert sent[0]["meeting"]
+    assert sent == [Greet(rank=0, meeting=Meeting(name="meeting-1", world=2))], "the other is not here"
 
 
 def test_kills_and_whereabouts(lend, desk):
@@ -191,7 +199,7 @@ def test_a_spare_guest_is_the_next_one(tmp_path):
         spare = lent.spare()
         desk = Desk(tmp_path, far=lent)
         try:
-            desk.engine.open(desk.events.append)
+            desk.engine.open()
             desk.start(1, "far")
             assert lent.guests() == [spare.pid]
         finally:
@@ -219,13 +227,19 @@ def test_nobody_is_left_behind(lend, desk):
         time.sleep(0.02)
 
 
-def test_a_host_without_the_job_says_so(lend, tmp_path):
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("refuses_elsewhere", r"^host a: this entry refuses: use another$"),
+        ("unlike_elsewhere", r"host a would compute something else: torch's version is 2\.0 there and 1\.0 here"),
+    ],
+)
+def test_a_host_that_cannot_take_part_says_why(lend, tmp_path, entry, words):
     host = lend()
-    at = Desk(tmp_path, a=host)
-    at.engine._spec["job_file"] = str(tmp_path / "nowhere.py")
+    at = Desk(tmp_path, entry, a=host)
     try:
-        with pytest.raises(UserError, match=r"host a: there is no .*nowhere.py.*same place"):
-            at.engine.open(at.events.append)
+        with pytest.raises(UserError, match=words):
+            at.engine.open()
     finally:
         at.engine.close()
 
@@ -292,7 +306,7 @@ def test_half_a_state_is_none(depot):
     _, slots, _, away = depot
     away.begin(100)
     away.commit(0, 1, 100)
-    away._ask({"ask": "write", "pinned": None, "step": 2, "length": 1 << 20})
+    away._ask(WriteState(pinned=None, step=2, length=1 << 20), Granted)
     away._sock.sendall(bytes(1000))
     away.close()
     time.sleep(0.2)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from support import alive
 
-from manyhands.engine import Exited, LocalEngine, Loop, Printed, Said
+from manyhands.engine import Exited, LocalEngine, Loop, Place, Printed, Said
 from manyhands.errors import UsageError, UserError
+from manyhands.shm import Board
 
 DEADLINE = 120.0
 HERE = Path(__file__).parent
@@ -25,10 +26,13 @@ class Desk:
 
     def __init__(self, entry: str, spec: dict | None = None, inherit: tuple[int, ...] = ()) -> None:
         self.events = []
-        self.engine = LocalEngine(f"engine_entries:{entry}", spec or {}, Loop(), inherit)
+        self.board = Board()
+        place = Place(board=self.board.descriptor)
+        self.engine = LocalEngine(f"engine_entries:{entry}", spec or {}, place, Loop(), inherit)
+        self.engine.report_to(self.events.append)
 
     def open(self):
-        return self.engine.open(self.events.append).facts
+        return self.engine.open().facts
 
     def until(self, condition, what: str) -> None:
         end = time.monotonic() + DEADLINE
@@ -321,11 +325,13 @@ def test_a_start_that_finds_the_template_dead_opens_another(desk):
 
 SUPERVISOR = """
 import sys
-from manyhands.engine import LocalEngine, Loop, Said
+from manyhands.engine import LocalEngine, Loop, Place, Said
+from manyhands.shm import Board
 
-said = []
-engine = LocalEngine("engine_entries:obedient", {}, Loop())
-facts = engine.open(lambda event: said.append(event)).facts
+said, board = [], Board()
+engine = LocalEngine("engine_entries:obedient", {}, Place(board=board.descriptor), Loop())
+engine.report_to(said.append)
+facts = engine.open().facts
 pids = [engine.start(worker) for worker in range(3)]
 while len(said) < 3:
     engine.poll(1.0)
@@ -352,7 +358,10 @@ def test_no_process_survives_a_killed_supervisor(desk, number):
 
 
 def test_a_template_that_still_loads_dies_with_its_supervisor(desk):
-    program = 'from manyhands.engine import *; LocalEngine("engine_entries:loads_for_ever", {}, Loop()).open(print)'
+    program = (
+        "from manyhands.engine import *; from manyhands.shm import Board; board = Board(); "
+        'LocalEngine("engine_entries:loads_for_ever", {}, Place(board=board.descriptor), Loop()).open()'
+    )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     try:
         assert select.select([process.stdout], [], [], DEADLINE)[0], "the template did not start"

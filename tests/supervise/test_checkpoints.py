@@ -1,4 +1,4 @@
-"""When checkpoints are due, and that writing one neither stops the loop nor loses the slot."""
+"""When checkpoints are due, and that writing one neither stops the loop nor loses the buffer."""
 
 import errno
 import os
@@ -12,39 +12,44 @@ from manyhands.run import RunDirectory, newest_checkpoint
 from manyhands.shm import Slots
 from manyhands.supervise import Care, checkpoints
 from manyhands.supervise.checkpoints import Checkpoints
+from manyhands.supervise.standing import Durable
 
 DEADLINE = 120.0
 
 
 class Desk:
-    """A `Checkpoints` with all that it needs."""
+    """A `Checkpoints` with all that it needs, and what is durable by it."""
 
     def __init__(self, path, **care) -> None:
         self.loop, self.slots = Loop(), Slots()
         self.notes, self.written = [], []
         self.directory = RunDirectory(path)
+        self.care = Care(**care)
         self.checkpoints = Checkpoints(
-            self.directory, Care(**care), self.slots, self.loop, self.notes.append, self.written.append
+            self.directory, self.care, self.slots, self.loop, self.notes.append, lambda *said: self.written.append(said)
         )
 
     def save(self, step: int) -> int:
-        """A worker's state in a slot."""
-        slot, target = self.slots.begin(100)
+        """A worker's state in a buffer."""
+        buffer, target = self.slots.begin(100)
         target[:] = bytes([step % 256]) * 100
-        self.slots.commit(slot, step, 100)
-        return slot
+        self.slots.commit(buffer, step, 100)
+        return buffer
+
+    def write(self, step: int) -> tuple[int | None, int]:
+        """Save and write; what was said of it."""
+        count = len(self.written)
+        self.checkpoints.write(self.save(step), step)
+        end = time.monotonic() + DEADLINE
+        while len(self.written) == count:
+            assert time.monotonic() < end, "the write did not end"
+            self.loop.run_once(1.0)
+        return self.written[-1]
 
     def close(self) -> None:
         for descriptor in self.slots.descriptors:
             os.close(descriptor)
         self.loop.close()
-
-    def finish(self) -> None:
-        """Run the loop until the write has ended."""
-        end = time.monotonic() + DEADLINE
-        while self.checkpoints.writing:
-            assert time.monotonic() < end, "the write did not end"
-            self.loop.run_once(1.0)
 
 
 @pytest.fixture
@@ -57,70 +62,52 @@ def make_desk(tmp_path):
 
     yield make
     for desk in made:
-        desk.finish()
         desk.close()
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """Seconds that a test sets."""
-
-    class Clock:
-        now = 1000.0
-
-        def monotonic(self):
-            return self.now
-
-    made = Clock()
-    monkeypatch.setattr(checkpoints, "time", made)
-    return made
+SECOND = 10**9
 
 
-def test_every_so_many_steps(make_desk):
-    desk = make_desk(checkpoint_every=10)
-    due = desk.checkpoints.due
-    assert [step for step in range(35) if due(step)] == list(range(10, 35))
-    desk.checkpoints.durable = 12  # reported a little late: the next is due at 20 all the same
-    assert [step for step in range(35) if due(step)] == list(range(20, 35))
+def due(durable: Durable, steps: range, now: int = 0) -> list[int]:
+    return [step for step in steps if durable.due(step, now)]
 
 
-def test_every_so_many_seconds(make_desk, clock):
+def test_every_so_many_steps():
+    assert due(Durable(every=10), range(35)) == list(range(10, 35))
+    # Reported a little late: the next is due at 20 all the same.
+    assert due(Durable(every=10, step=12), range(35)) == list(range(20, 35))
+
+
+def test_after_a_failure_the_next_one_is_tried_later():
+    """Not at once and at every step, each time with another note."""
+    assert due(Durable(every=10, tried=10), range(10, 25)) == [20, 21, 22, 23, 24]
+
+
+def test_every_so_many_seconds():
+    durable = Durable(due_at=30 * SECOND)
+    assert not durable.due(5, 29 * SECOND)
+    assert durable.due(5, 30 * SECOND)
+    assert not durable.due(0, 31 * SECOND)  # there is nothing to keep
+    assert not Durable(step=5, due_at=30 * SECOND).due(5, 61 * SECOND)
+
+
+def test_one_is_written_at_a_time():
+    assert not Durable(every=1, buffer=0).due(7, 0)
+
+
+def test_a_slow_disk_stretches_the_interval(make_desk):
     desk = make_desk(checkpoint_seconds=30.0)
-    clock.now += 29
-    assert not desk.checkpoints.due(5)
-    clock.now += 2
-    assert desk.checkpoints.due(5)
-    assert not desk.checkpoints.due(0)  # there is nothing to keep
-    desk.checkpoints.write(desk.save(5), 5)
-    desk.finish()
-    assert not desk.checkpoints.due(6)
-    clock.now += 31
-    assert desk.checkpoints.due(6) and not desk.checkpoints.due(5)
+    assert desk.checkpoints.due_after(7 * SECOND) == 37 * SECOND
+    assert desk.checkpoints.due_after(7 * SECOND, took=0.1) == 37 * SECOND
+    assert desk.checkpoints.due_after(7 * SECOND, took=5.0) == 507 * SECOND, "5 s are 1 % of 500 s"
 
 
-def test_a_slow_disk_stretches_the_interval(make_desk, clock, monkeypatch):
-    def slow(*args):
-        clock.now += 5.0
-
-    desk = make_desk(checkpoint_seconds=30.0)
-    monkeypatch.setattr(checkpoints, "write_checkpoint", slow)
-    desk.checkpoints.write(desk.save(1), 1)
-    desk.finish()
-    clock.now += 450
-    assert not desk.checkpoints.due(2)  # 5 s are 1 % of 500 s
-    clock.now += 50
-    assert desk.checkpoints.due(2)
-
-
-def test_a_write_ends_in_the_loop_and_gives_the_slot_back(make_desk):
-    desk = make_desk(checkpoint_every=1, keep_checkpoints=2)
+def test_a_write_ends_in_the_loop(make_desk):
+    desk = make_desk(keep_checkpoints=2)
     for step in (1, 2, 3):
-        slot = desk.save(step)
-        desk.checkpoints.write(slot, step)
-        assert desk.checkpoints.writing and not desk.checkpoints.due(step + 1)
-        desk.finish()
-        assert desk.written[-1] == slot
-        assert desk.checkpoints.durable == step and not desk.checkpoints.failed
+        before = time.monotonic_ns()
+        written, due_at = desk.write(step)
+        assert written == step and due_at >= before + 30 * SECOND
         newest = newest_checkpoint(desk.directory.checkpoints, desk.notes.append)
         assert newest.step == step and newest.state.read_bytes() == bytes([step]) * 100
     assert len(list(desk.directory.checkpoints.iterdir())) == 2
@@ -132,27 +119,13 @@ def full_disk(*args):
 
 
 def test_a_full_disk_is_said_and_training_goes_on(make_desk, monkeypatch):
-    desk = make_desk(checkpoint_every=10)
+    desk = make_desk()
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "write_checkpoint", full_disk)
-        slot = desk.save(10)
-        desk.checkpoints.write(slot, 10)
-        desk.finish()
-    assert (desk.checkpoints.failed, desk.checkpoints.durable, desk.written) == (True, 0, [slot])
+        assert desk.write(10)[0] is None
     for word in ("step 10", str(desk.directory.checkpoints), "No space left on device", "Training goes on"):
         assert word in desk.notes[0]
-    desk.checkpoints.write(desk.save(20), 20)
-    desk.finish()
-    assert (desk.checkpoints.failed, desk.checkpoints.durable) == (False, 20)
-
-
-def test_after_a_failure_the_next_one_is_tried_later(make_desk, monkeypatch):
-    """As the note says: not at once and at every step, each time with another note."""
-    desk = make_desk(checkpoint_every=10)
-    monkeypatch.setattr(checkpoints, "write_checkpoint", full_disk)
-    desk.checkpoints.write(desk.save(10), 10)
-    desk.finish()
-    assert [step for step in range(10, 25) if desk.checkpoints.due(step)] == [20, 21, 22, 23, 24]
+    assert desk.write(20)[0] == 20
 
 
 @pytest.mark.parametrize(

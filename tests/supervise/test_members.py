@@ -1,22 +1,25 @@
 """Where a new generation's state comes from: always the newest whole one there is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from manyhands.gang import Member, Phase
+from manyhands.gang.orders import InMemory, OnDisk
 from manyhands.plan import Plan
 from manyhands.run import Checkpoint
 from manyhands.shm import Held
-from manyhands.supervise.members import Member, Phase, Source, choose_source, handover
+from manyhands.supervise.members import Source, choose_source, handover
 
 
 def members(*steps: int, bits: tuple[int, ...] | None = None) -> list[Member]:
     """Idle workers 10, 11, ... that hold so many steps."""
     bits = bits or (7,) * len(steps)
     return [
-        Member(worker=10 + i, pid=0, slot=i, plan=Plan(), since=0, phase=Phase.IDLE, step=step, bits=bit)
+        Member(worker=10 + i, device=i, plan=Plan(), phase=Phase.IDLE, step=step, bits=bit)
         for i, (step, bit) in enumerate(zip(steps, bits, strict=True))
     ]
 
@@ -26,11 +29,11 @@ def disk(step: int) -> Checkpoint:
 
 
 def from_slot(slot: int, step: int) -> Source:
-    return Source({"slot": slot, "step": step, "force": False}, None)
+    return Source(InMemory(buffer=slot, step=step), None)
 
 
 def from_disk(step: int) -> Source:
-    return Source({"path": "/run/checkpoints/step/state.safetensors", "step": step, "force": False}, None)
+    return Source(OnDisk(path="/run/checkpoints/step/state.safetensors", step=step), None)
 
 
 HERE = Source(None, None)
@@ -85,7 +88,7 @@ def test_a_generation_always_begins_from_the_newest(steps, slot, checkpoint):
     if source.load is None:
         assert set(steps) == {newest}
     else:
-        assert source.load["step"] == newest
+        assert source.load.step == newest
 
 
 def test_unequal_beginnings_are_made_equal():
@@ -93,7 +96,7 @@ def test_unequal_beginnings_are_made_equal():
     group = members(0, 0, 0, bits=(1, 1, 2))
     assert choose_source(group, None, None) == Source(None, 10)
     source = settle(group, None, None)
-    assert source.load is not None and source.load["step"] == 0
+    assert source.load is not None and source.load.step == 0
 
 
 def test_unequal_beginnings_do_not_matter_once_steps_are_done():
@@ -104,15 +107,14 @@ def test_unequal_beginnings_do_not_matter_once_steps_are_done():
 def test_who_holds_state():
     for phase in Phase:
         (member,) = members(1)
-        member.phase = phase
+        member = replace(member, phase=phase)
         assert member.holds_state is (phase in (Phase.IDLE, Phase.FINISHED, Phase.FAILED))
-        member.whole = False
-        assert not member.holds_state
+        assert not replace(member, whole=False).holds_state
 
 
 def on_hosts(*where: tuple[str, int], plan: str = "a=1") -> list[Member]:
     return [
-        Member(worker=i, pid=0, slot=0, plan=Plan(hosts=plan), since=0, host=host, phase=Phase.IDLE, step=step)
+        Member(worker=i, device=0, plan=Plan(hosts=plan), host=host, phase=Phase.IDLE, step=step)
         for i, (host, step) in enumerate(where)
     ]
 
@@ -138,7 +140,6 @@ def test_who_gives_its_state_to_whom(where, chosen, slot, expected):
 
 
 def test_parts_of_a_state_are_not_handed_over():
-    gang = on_hosts(("a", 5), ("b", 0), plan="a=1,b=1")
-    for member in gang:
-        member.plan = Plan(layout="pp=2", hosts="a=1,b=1")
+    split = Plan(layout="pp=2", hosts="a=1,b=1")
+    gang = [replace(member, plan=split) for member in on_hosts(("a", 5), ("b", 0), plan="a=1,b=1")]
     assert handover(gang, gang[1:], None, None) == []

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from manyhands.gang import StepRow
 from manyhands.run import RunDirectory, read_journal
 from manyhands.supervise.record import Record
 from manyhands.timeline import PHASES, read_chrome_trace
@@ -55,14 +56,16 @@ def loss_of(step: int) -> float:
     return 1 / (step + 1 / 3)
 
 
-def row(step: int, loss: float | None = None, grad_norm: float | None = None, spans=()) -> list:
+def row(step: int, loss: float | None = None, grad_norm: float | None = None, spans=()) -> StepRow:
     """A step as a worker reports it: 4 samples of 10, half a second."""
     epoch, first = divmod((step - 1) * 4, 10)
     began = 1_000_000_000 + step * 500_000_000
     sums = [0] * len(PHASES)
     sums[PHASES.index("forward")] = 300_000_000
     loss = loss_of(step) if loss is None else loss
-    return [step, epoch, first, first + 3, loss, grad_norm, 0.01, began, began + 500_000_000, sums, list(spans)]
+    return StepRow(
+        step, epoch, first, first + 3, loss, grad_norm, 0.01, began, began + 500_000_000, tuple(sums), tuple(spans)
+    )
 
 
 def test_every_step_has_one_line_in_order_whoever_reports_it(sit):

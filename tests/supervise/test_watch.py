@@ -2,9 +2,9 @@
 
 import time
 
+from manyhands.gang import Member, Phase
 from manyhands.plan import Plan
 from manyhands.shm import Board
-from manyhands.supervise.members import Member, Phase
 from manyhands.supervise.options import Care
 from manyhands.supervise.watch import Watch
 from manyhands.timeline import PHASES
@@ -22,9 +22,8 @@ def test_a_worker_that_hangs_before_its_first_report_is_found_by_its_steps_on_th
     notes, engine, board = [], NoEngine(), Board()
     watch = Watch(engine, board, Care(patience=1.0, startup_patience=600.0), notes.append)
     now = time.monotonic_ns()
-    member = Member(3, 1234, 0, Plan(), now - 20 * 10**9)
-    member.phase, member.rank = Phase.RUNNING, 0
-    began, member.since = member.since, now - 20 * 10**9
+    began = now - 20 * 10**9
+    member = Member(worker=3, pid=1234, device=0, plan=Plan(), since=began, phase=Phase.RUNNING, rank=0)
     board.write(3, 0, 0, PHASES.index("forward"))
     watch.look({3: member})
     assert not notes  # still in its first step: that may compile

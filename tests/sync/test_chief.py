@@ -1,12 +1,14 @@
 """What another chief needs to know to go on."""
 
 from manyhands.sync.server.chief import Chief
+from manyhands.sync.server.messages import Push
 
 
 def push(chief: Chief, worker: int) -> None:
     share = chief.claim(worker, 7)
     assert share is not None
-    chief.done({"worker": worker, "share": list(share), "losses": [1.0 + share.step], "norm": None}, 0, 0.1)
+    told = {"norm": None, "scale": 1.0, "unused": (), "others": {}, "version": 0, "number": 1, "micro_batches": 1}
+    chief.done(Push(worker=worker, share=share, losses=(1.0 + share.step,), **told), 0, 0.1)
 
 
 def test_what_the_ledger_may_not_know_goes_to_the_next_chief():

@@ -4,6 +4,7 @@ import torch
 from support import ROOT
 from torch import nn
 
+from manyhands.gang import Probing
 from manyhands.job import Job
 from manyhands.timeline import Recorder
 from manyhands.train import Trainer
@@ -15,7 +16,7 @@ TINY = ROOT / "tests" / "jobfiles" / "tiny.py"
 
 def look(job, stages=(1, 2)):
     recorder = Recorder()
-    probe = Probe(recorder, {"stages": list(stages)})
+    probe = Probe(recorder, Probing(steps=4, stages=tuple(stages)))
     trainer = Trainer(job, recorder=recorder)
     probe.joined(None)
     while trainer.step < trainer.total_steps:

@@ -11,6 +11,7 @@ from manyhands.compare.measured import Trial, entry_of, links_of, profile_of
 from manyhands.compare.predict import Links, Profile, predict
 from manyhands.compare.weights import difference
 from manyhands.errors import UserError
+from manyhands.gang import Probing
 from manyhands.pipeline import Table, make_table
 from manyhands.plan import Layout, Plan
 from manyhands.report.comparison import Comparison, Entry
@@ -80,7 +81,7 @@ def _run(trials: Trials, number: int, layout: Layout, before: list[Trial]) -> Tr
         arguments=trials.arguments,
         plan={**trials.plan, "layout": str(layout)},
         care=Care(checkpoint_seconds=3600.0, keep_checkpoints=1),
-        trial={"steps": trials.steps, "stages": sorted({layout.stages for layout in trials.layouts})},
+        probe=Probing(steps=trials.steps, stages=tuple(sorted({layout.stages for layout in trials.layouts}))),
         quiet=True,
     )
     refusal, code = "", 0

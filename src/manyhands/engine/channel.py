@@ -11,15 +11,14 @@ import json
 import select
 import socket
 from collections.abc import Sequence
-from typing import Any
+
+from manyhands.wire import Data, encode
 
 MAX_MESSAGE = 128 << 10
 """Bytes; well under Linux's default socket buffer of 208 KiB."""
 
 _MAX_DESCRIPTORS = 253
 """What Linux passes at once (SCM_MAX_FD); bounds a gang on one host to 254 workers."""
-
-Message = dict[str, Any]
 
 
 class Channel:
@@ -33,14 +32,14 @@ class Channel:
         left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return Channel(left), Channel(right)
 
-    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        """Send one message.
+    def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
+        """Send one message, a dataclass as in `wire/codec.py`.
 
         Raises:
             ValueError: the message is longer than `MAX_MESSAGE`.
             OSError: the other end is gone.
         """
-        packet = json.dumps(message, separators=(",", ":")).encode()
+        packet = json.dumps(encode(message), separators=(",", ":")).encode()
         if len(packet) > MAX_MESSAGE:
             raise ValueError(f"a message of {len(packet)} bytes is over the bound of {MAX_MESSAGE}")
         if descriptors:
@@ -48,8 +47,9 @@ class Channel:
         else:
             self.link.send(packet)
 
-    def receive(self) -> tuple[Message, list[int]] | None:
-        """The next message and the descriptors it carries; waits for it. None when the other end is gone."""
+    def receive(self) -> tuple[Data, list[int]] | None:
+        """The next message, not decoded yet, and the descriptors it carries; waits for it. None when the other end is
+        gone."""
         size = array.array("i").itemsize
         try:
             packet, ancillary, _, _ = self.link.recvmsg(

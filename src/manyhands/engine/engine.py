@@ -1,26 +1,27 @@
 """What starts workers and carries messages to them, whatever the machines are.
 
-An engine runs *an entry*: a function that is called once, where modules are loaded and checked, and returns
-the main function that every worker then runs. `local` forks workers on this machine; an engine for a cluster
-starts the same workers on other nodes. Policies (how many workers, when to restart) live above, in the
-supervisor; an engine only does what it is told and reports what happens, as `EngineEvent`s.
+An engine runs *an entry*: a function `(spec, place)` that is called once, where modules are loaded and checked, and
+returns what it found (`Loaded`) and the main function that every worker then runs. `local` forks workers on this
+machine; an engine for a cluster starts the same workers on other nodes. Policies (how many workers, when to restart)
+live above, in the supervisor; an engine only does what it is told and reports what happens, as `EngineEvent`s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-from manyhands.engine.channel import Message
+from manyhands.engine.messages import Linking, Loaded
+from manyhands.wire import Data
 
 
 @dataclass(frozen=True)
 class Said:
-    """A worker sent a message."""
+    """A worker sent a message, which the engine does not read."""
 
     worker: int
-    message: Message
+    message: Data
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,15 @@ HERE = "here"
 EngineEvent = Said | Printed | Exited
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What the entry reported: facts about the job and the machine."""
-
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
 class Engine(Protocol):
-    """Ten verbs. Workers are named by numbers that are never used twice."""
+    """Eleven verbs. Workers are named by numbers that are never used twice."""
 
-    def open(self, on_event: Callable[[EngineEvent], None]) -> Loaded:
-        """Load the entry; workers started from now on report to `on_event`.
+    def report_to(self, on_event: Callable[[EngineEvent], None]) -> None:
+        """Whom to tell what happens. To be said before a worker is started."""
+        ...
+
+    def open(self) -> Loaded:
+        """Load the entry.
 
         Raises:
             UserError: the entry refused what it was given.
@@ -82,17 +80,17 @@ class Engine(Protocol):
         """
         ...
 
-    def connect(self, workers: Sequence[int], messages: Sequence[Message]) -> None:
+    def connect(self, workers: Sequence[int], messages: Sequence[Linking]) -> None:
         """Link the workers with each other and send each its message; `workers[rank]` gets `messages[rank]`. Links are
-        descriptors that come with the message; or it says where they are to meet."""
+        descriptors that come with the message; or its `meeting` says where they find each other."""
         ...
 
     def clock(self, worker: int) -> int:
         """What to add to the times that a worker tells, in ns, for those of this machine."""
         ...
 
-    def send(self, worker: int, message: Message) -> None:
-        """Send a worker a message; silently nothing if it is gone, since its `Exited` says so."""
+    def send(self, worker: int, message: object) -> None:
+        """Send a worker a message, a dataclass; silently nothing if it is gone, since its `Exited` says so."""
         ...
 
     def stacks(self, worker: int) -> None:

@@ -10,12 +10,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from manyhands.engine.channel import Channel, Message
-from manyhands.engine.engine import HERE, EngineEvent, Exited, Loaded, Printed, Said
+from manyhands.engine.channel import Channel
+from manyhands.engine.engine import HERE, EngineEvent, Exited, Printed, Said
 from manyhands.engine.loop import Loop
+from manyhands.engine.messages import FORKING, LOADING, Ended, Fork, Load, Loaded, Place, Refused, Serve, Started
 from manyhands.errors import UsageError, UserError
+from manyhands.wire import Data
 
 _MAX_LINE = 16 << 10
 _DESCRIPTORS = 1 << 16
@@ -52,20 +53,21 @@ class Template:
             start_new_session=True,
         )
         remote.close()
-        self.control.send({"supervisor": os.getpid()})
+        self.control.send(Serve(supervisor=os.getpid()))
 
-    def load(self, entry: str, spec: Mapping[str, Any]) -> None:
-        self.control.send({"entry": entry, "spec": dict(spec)})
+    def load(self, entry: str, spec: object, place: Place) -> None:
+        self.control.send(Load(entry=entry, spec=spec, place=place))
 
 
 class LocalEngine:
     """Forks workers on this machine; needs nothing but the standard library here and torch in the workers.
 
     Args:
-        entry: `module:function`, called once in the template with `spec`; it returns `(facts, main)` and
-            `main(channel, worker)` is what each worker runs.
+        entry: `module:function`, called once in the template with `spec` and `place`; it returns what it found and
+            `main(channel, worker)`, which each worker runs.
         spec: JSON data for the entry.
-        inherit: descriptors that the template and all workers keep open under the same numbers.
+        place: what it finds on this machine. The template and all workers keep its descriptors open, and those of
+            `inherit`, under the same numbers.
         loop: the loop that `poll` runs.
         template: one that inherits the same, and has loaded nothing yet.
     """
@@ -73,48 +75,50 @@ class LocalEngine:
     def __init__(
         self,
         entry: str,
-        spec: Mapping[str, Any],
+        spec: object,
+        place: Place,
         loop: Loop,
         inherit: Sequence[int] = (),
         template: Template | None = None,
     ) -> None:
         self._entry = entry
-        self._spec = dict(spec)
-        self._inherit = tuple(inherit)
+        self._spec, self._place = spec, place
+        self._inherit = (place.board, *(place.slots or ()), *inherit)
         self._loop = loop
         self._workers: dict[int, _Worker] = {}
         self._prepared = template
         self._template: subprocess.Popen[bytes] | None = None
         self._control: Channel | None = None
-        self.on_event: Callable[[EngineEvent], None] = lambda event: None
-        """Given with `open`; an engine that was not opened opens itself when it starts a worker."""
-        self._early: list[Message] = []
-        self._facts: dict[str, Any] = {}
+        self._on_event: Callable[[EngineEvent], None] = lambda event: None
+        self._early: list[Ended] = []
+        self._loaded = Loaded()
 
-    def open(self, on_event: Callable[[EngineEvent], None]) -> Loaded:
-        self.on_event = on_event
+    def report_to(self, on_event: Callable[[EngineEvent], None]) -> None:
+        self._on_event = on_event
+
+    def open(self) -> Loaded:
         # A gang of n workers has n (n - 1) socket ends, and 1024 descriptors are a common soft limit.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         few = most == resource.RLIM_INFINITY or most > _DESCRIPTORS
         resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS if few else most, most))
         template, self._prepared = self._prepared or Template(self._inherit), None
         self._template, control = template.process, template.control
-        template.load(self._entry, self._spec)
+        template.load(self._entry, self._spec, self._place)
         received = self._answer_within(control, _LOAD_SECONDS)
         if received is None:
             control.close()
             raise UserError(f"the process that loads the job ended with code {self._template.wait()}.")
-        answer = received[0]
-        if answer["event"] == "failed":
+        answer = LOADING.decode(received[0])
+        if isinstance(answer, Refused):
             self._template.wait()
             control.close()
-            if not answer["error"]:  # the entry has printed what there is to say, for example its --help
-                raise SystemExit(answer["code"])
-            raise (UsageError if answer["code"] == 2 else UserError)(answer["error"])
+            if not answer.error:  # the entry has printed what there is to say, for example its --help
+                raise SystemExit(answer.code)
+            raise (UsageError if answer.code == 2 else UserError)(answer.error)
         self._control = control
         self._loop.watch(control.link, self._hear_template)
-        self._facts = answer["facts"]
-        return Loaded(self._facts)
+        self._loaded = answer
+        return answer
 
     def reach(self, hosts: Mapping[str, tuple[str, int]]) -> int:
         if hosts:
@@ -122,7 +126,7 @@ class LocalEngine:
                 f"this run is on one machine, and {', '.join(hosts)} can take part only in one that was started with "
                 "--hosts. Stop it, and go on with --resume and --hosts."
             )
-        return self._facts.get("cuda_devices", 0)
+        return self._loaded.cuda_devices
 
     def start(self, worker: int, host: str = HERE) -> int:
         assert host == HERE
@@ -143,7 +147,7 @@ class LocalEngine:
         self._loop.watch(output, lambda: self._read_output(worker))
         return pid
 
-    def connect(self, workers: Sequence[int], messages: Sequence[Message]) -> None:
+    def connect(self, workers: Sequence[int], messages: Sequence[object]) -> None:
         count = len(workers)
         ends: list[list[socket.socket | None]] = [[None] * count for _ in range(count)]
         for low in range(count):
@@ -155,7 +159,7 @@ class LocalEngine:
             for link in links:
                 link.close()
 
-    def send(self, worker: int, message: Message) -> None:
+    def send(self, worker: int, message: object) -> None:
         self._send(worker, message)
 
     def clock(self, worker: int) -> int:
@@ -169,8 +173,8 @@ class LocalEngine:
 
     def poll(self, timeout: float) -> None:
         early, self._early = self._early, []
-        for message in early:
-            self._template_said(message)
+        for ended in early:
+            self._ended(ended)
         self._loop.run_once(0 if early else timeout)
 
     def close(self) -> None:
@@ -190,16 +194,16 @@ class LocalEngine:
         """Have the template fork a worker that gets the descriptors; its process id."""
         for _ in range(2):
             if self._control is None:
-                self.open(self.on_event)
+                self.open()
             assert self._control is not None
             try:
-                self._control.send({"worker": worker}, descriptors)
+                self._control.send(Fork(worker=worker), descriptors)
                 return self._await_started(worker)
             except (BrokenPipeError, ConnectionResetError):  # the template is gone, and nobody has noticed yet
                 self._template_lost()
         raise UserError("the process that workers are forked from died twice while starting one.")
 
-    def _answer_within(self, control: Channel, seconds: float) -> tuple[Message, list[int]] | None:
+    def _answer_within(self, control: Channel, seconds: float) -> tuple[Data, list[int]] | None:
         """The template's next message; None when it is gone. One that says nothing for so long is ended."""
         if not control.wait(seconds) and self._template is not None:
             self._template.kill()
@@ -212,11 +216,13 @@ class LocalEngine:
             received = self._answer_within(self._control, _FORK_SECONDS)
             if received is None:
                 raise BrokenPipeError("the template is gone")
-            if received[0]["event"] == "started" and received[0]["worker"] == worker:
-                return received[0]["pid"]
-            self._early.append(received[0])
+            said: Started | Ended = FORKING.decode(received[0])
+            if isinstance(said, Ended):
+                self._early.append(said)
+            elif said.worker == worker:
+                return said.pid
 
-    def _send(self, worker: int, message: Message, descriptors: Sequence[int] = ()) -> None:
+    def _send(self, worker: int, message: object, descriptors: Sequence[int] = ()) -> None:
         if worker in self._workers:
             try:
                 self._workers[worker].channel.send(message, descriptors)
@@ -233,10 +239,10 @@ class LocalEngine:
     def _hear_template(self) -> None:
         assert self._control is not None
         received = self._control.receive()
-        if received is not None:
-            self._template_said(received[0])
-        else:
+        if received is None:
             self._template_lost()
+        elif isinstance(said := FORKING.decode(received[0]), Ended):
+            self._ended(said)
 
     def _template_lost(self) -> None:
         """The template is gone, and the kernel has killed its workers. The next start opens a new one."""
@@ -246,14 +252,14 @@ class LocalEngine:
         self._control = None
         self._template.wait()
         early, self._early = self._early, []
-        for message in early:
-            self._template_said(message)
+        for ended in early:
+            self._ended(ended)
         for worker in list(self._workers):
             self._finish(worker, None)
 
-    def _template_said(self, message: Message) -> None:
-        if message["event"] == "exited" and message["worker"] in self._workers:
-            self._finish(message["worker"], message["status"])
+    def _ended(self, ended: Ended) -> None:
+        if ended.worker in self._workers:
+            self._finish(ended.worker, ended.status)
 
     def _finish(self, worker: int, status: int | None) -> None:
         """Report everything a dead worker said and printed, then that it is gone."""
@@ -261,7 +267,7 @@ class LocalEngine:
             pass
         self._read_output(worker, last=True)
         self._drop(worker)
-        self.on_event(Exited(worker, status))
+        self._on_event(Exited(worker, status))
 
     def _hear(self, worker: int) -> bool:
         entry = self._workers.get(worker)
@@ -271,7 +277,7 @@ class LocalEngine:
         if received is None:
             self._loop.unwatch(entry.channel.link)
             return False
-        self.on_event(Said(worker, received[0]))
+        self._on_event(Said(worker, received[0]))
         return True
 
     def _read_output(self, worker: int, last: bool = False) -> None:
@@ -293,7 +299,7 @@ class LocalEngine:
             lines.append(bytearray(rest))
             entry.unfinished_line.clear()
         for line in lines:
-            self.on_event(Printed(worker, line.decode(errors="replace").rstrip("\r")))
+            self._on_event(Printed(worker, line.decode(errors="replace").rstrip("\r")))
 
     def _drop(self, worker: int) -> None:
         entry = self._workers.pop(worker)

@@ -23,7 +23,8 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from manyhands.engine.channel import Channel, Message
+from manyhands.engine.channel import Channel
+from manyhands.engine.messages import FORK, LOAD, SERVE, Ended, Fork, Load, Refused, Started
 from manyhands.engine.process import die_with_parent, end_at_once
 from manyhands.errors import UsageError, UserError
 
@@ -37,14 +38,14 @@ def main(descriptor: int, preload: str = "") -> int:
     parent = channel.receive()
     if parent is None:
         return 0
-    die_with_parent(parent[0]["supervisor"])
+    die_with_parent(SERVE.decode(parent[0]).supervisor)
     gc.disable()  # imports make a million objects that stay: going through them again and again takes a second
     if preload:
         importlib.import_module(preload)
-    order = channel.receive()
-    if order is None:
+    received = channel.receive()
+    if received is None:
         return 0
-    worker_main = _load(channel, order[0])
+    worker_main = _load(channel, LOAD.decode(received[0]))
     if worker_main is None:
         return 1
     gc.freeze()  # keep the collector from touching, and so copying, the pages that workers share
@@ -62,28 +63,28 @@ def main(descriptor: int, preload: str = "") -> int:
             received = channel.receive()
             if received is None:
                 return 0
-            message, descriptors = received
-            pid = _fork(message["worker"], descriptors, worker_main, channel, (wakeup, waker))
-            children[pid] = message["worker"]
-            channel.send({"event": "started", "worker": message["worker"], "pid": pid})
+            order: Fork = FORK.decode(received[0])
+            pid = _fork(order.worker, received[1], worker_main, channel, (wakeup, waker))
+            children[pid] = order.worker
+            channel.send(Started(worker=order.worker, pid=pid))
 
 
-def _load(channel: Channel, order: Message) -> WorkerMain | None:
-    """Call the entry. Reports its facts, or why it failed."""
-    module, _, name = order["entry"].partition(":")
+def _load(channel: Channel, order: Load) -> WorkerMain | None:
+    """Call the entry. Reports what it found, or why it refused."""
+    module, _, name = order.entry.partition(":")
     try:
-        facts, worker_main = getattr(importlib.import_module(module), name)(order["spec"])
+        loaded, worker_main = getattr(importlib.import_module(module), name)(order.spec, order.place)
     except UserError as error:
-        channel.send({"event": "failed", "error": str(error), "code": _code(error)})
+        channel.send(Refused(error=str(error), code=_code(error)))
         return None
     except SystemExit as error:  # the job's own flags: --help, or a wrong one, which was printed already
         code = error.code if isinstance(error.code, int) else 2
-        channel.send({"event": "failed", "error": "", "code": code})
+        channel.send(Refused(error="", code=code))
         return None
     except Exception:
-        channel.send({"event": "failed", "error": traceback.format_exc()[-20000:], "code": 1})
+        channel.send(Refused(error=traceback.format_exc()[-20000:], code=1))
         return None
-    channel.send({"event": "ready", "facts": facts})
+    channel.send(loaded)
     return worker_main
 
 
@@ -98,7 +99,7 @@ def _reap(channel: Channel, children: dict[int, int]) -> None:
             return
         if pid in children:
             exit_code = os.waitstatus_to_exitcode(status)
-            channel.send({"event": "exited", "worker": children.pop(pid), "status": exit_code})
+            channel.send(Ended(worker=children.pop(pid), status=exit_code))
 
 
 def _fork(

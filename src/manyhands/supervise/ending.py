@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from manyhands.run import RunDirectory, write_json
 from manyhands.supervise.record import Record
-
-
-@dataclass
-class Ending:
-    """Why the run ends, and how far its end has come."""
-
-    status: str
-    """`finished`, `stopped` or `failed`."""
-    error: str = ""
-    trace: str = ""
-    """What is behind a failure, for `--debug`."""
-    paused: bool = False
-    saved: bool = False
+from manyhands.supervise.standing import Ending
 
 
 def conclude(

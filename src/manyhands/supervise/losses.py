@@ -1,65 +1,74 @@
-"""How many workers a run may lose before it is given up: those since the last committed step count."""
+"""How many workers a run may lose before it is given up: those since the last committed step count. Pure."""
 
 from __future__ import annotations
 
 import signal
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from manyhands.engine import HERE
-from manyhands.supervise.members import Member, describe_loss
-from manyhands.supervise.oom import OUT_OF_MEMORY_REMEDY, OutOfMemory
+from manyhands.gang import Member
+from manyhands.supervise.members import describe_loss
+from manyhands.supervise.oom import OUT_OF_MEMORY_REMEDY
 
 _OUTSIDE = 10
 """Times as many losses are allowed to who is killed from outside or with its host: that is not the job's doing."""
 
 
-class Losses:
-    """
-    Args:
-        attempts: losses without a committed step, after which the run fails.
-        log: where the workers' last words are.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """A worker is gone."""
 
-    def __init__(self, attempts: int, log: Path) -> None:
-        self._attempts, self._log = attempts, log
-        self._count = 0
-        self._hosts: set[str] = set()
-        """Lost since the last decision: all of a host's workers are one loss."""
-        self._out_of_memory = OutOfMemory()
+    status: int | None
+    """As of `engine.Exited`."""
+    hung: bool = False
+    """The supervisor ended it, for it stood still."""
+    out_of_memory: bool = False
+    """The kernel ended something meanwhile for want of memory."""
 
-    def progress(self) -> None:
+
+@dataclass(frozen=True, kw_only=True)
+class Casualties:
+    """Losses since the last committed step."""
+
+    attempts: int
+    """So many, and the run fails."""
+    log: str
+    """Where the workers' last words are."""
+    count: int = 0
+    hosts: frozenset[str] = frozenset()
+    """Lost since the last decision: all of a host's workers are one loss."""
+
+    def progress(self) -> Casualties:
         """A step has been committed."""
-        self._count = 0
+        return replace(self, count=0)
 
-    def decided(self) -> None:
+    def decided(self) -> Casualties:
         """What comes next is not of the same losses."""
-        self._hosts.clear()
+        return replace(self, hosts=frozenset())
 
-    def lost(self, member: Member, status: int | None, hung: bool, committed: int) -> tuple[str, str | None]:
-        """Count one. `status` is as the engine's; `hung`: we ended it.
+    def lost(self, member: Member, loss: Loss, committed: int) -> tuple[Casualties, str, str | None]:
+        """Count one, after so many committed steps.
 
         Returns:
-            What happened, in words; and why the run fails of it, or None if it goes on.
+            The new count; what happened, in words; and why the run fails of it, or None if it goes on.
         """
-        whole_host = status is None and member.host != HERE
-        if not whole_host or member.host not in self._hosts:
-            self._count += 1
-        if whole_host:
-            self._hosts.add(member.host)
-        out_of_memory = self._out_of_memory.happened()
-        text = f"{describe_loss(member, status, out_of_memory)} after step {committed}"
-        outside = (status is None or status in (-signal.SIGKILL, -signal.SIGTERM)) and not hung and not out_of_memory
-        if self._count < self._attempts * (_OUTSIDE if outside else 1):
-            return text, None
-        remedy = OUT_OF_MEMORY_REMEDY if out_of_memory else f"What it printed last is in {self._log}."
-        return text, f"{text}, loss number {self._count} without a committed step. {remedy}"
+        whole_host = loss.status is None and member.host != HERE
+        count = self.count + (not whole_host or member.host not in self.hosts)
+        after = replace(self, count=count, hosts=self.hosts | ({member.host} if whole_host else set()))
+        text = f"{describe_loss(member, loss.status, loss.out_of_memory)} after step {committed}"
+        killed = loss.status is None or loss.status in (-signal.SIGKILL, -signal.SIGTERM)
+        outside = killed and not loss.hung and not loss.out_of_memory
+        if count < self.attempts * (_OUTSIDE if outside else 1):
+            return after, text, None
+        remedy = OUT_OF_MEMORY_REMEDY if loss.out_of_memory else f"What it printed last is in {self.log}."
+        return after, text, f"{text}, loss number {count} without a committed step. {remedy}"
 
-    def unconnected(self, error: str) -> str | None:
-        """Count a gang whose members did not find each other, though all live. Returns why the run fails of it."""
-        self._count += 1
-        if self._count < self._attempts:
-            return None
-        return (
-            f"the workers could not connect to each other {self._count} times in a row: {error}. Check that no "
+    def unconnected(self, error: str) -> tuple[Casualties, str | None]:
+        """Count a gang whose members did not find each other, though all live; and why the run fails of it, if so."""
+        after = replace(self, count=self.count + 1)
+        if after.count < self.attempts:
+            return after, None
+        return after, (
+            f"the workers could not connect to each other {after.count} times in a row: {error}. Check that no "
             "firewall is between the hosts."
         )

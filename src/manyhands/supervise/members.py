@@ -4,87 +4,23 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
-from manyhands.engine import HERE, describe_status
+from manyhands.engine import describe_status
+from manyhands.gang import Kept, Member
+from manyhands.gang.orders import InMemory, OnDisk
 from manyhands.plan import Plan
 from manyhands.run import Checkpoint
 from manyhands.shm import Held
 
 
-class Phase(Enum):
-    """What a worker is doing, as far as it has said."""
-
-    STARTING = "starting"
-    IDLE = "idle"
-    RUNNING = "running"
-    SAVING = "saving"
-    FINISHED = "finished"
-    FAILED = "failed"
-
-
-@dataclass
-class Member:
-    """A living worker."""
-
-    worker: int
-    pid: int
-    slot: int
-    """Which of the machine's device slots it has."""
-    plan: Plan
-    """What it was built for."""
-    since: int
-    """When its phase began, in monotonic ns."""
-    host: str = HERE
-    """Where it is."""
-    phase: Phase = Phase.STARTING
-    rank: int | None = None
-    """Its rank in the newest generation it was in."""
-    step: int = 0
-    """Steps its state holds, as it last said."""
-    bits: int = 0
-    """Checksum of its initial weights."""
-    whole: bool = True
-    """Whether its state is that of a step boundary."""
-    sha256: str = ""
-    """Digest of its final weights."""
-    placed: bool = False
-    """Whether it has been in a generation."""
-
-    @property
-    def who(self) -> str:
-        """It, in words."""
-        return "a new worker" if self.rank is None else self.plan.role(self.rank)
-
-    @property
-    def process(self) -> str:
-        """Its process, in words."""
-        return f"process {self.pid}" if self.host == HERE else f"process {self.pid} on {self.host}"
-
-    @property
-    def holds_state(self) -> bool:
-        return self.whole and self.phase in (Phase.IDLE, Phase.FINISHED, Phase.FAILED)
-
-    def fits(self, plan: Plan) -> bool:
-        """Whether it can take a place in the next generation.
-
-        Whole replicas go on from one to the next. A worker that holds a part of the state has groups and tensors that
-        end with its generation, and a new one is forked in milliseconds.
-        """
-        if self.plan.divides or plan.divides:
-            return not self.placed and self.plan == plan
-        return self.host in plan.places
-
-
 class Source(NamedTuple):
     """Where the members of a new generation find the newest state."""
 
-    load: dict[str, Any] | None
-    """The order's `load`: a slot or a file, or None if every member has the state."""
+    load: Kept | None
+    """Where it is kept; None if every member has the state."""
     save_first: int | None
-    """The worker that must write its state to a slot before anyone can load it."""
+    """The worker that must leave its state in memory before anyone can load it."""
 
 
 def choose_source(members: Sequence[Member], slot: Held | None, checkpoint: Checkpoint | None) -> Source:
@@ -97,11 +33,11 @@ def choose_source(members: Sequence[Member], slot: Held | None, checkpoint: Chec
     in_slot = slot.step if slot else -1
     on_disk = checkpoint.step if checkpoint else -1
     if checkpoint and on_disk > max(newest, in_slot):
-        return Source({"path": str(checkpoint.state), "step": on_disk, "force": False}, None)
+        return Source(OnDisk(path=str(checkpoint.state), step=on_disk), None)
     unequal = newest == 0 and in_slot <= 0 and len({member.bits for member in members}) > 1
     behind = unequal or any(member.step < newest for member in members)
     if slot and (in_slot > newest or (in_slot == newest and behind)):
-        return Source({"slot": slot.slot, "step": in_slot, "force": unequal}, None)
+        return Source(InMemory(buffer=slot.slot, step=in_slot, force=unequal), None)
     if not behind:
         return Source(None, None)
     holder = min((m for m in members if m.step == newest), key=lambda m: m.worker)
@@ -117,8 +53,8 @@ def handover(
     newer than what is kept, and the members whole replicas.
     """
     kept = max(slot.step if slot else 0, checkpoint.step if checkpoint else 0)
-    holders = [member for member in members if member.holds_state and not member.plan.divides]
-    if not holders or any(member.plan.divides for member in chosen):
+    holders = [member for member in members if member.holds_state and member.kind.whole]
+    if not holders or not all(member.kind.whole for member in chosen):
         return []
     step = max(member.step for member in holders)
     behind = [member for member in chosen if member.step < step]
@@ -135,9 +71,17 @@ def to_start(members: Iterable[Member], plan: Plan) -> list[str]:
     return list(wanted.elements())
 
 
-def processes(gang: Iterable[Member], plan: Plan) -> dict[str, list[dict[str, Any]]]:
-    """Where the workers and the servers of a gang are, each with its rank among its kind."""
-    found: dict[str, list[dict[str, Any]]] = {"workers": [], "servers": []}
+class Process(TypedDict):
+    """A member as `manyhands show` tells of it: its rank is that among its kind."""
+
+    rank: int
+    pid: int
+    host: str
+
+
+def processes(gang: Iterable[Member], plan: Plan) -> dict[str, list[Process]]:
+    """Where the workers and the servers of a gang are."""
+    found: dict[str, list[Process]] = {"workers": [], "servers": []}
     ranked = {m.rank: m for m in gang if m.rank is not None and m.rank < plan.gang}
     for rank in sorted(ranked):
         kind, first = ("workers", 0) if rank < plan.workers else ("servers", plan.workers)

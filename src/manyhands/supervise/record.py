@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from manyhands.gang import PartRow, StepRow
 from manyhands.run import Journal, JsonLines, RunDirectory, Tracker, read_journal
 from manyhands.timeline import PHASES, Event, read_chrome_trace, write_chrome_trace
 
@@ -85,34 +86,40 @@ class Record:
         # Times count from the creation of the run, so the sessions of a resumed run share one axis.
         self._origin = time.monotonic_ns() - int((time.time() - created) * 1e9)
 
-    def steps(self, rank: int, world: int, rows: Sequence[Sequence[Any]], clock: int = 0) -> list[float]:
+    def steps(self, rank: int, world: int, rows: Sequence[StepRow], clock: int = 0) -> list[float]:
         """Take a worker's report of steps. Returns the durations (s) of those that it committed.
 
         Args:
             clock: what to add to the worker's times (ns) for those of this machine.
         """
         durations = []
-        for step, epoch, first, last, loss, grad_norm, lr, began, ended, sums, spans in rows:
-            self._add_spans(rank, step, spans, clock)
-            if step <= self.committed:
-                self._check_replay(step, loss)
+        for row in rows:
+            self._add_spans(rank, row.step, row.spans, clock)
+            if row.step <= self.committed:
+                self._check_replay(row.step, row.loss)
             else:
-                line = {"epoch": epoch, "step": step, "first": first, "last": last, "workers": world, "loss": loss}
-                self._ledger.append(line)
-                self._commit(line)
-                self.committed_at = (ended + clock) / 1e9
-                durations.append((ended - began) / 1e9)
-                when = time.time() - (time.monotonic() - self.committed_at)
-                self._log_step(step, world, loss, grad_norm, lr, durations[-1], when)
-            if any(sums):
-                self._add_phases(rank, step, sums)
+                durations.append((row.ended - row.began) / 1e9)
+                self._commit_row(row, world, clock)
+            if any(row.sums):
+                self._add_phases(rank, row.step, row.sums)
         return durations
 
-    def spans(self, rank: int, rows: Sequence[Sequence[Any]], clock: int = 0) -> None:
-        """Take where the time of a worker's shares went; they commit no step."""
-        for step, _, _, sums, spans in rows:
-            self._add_spans(rank, step, spans, clock)
-            self._add_phases(rank, step, sums)
+    def _commit_row(self, row: StepRow, world: int, clock: int) -> None:
+        place = {"epoch": row.epoch, "step": row.step, "first": row.first, "last": row.last}
+        line = {**place, "workers": world, "loss": row.loss}
+        self._ledger.append(line)
+        self._commit(line)
+        self.committed_at = (row.ended + clock) / 1e9
+        when = time.time() - (time.monotonic() - self.committed_at)
+        figures = {"step": row.step, "time": when, "loss": row.loss, "lr": row.lr}
+        figures |= {"seconds": (row.ended - row.began) / 1e9, "workers": world}
+        self._log("step", figures | ({} if row.grad_norm is None else {"grad_norm": row.grad_norm}))
+
+    def parts(self, rank: int, rows: Sequence[PartRow], clock: int = 0) -> None:
+        """Take where the time of a worker's parts of steps went; they commit no step."""
+        for row in rows:
+            self._add_spans(rank, row.step, row.spans, clock)
+            self._add_phases(rank, row.step, row.sums)
 
     def _add_spans(self, rank: int, step: int, spans: Sequence[Sequence[int]], clock: int) -> None:
         for phase, micro_batch, start, end in spans:
@@ -175,14 +182,6 @@ class Record:
                     "not deterministic (a random source other than torch, numpy and random? a dataset that changes?). "
                     "The run goes on, but its result depends on its interruptions."
                 )
-
-    def _log_step(
-        self, step: int, world: int, loss: float, grad_norm: float | None, lr: float, took: float, when: float
-    ) -> None:
-        figures = {"step": step, "time": when, "loss": loss, "lr": lr, "seconds": took, "workers": world}
-        if grad_norm is not None:
-            figures["grad_norm"] = grad_norm
-        self._log("step", figures)
 
     def _add_phases(self, rank: int, step: int, sums: Sequence[int]) -> None:
         entry = self._phases.setdefault(rank, _PhaseSums(step))

@@ -6,13 +6,15 @@ import hashlib
 import os
 import platform
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from manyhands.engine import HERE, EngineEvent, LocalEngine, Loop
+from manyhands.engine import HERE, LocalEngine, Loop, Place
+from manyhands.engine import Depot as DepotAt
 from manyhands.engine.hosts import Depot, HostsEngine, default_token, read_token
 from manyhands.errors import UsageError, UserError
+from manyhands.gang import Facts, Probing, Spec
 from manyhands.plan import Plan, parse_address
 from manyhands.run import Checkpoint, RunDirectory, TensorBoard, Tracker, newest_checkpoint, read_json, write_json
 from manyhands.shm import Board, Slots
@@ -20,6 +22,7 @@ from manyhands.supervise.options import Care
 from manyhands.supervise.record import Record
 from manyhands.supervise.supervisor import Supervisor
 from manyhands.supervise.view import View
+from manyhands.wire import decode_as, encode
 
 _FORMAT = 1
 
@@ -36,9 +39,9 @@ class Session:
     """Fields of `Plan` that were given; a resumed run keeps its own for the others."""
     care: Care = field(default_factory=Care)
     trackers: tuple[str, ...] = ()
-    trial: dict[str, Any] | None = None
-    """`{"steps": n, "stages": [...]}`: train only n steps, in silence, and look at them closely (train/probe.py):
-    `figures` in `result.json`, one entry per rank."""
+    probe: Probing | None = None
+    """Train only a few steps, in silence, and look at them closely (train/probe.py): `figures` in `result.json`, one
+    entry per rank."""
     token: Path | None = None
     """The file with what the hosts' agents know; None: where it is by default."""
     quiet: bool = False
@@ -60,49 +63,42 @@ def run_session(session: Session) -> int:
     else:
         assert session.job_file is not None
         settings = _settings(session.job_file, session.arguments)
-        if session.trial is not None:
-            settings["trial"] = session.trial
+        if session.probe is not None:
+            settings["probe"] = asdict(session.probe)
     before = settings.get("plan", {})
     plan = Plan.merged(before, session.plan)
     slots, board, loop = Slots(), Board(), Loop()
-    spec = {
-        "job_file": settings["job_file"],
-        "arguments": settings["arguments"],
-        "cwd": settings["cwd"],
-        "plan": plan.as_dict(),
-        "board": board.descriptor,
-        "slots": slots.descriptors,
-        "snapshot_share": session.care.snapshot_share,
-        "trial": settings.get("trial"),
-        "tables": str(directory.path.resolve() / "tables"),
-    }
+    spec = Spec(
+        job_file=Path(settings["job_file"]),
+        arguments=tuple(settings["arguments"]),
+        cwd=Path(settings["cwd"]),
+        plan=plan,
+        snapshot_share=session.care.snapshot_share,
+        tables=directory.path.resolve() / "tables",
+        probe=decode_as(Probing, settings["probe"]) if settings.get("probe") else None,
+    )
     engine = _engine(plan, spec, session.token, directory, loop, slots, board)
-    supervisors: list[Supervisor] = []
-
-    def deliver(event: EngineEvent) -> None:
-        supervisors[0].on_event(event)
-
     if resuming:
         directory.acquire()
     try:
-        facts = engine.open(deliver).facts
+        facts = Facts.read(engine.open().facts)
         unsized = not {"workers", "layout", "hosts"} & {*before, *session.plan}
-        if unsized and plan.uses_cuda(facts["cuda_devices"]):
-            plan = plan.resized(max(1, min(facts["cuda_devices"], facts["micro_batches"])))
-        plan.check(facts["micro_batches"], facts["cuda_devices"])
+        if unsized and plan.uses_cuda(facts.cuda_devices):
+            plan = plan.resized(max(1, min(facts.cuda_devices, facts.micro_batches)))
+        plan.check(facts.micro_batches, facts.cuda_devices)
         if not resuming:
             directory.create()
             directory.acquire()
-        settings |= {"plan": plan.as_dict(), "job": dict(facts), "hardware": _hardware()}
+        settings |= {"plan": plan.as_dict(), "job": asdict(facts), "hardware": _hardware()}
         settings["sessions"] = [*settings.get("sessions", []), {"began": time.time(), "workers": plan.workers}]
         trackers: list[Tracker] = [TensorBoard(directory.path / "tensorboard") for _ in session.trackers]
         write_json(directory.run, settings)
         directory.result.unlink(missing_ok=True)
-        view = View(directory.log, session.quiet, silent=session.trial is not None)
+        view = View(directory.log, session.quiet, silent=session.probe is not None)
         if not resuming:
             view.note(f"run directory {directory.path}", urgent=False)
-        if facts["warning"]:
-            view.note(facts["warning"])
+        if facts.warning:
+            view.note(facts.warning)
         if _digest(settings["job_file"]) != settings["job_sha256"]:
             view.note(
                 f"{settings['job_file']} has changed since the run began: the result is the new job's, if it fits."
@@ -110,11 +106,10 @@ def run_session(session: Session) -> int:
         if resuming and plan.threads != before["threads"]:
             view.note(f"--threads is {plan.threads} and was {before['threads']}: the bits of the result may differ.")
         checkpoint = _checkpoint(directory, view) if resuming else None
-        record = Record(directory, trackers, settings["created"], facts["reproducible"], view.note)
+        record = Record(directory, trackers, settings["created"], facts.reproducible, view.note)
         supervisor = Supervisor(
             directory, engine, loop, plan, session.care, facts, record, view, slots, board, checkpoint
         )
-        supervisors.append(supervisor)
         code = supervisor.run()
     finally:
         engine.close()
@@ -124,7 +119,7 @@ def run_session(session: Session) -> int:
 
 def _engine(
     plan: Plan,
-    spec: dict[str, Any],
+    spec: Spec,
     token: Path | None,
     directory: RunDirectory,
     loop: Loop,
@@ -136,16 +131,16 @@ def _engine(
     Raises:
         UserError: other machines take part, and there is no token.
     """
-    entry, inherit = "manyhands.train.worker:prepare", (board.descriptor, *slots.descriptors)
+    entry, place = "manyhands.train.entry:prepare", Place(board=board.descriptor, slots=slots.descriptors)
+    told = encode(spec)
     others = {name: parse_address(name) for name in plan.places if name != HERE}
     if not plan.hosts and not plan.server_hosts:
-        return LocalEngine(entry, spec | {"depot": None}, loop, inherit)
+        return LocalEngine(entry, told, place, loop)
     secret = read_token(token or default_token())
     depot = Depot(secret, slots.descriptors, directory.checkpoints)
-    spec["depot"] = {"host": "127.0.0.1", "port": depot.port}
-    own = spec | {"depot": spec["depot"] | {"token": secret.decode()}}
-    here = LocalEngine(entry, own, loop, inherit)
-    return HostsEngine(here, others, secret, depot, entry, spec, loop, board, only_there=HERE not in plan.places)
+    home = DepotAt(host="127.0.0.1", port=depot.port, token=secret.decode())
+    here = LocalEngine(entry, told, replace(place, depot=home), loop)
+    return HostsEngine(here, others, secret, depot, entry, told, loop, board, only_there=HERE not in plan.places)
 
 
 def _settings(job_file: Path, arguments: list[str]) -> dict[str, Any]:

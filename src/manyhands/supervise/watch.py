@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from manyhands.engine import Engine
+from manyhands.gang import Member, Phase
 from manyhands.shm import Board, Whereabouts
-from manyhands.supervise.members import Member, Phase
 from manyhands.supervise.options import Care
 from manyhands.supervise.patience import Patience
 

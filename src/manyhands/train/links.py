@@ -5,53 +5,45 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from manyhands.cluster import Cluster
-from manyhands.engine import Channel, Message
+from manyhands.engine import Depot, Linking
 from manyhands.engine.hosts import DepotStore, DistantSlots
-from manyhands.errors import UserError
+from manyhands.gang import orders
 from manyhands.transport import Group, GroupError, PeerLostError, links_over
 
 _MEETING_SECONDS = 30.0
 """How long a member of a gang that is being formed waits for the others: one may be lost meanwhile."""
 
 
-@dataclass(frozen=True)
-class Home:
-    """Where processes of different hosts meet, and leave state: the depot of the supervisor."""
-
-    host: str
-    port: int
-    token: str
-
-    def store(self) -> DepotStore:
-        return DepotStore((self.host, self.port), self.token.encode())
-
-    def slots(self) -> DistantSlots:
-        return DistantSlots((self.host, self.port), self.token.encode())
+def slots_at(depot: Depot | None) -> DistantSlots:
+    """The buffers for snapshots of the supervisor's machine, for a process on another one."""
+    assert depot is not None
+    return DistantSlots((depot.host, depot.port), depot.token.encode())
 
 
 def join_group(
-    order: Message,
+    order: Linking,
     descriptors: list[int],
     rank: int,
     name: str,
-    home: Home | None,
+    depot: Depot | None,
     cluster: Callable[[int], Cluster] | None = None,
 ) -> Group | None:
     """The group of all who got such an order; None for one alone.
 
     Args:
-        order: with the `meeting` of processes on several hosts; others get connections to all others with it.
+        order: with the `meeting` of processes on several hosts; others get connections to all others with it, as
+            descriptors.
+        depot: where processes of several hosts meet.
         cluster: what to assume of the links between so many hosts, instead of measuring them.
 
     Raises:
         PeerLostError: one of them is gone.
     """
-    if "meeting" not in order:
+    if order.meeting is None:
         links: list[socket.socket | None] = [socket.socket(fileno=descriptor) for descriptor in descriptors]
         links.insert(rank, None)
         try:
@@ -61,12 +53,12 @@ def join_group(
                 if link is not None:
                     link.close()
             raise
-    assert home is not None
-    with contextlib.closing(home.store()) as store:
+    assert depot is not None
+    with contextlib.closing(DepotStore((depot.host, depot.port), depot.token.encode())) as store:
         try:
-            meeting = f"{order['meeting']}/{name}"
-            known = cluster(order["world"]) if cluster is not None else None
-            return Group.connect(store, rank, order["world"], name=meeting, patience=_MEETING_SECONDS, cluster=known)
+            meeting, world = f"{order.meeting.name}/{name}", order.meeting.world
+            known = cluster(world) if cluster is not None else None
+            return Group.connect(store, rank, world, name=meeting, patience=_MEETING_SECONDS, cluster=known)
         except PeerLostError:
             raise
         except (TimeoutError, GroupError) as error:
@@ -77,30 +69,29 @@ def join_group(
 class Link:
     """One end of a connection between two."""
 
-    order: Message
-    """`role` and `number` say what the other process is, `fresh` whether it has taken the place of one that was lost,
-    and `first` whether this process has rank 0 of the two."""
+    order: orders.Link
     descriptors: list[int]
-    home: Home | None
+    depot: Depot | None
 
     @property
-    def role(self) -> str:
-        """What the other process is: `worker` or `server`."""
-        return self.order["role"]
+    def role(self) -> orders.Role:
+        """What the other process is."""
+        return self.order.role
 
     @property
     def number(self) -> int:
-        """Which."""
-        return self.order["number"]
+        """Which of those in its role the other process is."""
+        return self.order.number
 
     @property
     def fresh(self) -> bool:
-        return self.order["fresh"]
+        """Whether the other process has taken the place of one that was lost."""
+        return self.order.fresh
 
     @property
     def far(self) -> bool:
         """Whether the other process is on another host."""
-        return "meeting" in self.order
+        return self.order.meeting is not None
 
     def group(self) -> Group:
         """A group of the two processes.
@@ -108,8 +99,8 @@ class Link:
         Raises:
             PeerLostError: the other one is gone.
         """
-        rank = 0 if self.order["first"] else 1
-        group = join_group(self.order, self.descriptors, rank, "link", self.home)
+        rank = 0 if self.order.first else 1
+        group = join_group(self.order, self.descriptors, rank, "link", self.depot)
         assert group is not None
         return group
 
@@ -122,13 +113,13 @@ class Link:
 class Links:
     """Keeps links until somebody wants them; the newest of each."""
 
-    def __init__(self, channel: Channel, home: Home | None) -> None:
-        self._channel, self._home = channel, home
-        self._waiting: dict[tuple[str, int], Link] = {}
+    def __init__(self, depot: Depot | None) -> None:
+        self._depot = depot
+        self._waiting: dict[tuple[orders.Role, int], Link] = {}
 
-    def add(self, order: Message, descriptors: list[int]) -> None:
-        """A `link` order has come."""
-        link = Link(order, descriptors, self._home)
+    def add(self, order: orders.Link, descriptors: list[int]) -> None:
+        """One has come."""
+        link = Link(order, descriptors, self._depot)
         former = self._waiting.pop((link.role, link.number), None)
         if former is not None:
             former.close()
@@ -139,20 +130,6 @@ class Links:
         links, self._waiting = list(self._waiting.values()), {}
         return links
 
-    def wait(self, role: str, number: int, seconds: float) -> Link:
-        """The link to this process.
-
-        Raises:
-            UserError: it did not come in time.
-            SystemExit: the supervisor wants this process to end, or is gone.
-        """
-        deadline = time.monotonic() + seconds
-        while (role, number) not in self._waiting:
-            if not self._channel.wait(max(0.0, deadline - time.monotonic())):
-                raise UserError(f"{role} {number} was lost, and for {seconds:.0f} s nobody has taken its place.")
-            received = self._channel.receive()
-            if received is None or received[0]["order"] == "exit":
-                raise SystemExit(received is None)
-            if received[0]["order"] == "link":
-                self.add(*received)
-        return self._waiting.pop((role, number))
+    def take(self, role: orders.Role, number: int) -> Link | None:
+        """The one to this process, if it has come."""
+        return self._waiting.pop((role, number), None)

@@ -14,8 +14,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from manyhands.engine import Message
 from manyhands.errors import UserError
+from manyhands.gang import StepRow
+from manyhands.gang.orders import Join
+from manyhands.gang.reports import Finished, Joined, Paused, Recovered, Served, Staleness, Unlinked
 from manyhands.sync import Task
 from manyhands.sync.server import (
     Assembling,
@@ -26,6 +28,7 @@ from manyhands.sync.server import (
     Line,
     StaleServer,
     StaleWorker,
+    Why,
     float_buffers,
 )
 from manyhands.timeline import PHASES
@@ -43,32 +46,26 @@ _REPLACED_SECONDS = 600.0
 """How long to wait for somebody to take the place of a lost server."""
 
 
-def take_part(member: Worker, order: Message) -> None:
-    """Work, or serve, until the work is over, for now or for good."""
-    (_LooseWorker if order["rank"] < member.plan.workers else _LooseServer)(member, order).run()
-
-
 class _Loose:
-    def __init__(self, member: Worker, order: Message) -> None:
-        self.member, self.rank = member, order["rank"]
-        assert member.trainer is not None
+    def __init__(self, member: Worker, order: Join) -> None:
+        self.member, self.rank = member, order.rank
         self.trainer, self.plan, self.job = member.trainer, member.plan, member.job
         servers = self.plan.sync.servers
         cut = find_coupling(self.job.optimizer) == "element"
         self.division = Division(self.trainer.model, [1.0] * servers, cut)
         self.task = Task(self.job.micro_batches, self.job.reproducible, self.job.clip_grad_norm)
 
-    def say_over(self, why: str, sha256: str = "") -> None:
+    def say_over(self, why: Why, sha256: str = "") -> None:
         """The work is over."""
-        self.member.report()
-        step = self.trainer.total_steps if why == "finished" else 0
+        reporter = self.member.reporter
+        reporter.flush()
         if why == "finished":
-            self.member.channel.send({"say": "finished", "step": step, "sha256": sha256, "whole": False})
+            reporter.say(Finished(step=self.trainer.total_steps, sha256=sha256, whole=False))
         else:
-            self.member.channel.send({"say": "idle", "why": why, "step": step, "whole": False})
+            reporter.say(Paused(step=0, whole=False))
 
 
-class _LooseWorker(_Loose):
+class LooseWorker(_Loose):
     def run(self) -> None:
         member, trainer = self.member, self.trainer
         trainer.rank = self.rank
@@ -81,27 +78,28 @@ class _LooseWorker(_Loose):
                 member.recorder.keep_spans = member.is_detailed(share.step)
                 began = time.monotonic_ns()
                 trainer.train_step(member.listen)
-                member.spans(share.step + 1, Mark(began, time.monotonic_ns(), *member.recorder.take()))
+                member.reporter.part(share.step + 1, Mark(began, time.monotonic_ns(), *member.recorder.take()))
                 member.recorder.enter("idle")
+            assert policy.over is not None
             self.say_over(policy.over)
         finally:
             trainer.leave()
 
     def _link(self, server: int) -> Line:
         while True:
-            link = self.member.links.wait("server", server, _REPLACED_SECONDS)
+            link = self.member.inbox.link("server", server, _REPLACED_SECONDS)
             try:
                 return Line(link.group(), asks=True)
             except PeerLostError:  # it is lost already, and another will come; or the two have missed each other
-                self.member.channel.send({"say": "unlinked", "server": server, "far": link.far})
+                self.member.reporter.say(Unlinked(server=server, far=link.far))
 
 
-class _LooseServer(_Loose):
-    def __init__(self, member: Worker, order: Message) -> None:
+class LooseServer(_Loose):
+    def __init__(self, member: Worker, order: Join) -> None:
         super().__init__(member, order)
         self.index = self.rank - self.plan.workers
         self.chief = self.index == 0
-        self.fresh = order["fresh"]
+        self.fresh = order.fresh
         self._groups = self.trainer.optimizer.state_dict()["param_groups"]
         self._woken = threading.Event()
         self._over = False
@@ -148,10 +146,9 @@ class _LooseServer(_Loose):
 
     def run(self) -> None:
         member = self.member
-        member.keeper = self.chief
         if self.chief:
             self.trainer.follow(Assembling(self.task, self.server, self.trainer, self._groups))
-            member.channel.send({"say": "joined", "exchange": "to servers, which apply them as they come", "cuts": ()})
+            member.reporter.say(Joined(exchange="to servers, which apply them as they come"))
         if not self.fresh:
             self._ready.set()
         member.recorder.enter("idle")
@@ -159,7 +156,7 @@ class _LooseServer(_Loose):
         while not self._look():
             self._woken.wait(0.2 if self._retry else 1.0)
             self._woken.clear()
-            if member.paused:
+            if member.inbox.pause:
                 self.server.pause()
         self._over = True
         self.server.close()
@@ -170,12 +167,11 @@ class _LooseServer(_Loose):
         while not self._over:
             for link in member.links.take_all():
                 threading.Thread(target=self._talk, args=(link,), daemon=True).start()
-            if member.channel.wait(0.5) and not self._over:
-                try:
-                    member.listen()
-                except SystemExit as end:
-                    os._exit(int(end.code or 0))
-                self._woken.set()
+            try:
+                if member.inbox.look_within(0.5):
+                    self._woken.set()
+            except SystemExit as end:
+                os._exit(int(end.code or 0))
 
     def _look(self) -> bool:
         """See what has happened; whether the work is over."""
@@ -192,15 +188,15 @@ class _LooseServer(_Loose):
                 self._record(row)
             self._keep(over, rows)
             if not rows or over:
-                self.member.report()
-            if not self.member.unreported:
+                self.member.reporter.flush()
+            if not self.member.reporter.unreported:
                 self._say_recorded()
             if not over:
                 return False
         except GroupError:  # a server is lost; when another has taken its place all is to be had again
             self._retry = True
             return False
-        sha256 = self.member.digest
+        sha256 = self.member.keeper.digest
         self._say_served()
         self.server.tell_over(over)
         self.say_over(over, sha256)
@@ -208,13 +204,12 @@ class _LooseServer(_Loose):
 
     def _say_served(self) -> None:
         server = self.server
-        said = {"say": "served", "server": self.index, "received": server.received, "sent": server.sent}
-        self.member.channel.send(said)
+        self.member.reporter.say(Served(server=self.index, received=server.received, sent=server.sent))
 
     def _say_recorded(self) -> None:
         """Forget what has been reported; from another host, what was for a while: it may still be on its way."""
         now = time.monotonic()
-        arrived = now - _ON_ITS_WAY if self.member.is_far else now
+        arrived = now - _ON_ITS_WAY if self.member.keeper.far else now
         self._reported.append((now, self._recorded))
         while self._reported and (
             self._reported[0][0] <= arrived or self._recorded - self._reported[0][1] > _MOST_ON_THEIR_WAY
@@ -227,14 +222,14 @@ class _LooseServer(_Loose):
         self._recorded = row.step + 1
         now = time.monotonic_ns()
         last, self._began = self._began, now
-        self.member.budget.earn((now - last) / 1e9)
-        figures = [row.step + 1, epoch, first, first + job.batch_size - 1, row.loss, row.norm, row.lr]
+        self.member.keeper.budget.earn((now - last) / 1e9)
+        place = row.step + 1, epoch, first, first + job.batch_size - 1
         began = row.began if row.began >= self._opened else last  # by the clock of a chief that was lost
-        self.member.commit([*figures, began, now, [0] * len(PHASES), []])
-        staleness = {"step": row.step + 1, "pushes": row.staleness, "ahead": row.ahead}
-        self.member.channel.send({"say": "staleness", **staleness})
+        reporter = self.member.reporter
+        reporter.commit(StepRow(*place, row.loss, row.norm, row.lr, began, now, (0,) * len(PHASES), ()))
+        reporter.say(Staleness(step=row.step + 1, pushes=row.staleness, ahead=row.ahead))
 
-    def _keep(self, over: str, rows: list[Committed]) -> None:
+    def _keep(self, over: Why | None, rows: list[Committed]) -> None:
         """Evaluate, and leave the state for others, if it is time.
 
         Raises:
@@ -244,10 +239,11 @@ class _LooseServer(_Loose):
         committed = self.server.progress()
         trainer.step = committed
         if rows or over or self._retry:
-            member.evaluate_if_due()
-        asked = member.save_at_once or member.save_ordered
-        if over or (rows and (asked or member.budget.allows())):
-            member.save(member.save_ordered)
+            member.evaluations.if_due()
+        asked = member.inbox.checkpoint is not None
+        if over or (rows and (asked or member.keeper.budget.allows())):
+            member.inbox.checkpoint = None
+            member.keeper.save_together(writes=True, ordered=asked)
 
     def _talk(self, link: Link) -> None:
         """Talk to another process until it is gone."""
@@ -255,7 +251,7 @@ class _LooseServer(_Loose):
             group = link.group()
         except (GroupError, UserError):
             if link.role == "server" and self.index < link.number:
-                self.member.channel.send({"say": "unlinked", "server": link.number, "far": link.far})
+                self.member.reporter.say(Unlinked(server=link.number, far=link.far))
             return
         try:
             if link.role == "worker":
@@ -281,6 +277,6 @@ class _LooseServer(_Loose):
                 if self.chief:
                     self.server.chief = self._chief(kept or self._kept)
                 self._ready.set()
-                self.member.channel.send({"say": "recovered"})
+                self.member.reporter.say(Recovered())
 
         threading.Thread(target=recover, daemon=True).start()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from manyhands.gang import Probing
 from manyhands.job import Job
 from manyhands.timeline import Recorder
 from manyhands.train.cuts import measure_cuts, operators_of
@@ -46,15 +47,15 @@ class Probe:
 
     Args:
         recorder: knows in which phase the worker is.
-        trial: `steps`, and `stages`, numbers of stages for which one worker alone is to measure the model's units.
+        asked: what is to be found out.
 
     Attributes:
         figures: plain data, as `docs/run-directory.md` says.
     """
 
-    def __init__(self, recorder: Recorder, trial: Mapping[str, Any]) -> None:
+    def __init__(self, recorder: Recorder, asked: Probing) -> None:
         self._recorder = recorder
-        self._stages: list[int] = trial.get("stages", [])
+        self._stages = list(asked.stages)
         self._before = _own_bytes()
         self._began: tuple[float, float, float] | None = None
         self.figures: dict[str, Any] = {}

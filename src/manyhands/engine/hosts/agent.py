@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from manyhands.engine.channel import Channel
 from manyhands.engine.hosts.line import BEAT_SECONDS, LineLostError, send_with
+from manyhands.engine.hosts.messages import Beat, Lend
 from manyhands.errors import UserError
 from manyhands.wire import StrangerError, admit
 
@@ -114,7 +115,7 @@ class Agent:
         with sock:
             while not self._closed:
                 try:
-                    send_with(sock, {"say": "beat"})
+                    send_with(sock, Beat())
                 except LineLostError:
                     return
                 time.sleep(BEAT_SECONDS)
@@ -127,7 +128,7 @@ class Agent:
             spare, self._spare = self._spare, None
             guest, channel = spare if spare is not None and spare[0].poll() is None else self._launch()
             self._guests[guest.pid] = guest
-        channel.send({"token": self._token.decode()}, [sock.fileno()])
+        channel.send(Lend(token=self._token.decode()), [sock.fileno()])
         channel.close()
         self._spare_wanted.set()
         return guest

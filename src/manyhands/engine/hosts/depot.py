@@ -14,12 +14,29 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, assert_never
 
 from manyhands.engine.hosts.line import LineLostError, dial, receive_head, receive_into, send_with
+from manyhands.engine.hosts.messages import (
+    ANSWERS,
+    REQUESTS,
+    Answer,
+    AskNewest,
+    Done,
+    Follows,
+    GetValue,
+    Granted,
+    Newest,
+    ReadFile,
+    ReadState,
+    Request,
+    SetValue,
+    Value,
+    WriteState,
+)
 from manyhands.errors import UserError
 from manyhands.shm import Held, Slots
-from manyhands.wire import StrangerError, admit, hold
+from manyhands.wire import MessageError, StrangerError, admit, hold
 
 _log = logging.getLogger("manyhands")
 _HANDSHAKE_SECONDS = 10.0
@@ -28,6 +45,8 @@ _SILENT_SECONDS = 60.0
 """A writer from which nothing comes for that long is gone."""
 _HEADER = 4 << 20
 """Bytes that an image may have beyond those of its tensors."""
+A = TypeVar("A", Done, Value, Newest, Granted, Follows)
+
 _MEETING_SECONDS = 30.0
 """How long members of a gang that is being formed wait for what another has to say."""
 
@@ -66,14 +85,6 @@ class Depot:
             threading.Thread(target=self._serve, args=(sock, address), daemon=True, name="manyhands-depot").start()
 
     def _serve(self, sock: socket.socket, address: object) -> None:
-        answers = {
-            "set": self._set,
-            "get": self._get,
-            "newest": self._newest,
-            "write": self._write,
-            "read": self._read,
-            "file": self._file,
-        }
         try:
             with sock:
                 admit(sock, self._token, 0, time.monotonic() + _HANDSHAKE_SECONDS)
@@ -81,57 +92,61 @@ class Depot:
                 sock.settimeout(None)
                 slots = Slots(self._slots)
                 while True:
-                    request = receive_head(sock)
-                    answers[request["ask"]](sock, slots, request)
+                    self._answer(sock, slots, REQUESTS.decode(receive_head(sock)))
         except LineLostError:
             pass  # whoever it was is gone
-        except (StrangerError, OSError, ValueError, KeyError) as error:
+        except (StrangerError, MessageError, OSError, ValueError, KeyError) as error:
             _log.warning("turned away a connection from %s: %s", address, error)
 
-    def _set(self, sock: socket.socket, slots: Slots, request: dict[str, Any]) -> None:
-        with self._news:
-            self._said[request["key"]] = request["value"]
-            self._news.notify_all()
-        send_with(sock, {})
+    def _answer(self, sock: socket.socket, slots: Slots, request: Request) -> None:
+        match request:
+            case SetValue(key=key, value=value):
+                with self._news:
+                    self._said[key] = value
+                    self._news.notify_all()
+                send_with(sock, Done())
+            case GetValue(key=key, seconds=seconds):
+                with self._news:
+                    self._news.wait_for(lambda: key in self._said, seconds)
+                    said = self._said.get(key)
+                send_with(sock, Value(value=said))
+            case AskNewest():
+                send_with(sock, Newest(held=slots.newest()))
+            case WriteState():
+                self._write(sock, slots, request)
+            case ReadState(slot=slot):
+                image = slots.read(slot)
+                send_with(sock, Follows(length=len(image)), image)
+            case ReadFile(path=path):
+                self._file(sock, path)
+            case _:
+                assert_never(request)
 
-    def _get(self, sock: socket.socket, slots: Slots, request: dict[str, Any]) -> None:
-        with self._news:
-            self._news.wait_for(lambda: request["key"] in self._said, request["seconds"])
-            value = self._said.get(request["key"])
-        send_with(sock, {"value": value})
-
-    def _newest(self, sock: socket.socket, slots: Slots, request: dict[str, Any]) -> None:
-        send_with(sock, {"held": slots.newest()})
-
-    def _write(self, sock: socket.socket, slots: Slots, request: dict[str, Any]) -> None:
+    def _write(self, sock: socket.socket, slots: Slots, request: WriteState) -> None:
         with self._news:
             former, self._writer = self._writer, sock
         if former is not None and former is not sock:
             # Of a host that was lost: what it still sends must not get into a slot.
             with contextlib.suppress(OSError):
                 former.shutdown(socket.SHUT_RDWR)
-        slots.pinned = request["pinned"]
-        slot, target = slots.begin(request["length"])
-        send_with(sock, {"slot": slot})
+        slots.pinned = request.pinned
+        slot, target = slots.begin(request.length)
+        send_with(sock, Granted(slot=slot))
         sock.settimeout(_SILENT_SECONDS)
         receive_into(sock, target)  # if the rest never comes, the other slot is whole
         sock.settimeout(None)
         with self._news:
             if self._writer is not sock:
                 raise LineLostError("another writes")
-            slots.commit(slot, request["step"], request["length"])
-        send_with(sock, {})
+            slots.commit(slot, request.step, request.length)
+        send_with(sock, Done())
 
-    def _read(self, sock: socket.socket, slots: Slots, request: dict[str, Any]) -> None:
-        image = slots.read(request["slot"])
-        send_with(sock, {"length": len(image)}, image)
-
-    def _file(self, sock: socket.socket, slots: Slots, request: dict[str, Any]) -> None:
-        path = Path(request["path"]).resolve()
+    def _file(self, sock: socket.socket, name: str) -> None:
+        path = Path(name).resolve()
         if not path.is_relative_to(self._files):
             raise ValueError(f"{path} is not one of the run's checkpoints")
         with path.open("rb") as file:
-            send_with(sock, {"length": path.stat().st_size})
+            send_with(sock, Follows(length=path.stat().st_size))
             try:
                 sock.sendfile(file)
             except OSError:
@@ -145,14 +160,14 @@ class DepotStore:
         self._sock = _dial(address, token)
 
     def set(self, key: str, value: str, /) -> None:
-        _ask(self._sock, {"ask": "set", "key": key, "value": value})
+        _ask(self._sock, SetValue(key=key, value=value), Done)
 
     def get(self, key: str, /) -> str:
         """
         Raises:
             TimeoutError: nobody has said it.
         """
-        value = _ask(self._sock, {"ask": "get", "key": key, "seconds": _MEETING_SECONDS})["value"]
+        value = _ask(self._sock, GetValue(key=key, seconds=_MEETING_SECONDS), Value).value
         if value is None:
             raise TimeoutError(f"nobody has said {key} for {_MEETING_SECONDS:.0f} s")
         return value
@@ -172,8 +187,7 @@ class DistantSlots:
 
     def newest(self) -> Held | None:
         """The whole slot with the highest step."""
-        held = self._ask({"ask": "newest"})["held"]
-        return Held(*held) if held else None
+        return self._ask(AskNewest(), Newest).held
 
     def reserve(self, length: int) -> None:
         """Provide for images of about `length` bytes, so that the first ones cost no more than the later."""
@@ -187,8 +201,7 @@ class DistantSlots:
 
     def commit(self, slot: int, step: int, length: int) -> int:
         """Send it. Returns the slot."""
-        request = {"ask": "write", "pinned": self.pinned, "step": step, "length": length}
-        chosen = self._ask(request)["slot"]
+        chosen = self._ask(WriteState(pinned=self.pinned, step=step, length=length), Granted).slot
         assert self._sock is not None
         try:
             self._sock.sendall(memoryview(self._image)[:length])
@@ -199,11 +212,11 @@ class DistantSlots:
 
     def read(self, slot: int) -> memoryview:
         """The bytes of a whole slot."""
-        return self._fetch({"ask": "read", "slot": slot})
+        return self._fetch(ReadState(slot=slot))
 
     def read_file(self, path: str) -> memoryview:
         """The bytes of a checkpoint's file."""
-        return self._fetch({"ask": "file", "path": path})
+        return self._fetch(ReadFile(path=path))
 
     def close(self) -> None:
         """Disconnect; another request connects again."""
@@ -211,8 +224,8 @@ class DistantSlots:
             self._sock.close()
             self._sock = None
 
-    def _fetch(self, request: dict[str, Any]) -> memoryview:
-        image = bytearray(self._ask(request)["length"])
+    def _fetch(self, request: Request) -> memoryview:
+        image = bytearray(self._ask(request, Follows).length)
         assert self._sock is not None
         try:
             receive_into(self._sock, memoryview(image))
@@ -220,10 +233,10 @@ class DistantSlots:
             raise _gone(error) from None
         return memoryview(image)
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: Request, answer: type[A]) -> A:
         self._sock = self._sock or self._connect()
         try:
-            return _ask(self._sock, request)
+            return _ask(self._sock, request, answer)
         except UserError:
             self.close()
             raise
@@ -241,12 +254,16 @@ def _dial(address: tuple[str, int], token: bytes) -> socket.socket:
     return sock
 
 
-def _ask(sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
+def _ask(sock: socket.socket, request: Request, answer: type[A]) -> A:
+    """Put a request, and wait for the kind of answer that there is to it."""
     try:
         send_with(sock, request)
-        return receive_head(sock)
-    except LineLostError as error:
+        said: Answer = ANSWERS.decode(receive_head(sock))
+    except (LineLostError, MessageError) as error:
         raise _gone(error) from None
+    if not isinstance(said, answer):
+        raise _gone(MessageError(f"it answered {said} to {request}"))
+    return said
 
 
 def _gone(error: Exception) -> UserError:

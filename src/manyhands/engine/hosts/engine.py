@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from manyhands.engine.channel import Message
-from manyhands.engine.engine import HERE, EngineEvent, Exited, Loaded
+from manyhands.engine.engine import HERE, EngineEvent, Exited
 from manyhands.engine.hosts.depot import Depot
 from manyhands.engine.hosts.remote import RemoteHost
 from manyhands.engine.local import LocalEngine
 from manyhands.engine.loop import Loop
+from manyhands.engine.messages import Linking, Loaded, Meeting
 from manyhands.errors import UserError
 from manyhands.shm import Board
 
 _LOOK_SECONDS = 2.0
-_MUST_AGREE = ("job_sha256", "micro_batches", "batch_size", "seed", "precision")
 
 
 class HostsEngine:
     """Runs workers here and elsewhere.
 
     Members of a gang that are on one host are joined by sockets of that host, as by `LocalEngine`; a gang that spans
-    hosts gets, instead of sockets, the name of a meeting at the depot (`meeting` in the message).
+    hosts gets, instead of sockets, a `Meeting` at the depot.
 
     Args:
         here: the engine of this machine; not opened yet.
@@ -42,34 +42,39 @@ class HostsEngine:
         token: bytes,
         depot: Depot,
         entry: str,
-        spec: Mapping[str, Any],
+        spec: object,
         loop: Loop,
         board: Board,
         only_there: bool = False,
     ) -> None:
         self._only_there = only_there
         self._here, self._addresses, self._token, self._depot = here, dict(hosts), token, depot
-        self._entry, self._spec, self._loop, self._board = entry, dict(spec), loop, board
+        self._entry, self._spec, self._loop, self._board = entry, spec, loop, board
         self._hosts: dict[str, RemoteHost] = {}
         self._host_of: dict[int, str] = {}
         self._on_event: Callable[[EngineEvent], None] = lambda event: None
-        self._facts: dict[str, Any] = {}
+        self._loaded: Loaded | None = None
+        """What the entry found, where it was loaded first."""
         self._meetings = 0
+        here.report_to(self._take)
 
-    def open(self, on_event: Callable[[EngineEvent], None]) -> Loaded:
-        self._on_event = self._here.on_event = on_event
+    def report_to(self, on_event: Callable[[EngineEvent], None]) -> None:
+        self._on_event = on_event
+
+    def open(self) -> Loaded:
         reached = self._reach(self._addresses)  # before what takes seconds
         for host in reached:
-            host.ask_to_load(self._entry, self._spec)
+            host.ask_to_load(self._entry, self._spec, self._depot.port)
         if not self._only_there:
-            self._facts = dict(self._here.open(self._take).facts)
+            self._loaded = self._here.open()
         try:
             self._load(reached)
         except UserError:
             if self._only_there:
-                self._here.open(self._take)  # if it is the job that is wrong, this says what
+                self._here.open()  # if it is the job that is wrong, this says what
             raise
-        return Loaded(self._facts | {"cuda_devices": self.reach({})})
+        assert self._loaded is not None
+        return replace(self._loaded, cuda_devices=self.reach({}))
 
     def reach(self, hosts: Mapping[str, tuple[str, int]]) -> int:
         """Have these hosts take part, too, from now on. May be called in another thread.
@@ -80,9 +85,9 @@ class HostsEngine:
         self._addresses |= hosts
         reached = self._reach([name for name in hosts if name not in self._hosts or self._hosts[name].lost])
         for host in reached:
-            host.ask_to_load(self._entry, self._spec)
+            host.ask_to_load(self._entry, self._spec, self._depot.port)
         self._load(reached)
-        there = [host.facts.get("cuda_devices", 0) for host in self._hosts.values() if not host.lost]
+        there = [host.loaded.cuda_devices for host in self._hosts.values() if not host.lost]
         return self._here.reach({}) + sum(there)
 
     def start(self, worker: int, host: str = HERE) -> int:
@@ -99,15 +104,17 @@ class HostsEngine:
                     raise
         raise AssertionError
 
-    def connect(self, workers: Sequence[int], messages: Sequence[Message]) -> None:
+    def connect(self, workers: Sequence[int], messages: Sequence[Linking]) -> None:
         if len({self._host_of[worker] for worker in workers}) == 1:
             self._engine_of(workers[0]).connect(workers, messages)
             return
         self._meetings += 1
+        meeting = Meeting(name=f"meeting-{self._meetings}", world=len(workers))
         for worker, message in zip(workers, messages, strict=True):
-            self.send(worker, message | {"meeting": f"meeting-{self._meetings}", "world": len(workers)})
+            told: Any = message  # a frozen dataclass, which a protocol cannot say
+            self.send(worker, replace(told, meeting=meeting))
 
-    def send(self, worker: int, message: Message) -> None:
+    def send(self, worker: int, message: object) -> None:
         self._engine_of(worker).send(worker, message)
 
     def stacks(self, worker: int) -> None:
@@ -176,8 +183,8 @@ class HostsEngine:
         try:
             for host in hosts:
                 host.load()
-                self._facts = self._facts or dict(host.facts)
-                _check_same(host.name, host.facts, self._facts)
+                self._loaded = self._loaded or host.loaded
+                _check_alike(host.name, host.loaded.alike, self._loaded.alike)
         except UserError:
             for host in hosts:
                 host.close()
@@ -185,10 +192,14 @@ class HostsEngine:
         self._hosts |= {host.name: host for host in hosts}  # from now on it is looked at
 
 
-def _check_same(host: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    for name in _MUST_AGREE:
-        if there.get(name) != here.get(name):
+def _check_alike(host: str, there: Mapping[str, str], here: Mapping[str, str]) -> None:
+    """
+    Raises:
+        UserError: a host has something that is not the same here.
+    """
+    for name in here:
+        if there.get(name) != here[name]:
             raise UserError(
-                f"host {host} has another job: {name} is {there.get(name)} there and {here.get(name)} here. Copy the "
-                "job's files to every host."
+                f"host {host} would compute something else: {name} is {there.get(name, 'not there')} there and "
+                f"{here[name]} here. Have the same job files and the same versions on every host."
             )

@@ -5,8 +5,7 @@ a `Channel`, over which it gets the connection to the supervisor, AGENT the agen
 connection does, and its workers with it. With a third argument, `spare`, it is started before a run comes, and has
 torch loaded by then.
 
-Says to the supervisor: `clock`, `ready`, `refused`, `started`, `said`, `printed`, `exited`, `beat`.
-Obeys: `clock`, `open`, `start`, `send`, `connect`, `stacks`, `kill`.
+What it obeys and says is in `messages.py`.
 """
 
 from __future__ import annotations
@@ -15,30 +14,46 @@ import signal
 import socket
 import sys
 import time
-from pathlib import Path
-from typing import Any
+from typing import assert_never
 
-from manyhands.engine.channel import Channel, Message
-from manyhands.engine.engine import EngineEvent, Exited, Printed, Said
+from manyhands.engine.channel import Channel
+from manyhands.engine.engine import EngineEvent, Exited
 from manyhands.engine.hosts.line import BEAT_SECONDS, Line, LineLostError
+from manyhands.engine.hosts.messages import (
+    LEND,
+    ORDERS,
+    AskClock,
+    Beat,
+    Clock,
+    Connect,
+    Declined,
+    Kill,
+    Open,
+    Order,
+    Stacks,
+    Start,
+    Tell,
+)
 from manyhands.engine.local import LocalEngine, Template
 from manyhands.engine.loop import Loop
+from manyhands.engine.messages import Depot, Place, Started
 from manyhands.engine.process import die_with_parent
 from manyhands.errors import UserError
 from manyhands.shm import Board
+from manyhands.wire import MessageError
 
 _PATIENCE_SECONDS = 60.0
 """A supervisor that is stopped for that long is gone."""
 
 
-_PRELOAD = "manyhands.train.worker"
+_PRELOAD = "manyhands.train.entry"
 """What runs will want."""
 
 
 class Guest:
     """Serves one supervisor."""
 
-    def __init__(self, line: Line, token: bytes, board: Board, template: Template | None) -> None:
+    def __init__(self, line: Line, token: str, board: Board, template: Template | None) -> None:
         self._line, self._token = line, token
         self._loop, self._board, self._template = Loop(), board, template
         self._engine: LocalEngine | None = None
@@ -58,86 +73,77 @@ class Guest:
                 if time.monotonic() >= beat:
                     beat = time.monotonic() + BEAT_SECONDS
                     self._beat()
-        except LineLostError:
-            pass
+        except (LineLostError, MessageError):
+            pass  # it is gone, or no supervisor of this version: either way there is nobody to serve
         finally:
             if self._engine is not None:
                 self._engine.close()
 
     def _obey_all(self) -> None:
         self._line.read()
-        for order in self._line.take():
-            self._obey(order)
+        for message in self._line.take():
+            self._obey(ORDERS.decode(message))
 
-    def _obey(self, order: Message) -> None:
-        if order["order"] == "clock":
-            self._line.send({"say": "clock", "now": time.monotonic_ns()})
-            return
-        if order["order"] == "open":
-            self._open(order)
-            return
-        engine = self._engine
-        assert engine is not None
-        match order["order"]:
-            case "start":
-                self._board.write(order["worker"], -1, -1, 0)
-                try:
-                    pid = engine.start(order["worker"])
-                except UserError as error:
-                    self._line.send({"say": "refused", "error": str(error)})
-                    return
-                self._pids[order["worker"]] = pid
-                self._line.send({"say": "started", "worker": order["worker"], "pid": pid})
-            case "send":
-                engine.send(order["worker"], order["message"])
-            case "connect":
-                engine.connect(order["workers"], order["messages"])
-            case "stacks":
-                engine.stacks(order["worker"])
-            case "kill":
-                engine.kill(order["worker"])
+    def _obey(self, order: Order) -> None:
+        match order:
+            case AskClock():
+                self._line.send(Clock(now=time.monotonic_ns()))
+            case Open():
+                self._open(order)
+            case Start(worker=worker):
+                self._start(worker)
+            case Tell(worker=worker, message=message):
+                self._opened.send(worker, message)
+            case Connect(workers=workers, messages=messages):
+                self._opened.connect(workers, messages)
+            case Stacks(worker=worker):
+                self._opened.stacks(worker)
+            case Kill(worker=worker):
+                self._opened.kill(worker)
+            case _:
+                assert_never(order)
 
-    def _open(self, order: Message) -> None:
+    @property
+    def _opened(self) -> LocalEngine:
+        if self._engine is None:
+            raise MessageError("an order that needs the job, before the job was loaded")
+        return self._engine
+
+    def _open(self, order: Open) -> None:
         """Load the job."""
+        home = Depot(host=self._line.sock.getpeername()[0], port=order.depot, token=self._token)
+        place = Place(board=self._board.descriptor, depot=home)
         try:
-            spec, inherit = self._spec(order["spec"]), (self._board.descriptor,)
-            self._engine = LocalEngine(order["entry"], spec, self._loop, inherit, self._template)
-            facts = self._engine.open(self._pass_on).facts
+            self._engine = LocalEngine(order.entry, order.spec, place, self._loop, template=self._template)
+            self._engine.report_to(self._pass_on)
+            loaded = self._engine.open()
         except UserError as error:
-            self._line.send({"say": "refused", "error": str(error)})
+            self._line.send(Declined(error=str(error)))
         except SystemExit:
-            self._line.send({"say": "refused", "error": "the job's flags are refused there; see the agent's output."})
+            self._line.send(Declined(error="the job's flags are refused there; see the agent's output."))
         else:
-            self._line.send({"say": "ready", "facts": dict(facts)})
+            self._line.send(loaded)
 
-    def _spec(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """What the entry gets here.
-
-        Raises:
-            UserError: this host has not what the run needs.
-        """
-        for path in (Path(spec["cwd"]), Path(spec["job_file"])):
-            if not path.exists():
-                raise UserError(f"there is no {path}. The job's files have to be in the same place on every host.")
-        home = {"host": self._line.sock.getpeername()[0], "token": self._token.decode()}
-        here = {"board": self._board.descriptor, "slots": None, "tables": None}
-        return spec | here | {"depot": spec["depot"] | home}
+    def _start(self, worker: int) -> None:
+        self._board.write(worker, -1, -1, 0)
+        try:
+            pid = self._opened.start(worker)
+        except UserError as error:
+            self._line.send(Declined(error=str(error)))
+            return
+        self._pids[worker] = pid
+        self._line.send(Started(worker=worker, pid=pid))
 
     def _pass_on(self, event: EngineEvent) -> None:
-        match event:
-            case Said(worker, message):
-                self._line.send({"say": "said", "worker": worker, "message": message})
-            case Printed(worker, line):
-                self._line.send({"say": "printed", "worker": worker, "line": line})
-            case Exited(worker, status):
-                self._pids.pop(worker, None)
-                self._line.send({"say": "exited", "worker": worker, "status": status})
+        if isinstance(event, Exited):
+            self._pids.pop(event.worker, None)
+        self._line.send(event)
 
     def _beat(self) -> None:
         now = time.monotonic_ns()
         places = [(worker, self._board.read(worker)) for worker in self._pids]
-        rows = [[worker, at.step, at.micro_batch, at.phase, now - at.since] for worker, at in places]
-        self._line.send({"say": "beat", "rows": rows})
+        rows = tuple((worker, at.step, at.micro_batch, at.phase, now - at.since) for worker, at in places)
+        self._line.send(Beat(rows=rows))
 
 
 def main(descriptor: int, agent: int, spare: bool) -> None:
@@ -149,9 +155,8 @@ def main(descriptor: int, agent: int, spare: bool) -> None:
     received = channel.receive()
     if received is None:
         return
-    message, descriptors = received
-    sock = socket.socket(fileno=descriptors[0])
-    Guest(Line(sock, _PATIENCE_SECONDS), message["token"].encode(), board, template).run()
+    sock = socket.socket(fileno=received[1][0])
+    Guest(Line(sock, _PATIENCE_SECONDS), LEND.decode(received[0]).token, board, template).run()
 
 
 if __name__ == "__main__":

@@ -7,9 +7,8 @@ import socket
 import struct
 import time
 from collections import deque
-from typing import Any
 
-from manyhands.wire import MAX_FRAME, FrameError, Frames, StrangerError, hold, introduce, pack
+from manyhands.wire import MAX_FRAME, Data, FrameError, Frames, StrangerError, encode, hold, introduce, pack
 
 BEAT_SECONDS = 0.5
 """A supervisor hears something from every host that often, and takes long silence for the loss of it."""
@@ -60,16 +59,16 @@ class Line:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(patience * 1e3))
         self.sock = sock
         self._frames = Frames()
-        self._come: deque[dict[str, Any]] = deque()
+        self._come: deque[Data] = deque()
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: object) -> None:
         """
         Raises:
             LineLostError: the other end is gone.
         """
         send_with(self.sock, message)
 
-    def receive(self, seconds: float) -> dict[str, Any]:
+    def receive(self, seconds: float) -> Data:
         """The next message; waits for it.
 
         Raises:
@@ -96,7 +95,7 @@ class Line:
         if not data:
             raise LineLostError("it closed the connection")
 
-    def take(self) -> list[dict[str, Any]]:
+    def take(self) -> list[Data]:
         """Messages that have been read."""
         messages = list(self._come)
         self._come.clear()
@@ -106,20 +105,20 @@ class Line:
         self.sock.close()
 
 
-def send_with(sock: socket.socket, message: dict[str, Any], data: memoryview | bytes = b"") -> None:
+def send_with(sock: socket.socket, message: object, data: memoryview | bytes = b"") -> None:
     """Send a message and the bytes that belong to it.
 
     Raises:
         LineLostError: the other end is gone.
     """
     try:
-        sock.sendall(pack(message))
+        sock.sendall(pack(encode(message)))
         sock.sendall(data)
     except OSError as error:
         raise _lost(error) from None
 
 
-def receive_head(sock: socket.socket) -> dict[str, Any]:
+def receive_head(sock: socket.socket) -> Data:
     """A message, and not a byte of what belongs to it.
 
     Raises:

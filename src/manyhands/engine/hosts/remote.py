@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeVar, assert_never
 
-from manyhands.engine.channel import Message
 from manyhands.engine.engine import EngineEvent, Exited, Printed, Said
 from manyhands.engine.hosts.line import BEAT_SECONDS, Line, LineLostError, dial
+from manyhands.engine.hosts.messages import (
+    REPORTS,
+    AskClock,
+    Beat,
+    Clock,
+    Connect,
+    Declined,
+    Kill,
+    Open,
+    Order,
+    Report,
+    Stacks,
+    Start,
+    Tell,
+)
 from manyhands.engine.loop import Loop
+from manyhands.engine.messages import Loaded, Started
 from manyhands.errors import UserError
 from manyhands.shm import Board
+from manyhands.wire import MessageError, encode
 
 REACH_SECONDS = 4.0
 """A host that does not answer in this time is not there."""
@@ -22,6 +38,8 @@ _GUEST_SECONDS = 30.0
 _LOAD_SECONDS = 1800.0
 _FORK_SECONDS = 60.0
 _CLOCK_ROUNDS = 8
+
+A = TypeVar("A", Clock, Loaded, Started)
 
 
 class RemoteHost:
@@ -51,10 +69,11 @@ class RemoteHost:
         self._line: Line | None = None
         self._heard = 0.0
         self._workers: set[int] = set()
-        self._early: list[Message] = []
+        self._early: list[Report] = []
         self.clock = 0
         """What to add to its monotonic clock for this machine's, in ns."""
-        self.facts: dict[str, Any] = {}
+        self.loaded = Loaded()
+        """What the entry found there."""
 
     @property
     def lost(self) -> bool:
@@ -85,22 +104,23 @@ class RemoteHost:
         best = float("inf")
         for _ in range(_CLOCK_ROUNDS):
             began = time.monotonic_ns()
-            line.send({"order": "clock"})
-            told = _wait_for(line, "clock", _GUEST_SECONDS, self._early)["now"]
+            line.send(AskClock())
+            told = _wait_for(line, Clock, _GUEST_SECONDS, self._early)
+            assert isinstance(told, Clock)
             ended = time.monotonic_ns()
             if ended - began < best:
-                best, self.clock = ended - began, (began + ended) // 2 - told
+                best, self.clock = ended - began, (began + ended) // 2 - told.now
 
-    def ask_to_load(self, entry: str, spec: Mapping[str, Any]) -> None:
-        """Have it load the job; `load` waits for that."""
-        self._send({"order": "open", "entry": entry, "spec": dict(spec)})
+    def ask_to_load(self, entry: str, spec: object, depot: int) -> None:
+        """Have it load the job, whose depot has this port; `load` waits for that."""
+        self._send(Open(entry=entry, spec=spec, depot=depot))
 
     def load(self) -> None:
         """
         Raises:
             UserError: it cannot load the job.
         """
-        self.facts = self._answer("ready", _LOAD_SECONDS)["facts"]
+        self.loaded = self._answer(Loaded, _LOAD_SECONDS)
         assert self._line is not None
         self._loop.watch(self._line.sock, self._hear)
 
@@ -109,23 +129,23 @@ class RemoteHost:
         Raises:
             UserError: it cannot, or is lost.
         """
-        self._send({"order": "start", "worker": worker})
-        pid = self._answer("started", _LOAD_SECONDS + _FORK_SECONDS)["pid"]  # it may have to load the job again
+        self._send(Start(worker=worker))
+        pid = self._answer(Started, _LOAD_SECONDS + _FORK_SECONDS).pid  # it may have to load the job again
         self._workers.add(worker)
         return pid
 
-    def send(self, worker: int, message: Message) -> None:
+    def send(self, worker: int, message: object) -> None:
         if worker in self._workers:
-            self._send({"order": "send", "worker": worker, "message": message})
+            self._send(Tell(worker=worker, message=encode(message)))
 
-    def connect(self, workers: Sequence[int], messages: Sequence[Message]) -> None:
-        self._send({"order": "connect", "workers": list(workers), "messages": list(messages)})
+    def connect(self, workers: Sequence[int], messages: Sequence[object]) -> None:
+        self._send(Connect(workers=tuple(workers), messages=tuple(map(encode, messages))))
 
     def stacks(self, worker: int) -> None:
-        self._send({"order": "stacks", "worker": worker})
+        self._send(Stacks(worker=worker))
 
     def kill(self, worker: int) -> None:
-        self._send({"order": "kill", "worker": worker})
+        self._send(Kill(worker=worker))
 
     def look(self) -> None:
         """Hear what was said meanwhile, and notice a host that has fallen silent."""
@@ -143,55 +163,57 @@ class RemoteHost:
             self._line = None
         self._workers.clear()
 
-    def _send(self, order: Message) -> None:
+    def _send(self, order: Order) -> None:
         if self._line is not None:
             try:
                 self._line.send(order)
             except LineLostError:
                 pass  # who reads will notice
 
-    def _answer(self, say: str, seconds: float) -> Message:
+    def _answer(self, kind: type[A], seconds: float) -> A:
         try:
             if self._line is None:
                 raise LineLostError("it is lost")
-            answer = _wait_for(self._line, say, seconds, self._early)
+            answer = _wait_for(self._line, kind, seconds, self._early)
         except LineLostError as error:
             self._lose()
             raise UserError(f"host {self.name} is lost: {error}") from None
         self._heard = time.monotonic()
-        if answer["say"] == "refused":
-            raise UserError(f"host {self.name}: {answer['error']}")
+        if isinstance(answer, Declined):
+            raise UserError(f"host {self.name}: {answer.error}")
         return answer
 
     def _hear(self) -> None:
         assert self._line is not None
         try:
             self._line.read()
-        except LineLostError:
+            self._early += map(REPORTS.decode, self._line.take())
+        except (LineLostError, MessageError):
             self._lose()
             return
-        self._early += self._line.take()
         self._deliver()
 
     def _deliver(self) -> None:
         early, self._early = self._early, []
         if early:
             self._heard = time.monotonic()
-        for message in early:
-            self._take(message)
+        for report in early:
+            self._take(report)
 
-    def _take(self, message: Message) -> None:
-        match message["say"]:
-            case "said":
-                self._on_event(Said(message["worker"], message["message"]))
-            case "printed":
-                self._on_event(Printed(message["worker"], message["line"]))
-            case "exited":
-                self._workers.discard(message["worker"])
-                self._on_event(Exited(message["worker"], message["status"]))
-            case "beat":
-                for worker, step, micro_batch, phase, age in message["rows"]:
+    def _take(self, report: Report) -> None:
+        match report:
+            case Said() | Printed():
+                self._on_event(report)
+            case Exited(worker):
+                self._workers.discard(worker)
+                self._on_event(report)
+            case Beat(rows=rows):
+                for worker, step, micro_batch, phase, age in rows:
                     self._board.write(worker, step, micro_batch, phase, age)
+            case Clock() | Loaded() | Started() | Declined():
+                pass  # an answer that nobody waits for any more
+            case _:
+                assert_never(report)
 
     def _lose(self) -> None:
         """The host is gone, and all its workers with it."""
@@ -202,15 +224,18 @@ class RemoteHost:
             self._on_event(Exited(worker, None))
 
 
-def _wait_for(line: Line, say: str, seconds: float, others: list[Message]) -> Message:
-    """The next message of a kind, or a refusal; others are kept.
+def _wait_for(line: Line, kind: type[A], seconds: float, others: list[Report]) -> A | Declined:
+    """The next report of a kind, or that it declines; others are kept.
 
     Raises:
         LineLostError: the host is gone.
     """
     deadline = time.monotonic() + seconds
     while True:
-        message = line.receive(max(0.0, deadline - time.monotonic()))
-        if message["say"] in (say, "refused"):
-            return message
-        others.append(message)
+        try:
+            report: Report = REPORTS.decode(line.receive(max(0.0, deadline - time.monotonic())))
+        except MessageError as error:
+            raise LineLostError(f"it said what nobody understands: {error}") from None
+        if isinstance(report, kind | Declined):
+            return report
+        others.append(report)

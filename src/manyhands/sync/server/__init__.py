@@ -5,6 +5,7 @@ from manyhands.sync.server.chief import Chief, Committed
 from manyhands.sync.server.division import Division
 from manyhands.sync.server.keeper import Keeper, float_buffers
 from manyhands.sync.server.line import Line
+from manyhands.sync.server.messages import Why
 from manyhands.sync.server.stale import StaleServer
 from manyhands.sync.server.synchronous import SynchronousServer
 from manyhands.sync.server.worker import StaleWorker
@@ -19,5 +20,6 @@ __all__ = [
     "StaleServer",
     "StaleWorker",
     "SynchronousServer",
+    "Why",
     "float_buffers",
 ]

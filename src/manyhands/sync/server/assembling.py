@@ -14,6 +14,7 @@ from manyhands.sync.server.holding import join_state
 from manyhands.sync.server.keeper import BufferRegion, float_buffers, put_others
 from manyhands.sync.server.stale import StaleServer
 from manyhands.sync.tables import TableSide
+from manyhands.wire import Data
 
 
 class Assembling(Policy):
@@ -28,7 +29,7 @@ class Assembling(Policy):
         self._server, self._model, self._groups = server, replica.model, groups
         self._buffers = [name for name, b in replica.model.named_buffers() if b.numel()]
         self._states: list[Mapping[str, Any]] = []
-        self._chief: dict[str, Any] | None = None
+        self._chief: Data | None = None
 
     @torch.no_grad()
     def arrive(self) -> None:

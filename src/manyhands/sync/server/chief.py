@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from manyhands.sync.server.clocks import Clocks
+from manyhands.sync.server.messages import Push, Why
 from manyhands.sync.server.work import Share, Work
+from manyhands.wire import Data
 
 
 class Committed(NamedTuple):
@@ -64,12 +66,12 @@ class Chief:
         self.limit = self.work.begun
 
     @property
-    def over(self) -> str:
-        """Why nothing more will be handed out; empty if something may."""
+    def over(self) -> Why | None:
+        """Why nothing more will be handed out; None if something may."""
         if self.work.finished:
             return "finished"
         paused = self.limit is not None and (self.work.committed >= self.limit or not self.clocks.workers)
-        return "paused" if paused else ""
+        return "paused" if paused else None
 
     def claim(self, worker: int, now: int) -> Share | None:
         """A share for the worker, if there is one that it may begin."""
@@ -80,12 +82,12 @@ class Chief:
             self._figures_of(share.step, now)
         return share
 
-    def done(self, head: Mapping[str, Any], staleness: int, lr: float) -> None:
+    def done(self, push: Push, staleness: int, lr: float) -> None:
         """A worker's share was applied."""
-        worker = head["worker"]
-        figures = self._figures_of(head["share"][0], 0)
-        figures["losses"] += head["losses"]
-        figures["norms"] += [] if head["norm"] is None else [head["norm"]]
+        worker = push.worker
+        figures = self._figures_of(push.share.step, 0)
+        figures["losses"] += push.losses
+        figures["norms"] += [] if push.norm is None else [push.norm]
         figures["staleness"] = max(figures["staleness"], staleness)
         self.clocks.tick(worker)
         figures["ahead"] = max(figures["ahead"], self.clocks.spread)
@@ -106,7 +108,7 @@ class Chief:
     def _figures_of(self, step: int, now: int) -> dict[str, Any]:
         return self._figures.setdefault(step, {"losses": [], "norms": [], "staleness": 0, "ahead": 0, "began": now})
 
-    def capture(self) -> dict[str, Any]:
+    def capture(self) -> Data:
         """As plain data."""
         figures = {str(step): figures for step, figures in self._figures.items()}
         return {"work": self.work.capture(), "figures": figures, "unsaid": [list(row) for row in self._unsaid]}

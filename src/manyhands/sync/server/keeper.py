@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from manyhands.sync.layout import lay_out
 from manyhands.sync.server.division import Division
 from manyhands.sync.server.holding import Holding
+from manyhands.sync.server.messages import Push
 
 
 class Keeper:
@@ -76,23 +77,23 @@ class Keeper:
     def lr(self) -> float:
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def knows(self, head: Mapping[str, Any]) -> bool:
+    def knows(self, push: Push) -> bool:
         """Whether this push was applied before."""
-        return head["number"] <= self.applied.get(head["worker"], 0)
+        return push.number <= self.applied.get(push.worker, 0)
 
     @torch.no_grad()
-    def push(self, head: Mapping[str, Any], gradients: Sequence[Tensor], changes: BufferRegion) -> None:
+    def push(self, push: Push, gradients: Sequence[Tensor], changes: BufferRegion) -> None:
         """Apply a push.
 
         Args:
-            head: `worker`, `number`, `micro_batches`, `scale`, `unused`, `losses`, `others`.
+            push: what is said of it.
             gradients: by item, those of this server filled.
             changes: the sums of the buffers' changes over the share.
         """
-        part = head["micro_batches"] / self._micro_batches
-        self.holding.give(gradients, frozenset(head["unused"]))
-        if head["scale"] != 1.0:
-            self.holding.scale(head["scale"])
+        part = push.micro_batches / self._micro_batches
+        self.holding.give(gradients, frozenset(push.unused))
+        if push.scale != 1.0:
+            self.holding.scale(push.scale)
         rates = [group["lr"] for group in self._optimizer.param_groups]
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * part
@@ -101,10 +102,10 @@ class Keeper:
             group["lr"] = rate
         for view, change in zip(self._buffers.views, changes.views, strict=True):
             view.add_(change, alpha=1 / self._micro_batches)
-        self.others |= head["others"]
+        self.others |= push.others
         self.version += 1
-        self.applied[head["worker"]] = head["number"]
-        self._advance(head)
+        self.applied[push.worker] = push.number
+        self._advance(push)
 
     def capture(self) -> dict[str, Any]:
         """All of it, as a tree that looks at the live tensors."""
@@ -132,10 +133,10 @@ class Keeper:
         self.applied = {int(worker): number for worker, number in kept["applied"].items()}
         self._pending, self._losses = kept["pending"][0], list(kept["pending"][1])
 
-    def _advance(self, head: Mapping[str, Any]) -> None:
+    def _advance(self, push: Push) -> None:
         """Move the schedule on, if a whole step's worth has been applied."""
-        self._pending += head["micro_batches"]
-        self._losses += head["losses"]
+        self._pending += push.micro_batches
+        self._losses += push.losses
         while self._pending >= self._micro_batches:
             self._pending -= self._micro_batches
             losses, self._losses = self._losses, []

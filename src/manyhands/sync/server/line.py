@@ -1,21 +1,26 @@
 """Questions and answers between two processes, over a group of two.
 
-Both may ask: each direction has its own tags. A message is JSON, and the tensors that it announces follow it.
+Both may ask: each direction has its own tags. A message is a dataclass of messages.py, and the tensors that it
+announces follow it.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from manyhands.transport import Group
+from manyhands.wire import Codec, encode
 
 _TAGS = 4
 """Of a direction: the length of a message, the message, tensors; for what is asked and for what is answered."""
+M = TypeVar("M")
+A = TypeVar("A")
 
 
 class Line:
@@ -32,13 +37,13 @@ class Line:
         self._out = _TAGS * (2 * asker + (not asks))
         self._in = _TAGS * (2 * asker + asks)
 
-    def say(self, message: Mapping[str, Any], tensors: Iterable[Tensor] = ()) -> None:
+    def say(self, message: object, tensors: Iterable[Tensor] = ()) -> None:
         """Send a message, and tensors after it. They must stay as they are until the other side has answered.
 
         Raises:
             PeerLostError: the other side is gone.
         """
-        raw = torch.frombuffer(bytearray(json.dumps(message).encode()), dtype=torch.uint8)
+        raw = torch.frombuffer(bytearray(json.dumps(encode(message)).encode()), dtype=torch.uint8)
         self.group.send(torch.tensor([raw.numel()]), self._peer, self._out)
         self.group.send(raw, self._peer, self._out + 1)
         self.give(tensors)
@@ -48,24 +53,35 @@ class Line:
         for tensor in tensors:
             self.group.send(tensor, self._peer, self._out + 2)
 
-    def hear(self) -> dict[str, Any]:
+    def hear(self, codec: Codec[M]) -> M:
         """The next message.
 
         Raises:
             PeerLostError: the other side is gone.
+            MessageError: it said what does not belong here.
         """
         length = torch.empty(1, dtype=torch.int64)
         self.group.receive(length, self._peer, self._in).result()
         raw = torch.empty(int(length), dtype=torch.uint8)
         self.group.receive(raw, self._peer, self._in + 1).result()
-        return json.loads(raw.numpy().tobytes())
+        return codec.decode(json.loads(raw.numpy().tobytes()))
 
     def take(self, tensors: Sequence[Tensor]) -> None:
         """Receive into these tensors, in their order."""
         for future in [self.group.receive(tensor, self._peer, self._in + 2) for tensor in tensors]:
             future.result()
 
-    def ask(self, message: Mapping[str, Any], tensors: Iterable[Tensor] = ()) -> dict[str, Any]:
-        """Say something and hear the answer."""
-        self.say(message, tensors)
-        return self.hear()
+    def ask(self, question: object, kind: type[A], tensors: Iterable[Tensor] = ()) -> A:
+        """Say something and hear the kind of answer that there is to it.
+
+        Raises:
+            PeerLostError: the other side is gone.
+            MessageError: it said something else.
+        """
+        self.say(question, tensors)
+        return self.hear(_codec(kind))
+
+
+@functools.cache
+def _codec(kind: type[A]) -> Codec[A]:
+    return Codec(kind)

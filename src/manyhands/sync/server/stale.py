@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor
@@ -26,8 +26,28 @@ from manyhands.sync.server.chief import Chief, Committed
 from manyhands.sync.server.division import Division
 from manyhands.sync.server.keeper import BufferRegion, Keeper
 from manyhands.sync.server.line import Line
-from manyhands.sync.server.work import Share
+from manyhands.sync.server.messages import (
+    ERRANDS,
+    QUESTIONS,
+    Adopt,
+    AskReplica,
+    AskState,
+    Claim,
+    Copy,
+    Done,
+    Given,
+    Hello,
+    Over,
+    Pull,
+    Push,
+    TellOver,
+    Tree,
+    Version,
+    Welcome,
+    Why,
+)
 from manyhands.transport import GroupError
+from manyhands.wire import Data
 
 
 class StaleServer:
@@ -42,7 +62,7 @@ class StaleServer:
         wake: called when something has happened that the process's main thread may want to know.
 
     Attributes:
-        over: why the work is over, for now or for good.
+        over: why the work is over, for now or for good; None while it is not.
     """
 
     def __init__(
@@ -55,7 +75,7 @@ class StaleServer:
         wake: Callable[[], None],
     ) -> None:
         self.division, self.keeper, self.copy, self.chief = division, keeper, copy, chief
-        self.over = ""
+        self.over: Why | None = None
         self.received = self.sent = 0
         """Bytes of gradients and weights, from and to workers."""
         self._buffers, self._wake = buffers, wake
@@ -65,7 +85,7 @@ class StaleServer:
         self._peers: dict[int, tuple[Line, threading.Lock]] = {}
         self._behind = False
         """Whether the copy on the next server has to be made anew."""
-        self.chiefs_copy: dict[str, Any] | None = None
+        self.chiefs_copy: Data | None = None
         """On server 1: what the chief knew when it last said so."""
         self._workers: dict[int, Line] = {}
 
@@ -81,17 +101,19 @@ class StaleServer:
         self._workers[worker] = line
         try:
             while True:
-                head = line.hear()
-                match head["say"]:
-                    case "hello":
-                        line.say(self._hello(worker, head))
-                    case "claim":
+                question = line.hear(QUESTIONS)
+                match question:
+                    case Hello():
+                        line.say(self._hello(worker, question))
+                    case Claim():
                         line.say(self._claim(worker, line))
-                    case "pull":
+                    case Pull():
                         self._pull(line, out)
-                    case "push":
+                    case Push():
                         line.take([*(flats[bucket] for bucket in buckets), *self._with_buffers(changes.region)])
-                        line.say(self._push(head, views, flats, changes))
+                        line.say(self._push(question, views, flats, changes))
+                    case _:
+                        assert_never(question)
         except GroupError:
             pass  # it is gone, or leaves
         finally:
@@ -102,29 +124,32 @@ class StaleServer:
                         self.chief.leave(worker)
                 self._changed.notify_all()
 
-    def _hello(self, worker: int, head: Mapping[str, Any]) -> dict[str, Any]:
+    def _hello(self, worker: int, hello: Hello) -> Welcome:
         with self._changed:
             if self.chief is None:
-                return {}
-            share = Share(*head["share"]) if head["share"] else None
-            known = 0 < head["number"] <= self.keeper.applied.get(worker, 0)
-            self.chief.join(worker, head["clock"], None if known else share)
+                return Welcome()
+            known = 0 < hello.number <= self.keeper.applied.get(worker, 0)
+            self.chief.join(worker, hello.clock, None if known else hello.share)
             self._changed.notify_all()
-            return {"parts": self.chief.work.parts}
+            return Welcome(parts=self.chief.work.parts)
 
-    def _claim(self, worker: int, line: Line) -> dict[str, Any]:
-        """The next share, as soon as there is one that the worker may begin."""
+    def _claim(self, worker: int, line: Line) -> Given | Over:
+        """The next share, as soon as there is one that the worker may begin.
+
+        Raises:
+            GroupError: the worker is gone, or has come back over another line.
+        """
         assert self.chief is not None
         with self._changed:
             while self._workers.get(worker) is line:
                 if self.chief.over:
                     self._set_over(self.chief.over)
-                    return {"over": self.chief.over}
+                    return Over(why=self.chief.over)
                 if (share := self.chief.claim(worker, time.monotonic_ns())) is not None:
-                    return {"share": list(share), "clock": self.chief.clocks[worker]}
+                    return Given(share=share, clock=self.chief.clocks[worker])
                 self._changed.wait(1.0)
                 line.group.check()  # a worker that is lost while it waits wants nothing any more
-        return {"over": "lost"}
+        raise GroupError(f"worker {worker} has come back over another line")
 
     def _pull(self, line: Line, out: list[Tensor]) -> None:
         with self._changed:
@@ -134,24 +159,24 @@ class StaleServer:
             buffers = [self.keeper.buffers.clone()]
         tensors = [*reversed(out), *(self._with_buffers(buffers[0]))]
         self.sent += sum(t.numel() * t.dtype.itemsize for t in tensors)
-        line.say({"version": version}, tensors)
+        line.say(Version(version=version), tensors)
 
-    def _push(self, head: dict[str, Any], views: list[Tensor], flats: list[Tensor], changes: BufferRegion) -> Any:
+    def _push(self, push: Push, views: list[Tensor], flats: list[Tensor], changes: BufferRegion) -> Version:
         self.received += sum(flats[b].numel() * flats[b].dtype.itemsize for b in self.keeper.buckets)
         with self._changed:
-            wanted = self.chief is None or self.chief.work.holds(head["worker"], Share(*head["share"]))
-            if wanted and not self.keeper.knows(head):
-                staleness, given = self.keeper.version - head["version"], [flats[b] for b in self.keeper.buckets]
+            wanted = self.chief is None or self.chief.work.holds(push.worker, push.share)
+            if wanted and not self.keeper.knows(push):
+                staleness, given = self.keeper.version - push.version, [flats[b] for b in self.keeper.buckets]
                 if self.copy is not None:  # the optimizer may change gradients in place
                     given = [flat.clone() for flat in given]
-                self.keeper.push(head, views, changes)
+                self.keeper.push(push, views, changes)
                 if self.chief is not None:
-                    self.chief.done(head, staleness, self.keeper.lr)
-                    head = head | {"chief": self.chief.capture()}
-                self._copy(head, [*given, *self._with_buffers(changes.region)])
+                    self.chief.done(push, staleness, self.keeper.lr)
+                told = Copy(push=push, chief=self.chief.capture() if self.chief else None)
+                self._copy(told, [*given, *self._with_buffers(changes.region)])
                 self._changed.notify_all()
                 self._wake()
-            return {"version": self.keeper.version}
+            return Version(version=self.keeper.version)
 
     def _with_buffers(self, region: Tensor) -> list[Tensor]:
         """The bytes of the buffers, on the server that has them."""
@@ -173,27 +198,29 @@ class StaleServer:
         """Answer another server until it is gone."""
         try:
             while True:
-                head = line.hear()
-                match head["say"]:
-                    case "copy":
-                        self._take_copy(head, line)
-                    case "adopt":
+                errand = line.hear(ERRANDS)
+                match errand:
+                    case Copy():
+                        self._take_copy(errand, line)
+                    case Adopt(size=size, chief=chief):
                         with self._copying:
                             assert self.copy is not None
-                            self.copy.load(_take_tree(line, head["size"]))
-                            self.chiefs_copy = head["chief"]
-                        line.say({})
-                    case "replica":
+                            self.copy.load(_take_tree(line, size))
+                            self.chiefs_copy = chief
+                        line.say(Done())
+                    case AskReplica():
                         with self._copying:
                             assert self.copy is not None
-                            _give_tree(line, self.copy.capture(), {"chief": self.chiefs_copy})
-                    case "state":
+                            _give_tree(line, self.copy.capture(), self.chiefs_copy)
+                    case AskState():
                         with self._changed:
                             tree = unpack(pack(self.keeper.capture()))
-                        _give_tree(line, tree, {})
-                    case "over":
-                        self._set_over(head["why"])
-                        line.say({})
+                        _give_tree(line, tree)
+                    case TellOver(why=why):
+                        self._set_over(why)
+                        line.say(Done())
+                    case _:
+                        assert_never(errand)
         except GroupError:
             pass  # who replaces it will be linked
 
@@ -208,27 +235,27 @@ class StaleServer:
                 raise GroupError(f"server {server} is lost")
             line, lock = self._peers[server]
         with lock:
-            return _take_tree(line, line.ask({"say": "state"})["size"])
+            return _take_tree(line, line.ask(AskState(), Tree).size)
 
-    def own_state(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    def own_state(self) -> tuple[dict[str, Any], Data | None]:
         """This server's shards, copied, and what the chief knows."""
         with self._changed:
             return unpack(pack(self.keeper.capture())), self.chief.capture() if self.chief else None
 
-    def recover(self) -> dict[str, Any] | None:
+    def recover(self) -> Data | None:
         """Become the server that was lost, from its copy on the next one. What its chief knew, if it was that."""
         line, lock = self._peers[self._next]
         with lock:
-            answer = line.ask({"say": "replica"})
-            self.keeper.load(_take_tree(line, answer["size"]))
-        return answer["chief"]
+            answer = line.ask(AskReplica(), Tree)
+            self.keeper.load(_take_tree(line, answer.size))
+        return answer.chief
 
-    def tell_over(self, why: str) -> None:
+    def tell_over(self, why: Why) -> None:
         """Tell the other servers that the work is over."""
         for line, lock in list(self._peers.values()):
             try:
                 with lock:
-                    line.ask({"say": "over", "why": why})
+                    line.ask(TellOver(why=why), Done)
             except GroupError:
                 pass
 
@@ -268,11 +295,11 @@ class StaleServer:
         """The server that keeps a copy of this one's shards."""
         return (self.keeper.server + 1) % self.division.servers
 
-    def _set_over(self, why: str) -> None:
+    def _set_over(self, why: Why) -> None:
         self.over = why
         self._wake()
 
-    def _copy(self, head: Mapping[str, Any], tensors: list[Tensor]) -> None:
+    def _copy(self, told: Copy, tensors: list[Tensor]) -> None:
         """Have the next server apply the push to its copy; waits for it, or for the one that takes its place."""
         if self.copy is None:
             return
@@ -286,7 +313,7 @@ class StaleServer:
                     self._renew_copy()
                 else:
                     with lock:
-                        line.ask(dict(head) | {"say": "copy"}, tensors)
+                        line.ask(told, Done, tensors)
                 return
             except GroupError:
                 with self._lines:
@@ -301,25 +328,25 @@ class StaleServer:
             line, lock = self._peers[self._next]
         image, chief = pack(self.keeper.capture()), self.chief.capture() if self.chief else None
         with lock:
-            line.ask({"say": "adopt", "size": image.numel(), "chief": chief}, [image])
+            line.ask(Adopt(size=image.numel(), chief=chief), Done, [image])
         self._behind = False
 
-    def _take_copy(self, head: dict[str, Any], line: Line) -> None:
+    def _take_copy(self, told: Copy, line: Line) -> None:
         assert self.copy is not None
         with self._copying:
             region = torch.empty(self.division.layout.size, dtype=torch.uint8)
             flats = self.division.layout.flats(region)
             changes = BufferRegion(self._buffers if self.copy.server == 0 else [])
             line.take([*(flats[b] for b in self.copy.buckets), *([changes.region] if changes.region.numel() else [])])
-            if not self.copy.knows(head):
-                self.copy.push(head, self.division.layout.views(region), changes)
-            self.chiefs_copy = head.get("chief", self.chiefs_copy)
-        line.say({})
+            if not self.copy.knows(told.push):
+                self.copy.push(told.push, self.division.layout.views(region), changes)
+            self.chiefs_copy = told.chief or self.chiefs_copy
+        line.say(Done())
 
 
-def _give_tree(line: Line, tree: Any, message: Mapping[str, Any]) -> None:
+def _give_tree(line: Line, tree: Any, chief: Data | None = None) -> None:
     image = pack(tree)
-    line.say({**message, "size": image.numel()}, [image])
+    line.say(Tree(size=image.numel(), chief=chief), [image])
 
 
 def _take_tree(line: Line, size: int) -> Any:

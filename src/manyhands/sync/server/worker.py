@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,15 +16,23 @@ from manyhands.sync.policy import Finished, Piece, Policy, Replica, Task
 from manyhands.sync.server.division import Division
 from manyhands.sync.server.keeper import BufferRegion
 from manyhands.sync.server.line import Line
+from manyhands.sync.server.messages import GIVEN, Claim, Given, Hello, Over, Pull, Push, Version, Welcome, Why
 from manyhands.sync.server.work import Share
 from manyhands.sync.tables import TableSide
 from manyhands.sync.waiting import OnWait
 from manyhands.transport import GroupError
+from manyhands.wire import Codec
 
 if TYPE_CHECKING:
     from manyhands.tables import SparseTable
 
 T = TypeVar("T")
+_VERSION: Codec[Version] = Codec(Version)
+
+
+def _claim(line: Line) -> Given | Over:
+    line.say(Claim())
+    return line.hear(GIVEN)
 
 
 class StaleWorker(Policy):
@@ -50,6 +59,8 @@ class StaleWorker(Policy):
         self._share: Share | None = None
         self._clock: int | None = None
         self._number = 0
+        self.over: Why | None = None
+        """Why there are no more shares."""
         self._versions = [0] * division.servers
         region = torch.empty(division.layout.size, dtype=torch.uint8)
         self._flats, self._views = division.layout.flats(region), division.layout.views(region)
@@ -78,12 +89,12 @@ class StaleWorker(Policy):
         """The next share; None when there will be none. `over` says why."""
         self._on_wait(True)
         self._share = None
-        answer = self._with(0, lambda line: line.ask({"say": "claim"}))
+        answer = self._with(0, _claim)
         self._on_wait(False)
-        self.over = answer.get("over", "")
-        if self.over:
+        if isinstance(answer, Over):
+            self.over = answer.why
             return None
-        self._share, self._clock = Share(*answer["share"]), answer["clock"]
+        self._share, self._clock = answer.share, answer.clock
         return self._share
 
     def open_tables(self, tables: Mapping[str, SparseTable], folder: Path | None, step: int) -> TableSide:
@@ -102,20 +113,20 @@ class StaleWorker(Policy):
         self._on_wait(False)  # from here on it is an exchange
         norm, scale = self._norm(replica)
         self._number += 1
-        head = {
-            "say": "push",
-            "worker": self._worker,
-            "number": self._number,
-            "share": list(self._share),
-            "micro_batches": self.block.size,
-            "losses": finished.losses,
-            "norm": norm,
-            "scale": scale,
-            "unused": sorted(finished.unused),
-            "others": finished.others if self.block.start == 0 else {},
-        }
+        push = Push(
+            worker=self._worker,
+            number=self._number,
+            share=self._share,
+            micro_batches=self.block.size,
+            losses=tuple(finished.losses),
+            norm=norm,
+            scale=scale,
+            unused=tuple(sorted(finished.unused)),
+            others=dict(finished.others) if self.block.start == 0 else {},
+            version=0,
+        )
         for server in reversed(range(self._division.servers)):  # the chief last: then all have it
-            self._with(server, lambda line, server=server: self._give(line, server, head))
+            self._with(server, lambda line, server=server: self._give(line, server, push))
         self._push.clear()
         return norm
 
@@ -148,14 +159,13 @@ class StaleWorker(Policy):
     def _greet(self, server: int) -> None:
         line = self._link(server)
         self._lines[server] = line
-        share = list(self._share) if self._share else None
-        answer = line.ask({"say": "hello", "share": share, "clock": self._clock, "number": self._number})
-        if "parts" in answer:
-            self._parts = assign_blocks(self.task.micro_batches, answer["parts"])
+        answer = line.ask(Hello(share=self._share, clock=self._clock, number=self._number), Welcome)
+        if answer.parts is not None:
+            self._parts = assign_blocks(self.task.micro_batches, answer.parts)
 
     def _pull(self, line: Line, server: int) -> None:
         buckets = list(reversed(self._division.buckets_of(server)))
-        self._versions[server] = line.ask({"say": "pull"})["version"]
+        self._versions[server] = line.ask(Pull(), Version).version
         with_buffers = [self._room.region] if server == 0 and self._room.region.numel() else []
         line.take([*(self._flats[bucket] for bucket in buckets), *with_buffers])
         for bucket in buckets:
@@ -175,10 +185,10 @@ class StaleWorker(Policy):
             return False
         return True
 
-    def _give(self, line: Line, server: int, head: dict[str, Any]) -> None:
-        line.say(head | {"version": self._versions[server]})
+    def _give(self, line: Line, server: int, push: Push) -> None:
+        line.say(replace(push, version=self._versions[server]))
         self._push.give_rest(line, server)
-        line.hear()
+        line.hear(_VERSION)
 
 
 class _Push:

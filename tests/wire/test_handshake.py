@@ -6,17 +6,31 @@ import socket
 import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from groups import DEADLINE, together
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manyhands.wire import MAGIC, MAX_FRAME, FrameError, Frames, StrangerError, admit, introduce, pack
+from manyhands.wire import MAGIC, MAX_FRAME, VERSION, FrameError, Frames, StrangerError, admit, introduce, pack
 
+DEADLINE = 60.0
 SECRET = b"s" * 32
 PURPOSE = {"rank": 3, "to": 1, "kind": "data", "rail": "", "ways": []}
 values = st.dictionaries(st.text(), st.integers() | st.text() | st.lists(st.text(), max_size=3), max_size=4)
+
+
+def together(*calls):
+    """What each call returned or raised, all at the same time."""
+
+    def outcome(call):
+        try:
+            return call()
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result() for future in [pool.submit(outcome, call) for call in calls]]
 
 
 @given(st.lists(values, max_size=6), st.data())
@@ -122,6 +136,25 @@ def test_what_is_no_handshake_is_refused(said):
 
     server, _ = handshake(client)
     assert isinstance(server, (StrangerError, OSError))
+
+
+def test_another_version_is_named_by_both_ends():
+    def older(sock):
+        sock.sendall(b"MNYHNDS1" + bytes(16) + struct.pack("<H", 2) + b"{}")
+        return sock.recv(8)
+
+    server, answered = handshake(older)
+    assert isinstance(server, StrangerError)
+    assert f"version 1 of manyhands' protocol, and this is version {VERSION}. Install the same" in str(server)
+    assert answered == MAGIC, "so that the other end can say which version it met"
+
+
+def test_a_client_says_which_version_it_met():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(b"MNYHNDS9")
+        with pytest.raises(StrangerError, match="version 9 of manyhands' protocol"):
+            introduce(theirs, SECRET, PURPOSE, time.monotonic() + DEADLINE)
 
 
 def test_one_byte_at_a_time_does_not_buy_more_time():

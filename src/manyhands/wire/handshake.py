@@ -1,13 +1,13 @@
-"""How strangers are told from peers, and the frames of what they say to each other.
+"""How strangers are told from peers.
 
-Handshake: both ends prove that they know the run's secret before anything else is read.
+Both ends prove that they know the run's secret before anything else is read, and that they speak the same version.
 
     client: MAGIC, nonce (16 bytes), length (u16), purpose (JSON of that length)
-    server: nonce (16), HMAC-SHA256(secret, "server" + both nonces + purpose) (32)
+    server: MAGIC, nonce (16), HMAC-SHA256(secret, "server" + both nonces + purpose) (32)
     client: HMAC-SHA256(secret, "client" + both nonces + purpose) (32)
     server: b"y"
 
-A frame is a length (u32, at most `MAX_FRAME`) and so many bytes of JSON. Nothing is ever unpickled.
+MAGIC ends with the version of the protocol (`VERSION`), which grows whenever a message changes its form.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import struct
 import time
 from typing import Any
 
-MAGIC = b"MNYHNDS1"
-MAX_FRAME = 8 << 20
+VERSION = 2
+"""Of all that processes of different hosts say to each other. One digit."""
+_NAME = b"MNYHNDS"
+MAGIC = _NAME + str(VERSION).encode()
 _MAX_PURPOSE = 1024
-_LENGTH = struct.Struct("<I")
 _SHORT = struct.Struct("<H")
 
 
@@ -43,6 +44,7 @@ def introduce(sock: socket.socket, secret: bytes, purpose: dict[str, Any], deadl
     nonce = secrets.token_bytes(16)
     sock.settimeout(_left(deadline))
     sock.sendall(MAGIC + nonce + _SHORT.pack(len(text)) + text)
+    _check_version(_read(sock, 8, deadline))
     answer = _read(sock, 48, deadline)
     both = nonce + answer[:16] + text
     if not hmac.compare_digest(answer[16:], _proof(secret, b"server", both)):
@@ -59,8 +61,10 @@ def admit(sock: socket.socket, secret: bytes, rank: int, deadline: float) -> dic
         StrangerError: the other end does not speak this protocol, does not know the secret, or means another rank.
         OSError: the connection broke.
     """
-    if _read(sock, 8, deadline) != MAGIC:
-        raise StrangerError("it does not speak manyhands' protocol")
+    theirs = _read(sock, 8, deadline)
+    if theirs[:-1] == _NAME and theirs != MAGIC:
+        sock.sendall(MAGIC)  # so that it can say which version it met
+    _check_version(theirs)
     nonce = _read(sock, 16, deadline)
     (length,) = _SHORT.unpack(_read(sock, 2, deadline))
     if length > _MAX_PURPOSE:
@@ -68,7 +72,7 @@ def admit(sock: socket.socket, secret: bytes, rank: int, deadline: float) -> dic
     text = _read(sock, length, deadline)
     own = secrets.token_bytes(16)
     both = nonce + own + text
-    sock.sendall(own + _proof(secret, b"server", both))
+    sock.sendall(MAGIC + own + _proof(secret, b"server", both))
     if not hmac.compare_digest(_read(sock, 32, deadline), _proof(secret, b"client", both)):
         raise StrangerError("it does not know this run's secret")
     purpose = json.loads(text)
@@ -92,44 +96,18 @@ def hold(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-class FrameError(Exception):
-    """What came is no frame."""
-
-
-def pack(message: dict[str, Any]) -> bytes:
-    text = json.dumps(message).encode()
-    return _LENGTH.pack(len(text)) + text
-
-
-class Frames:
-    """Takes frames out of a stream as they become whole."""
-
-    def __init__(self) -> None:
-        self._unread = bytearray()
-
-    def feed(self, data: bytes) -> list[dict[str, Any]]:
-        """The frames that are complete now.
-
-        Raises:
-            FrameError: an oversized frame, or one that is not a JSON object.
-        """
-        self._unread += data
-        frames = []
-        while len(self._unread) >= 4:
-            (length,) = _LENGTH.unpack_from(self._unread)
-            if length > MAX_FRAME:
-                raise FrameError(f"a frame of {length} bytes, more than {MAX_FRAME}")
-            if len(self._unread) < 4 + length:
-                break
-            try:
-                frame = json.loads(self._unread[4 : 4 + length])
-            except (ValueError, RecursionError):
-                raise FrameError("a frame that is not JSON") from None
-            if not isinstance(frame, dict):
-                raise FrameError("a frame that is not an object")
-            frames.append(frame)
-            del self._unread[: 4 + length]
-        return frames
+def _check_version(theirs: bytes) -> None:
+    """
+    Raises:
+        StrangerError: the other end speaks another protocol, or another version of this one.
+    """
+    if theirs[:-1] != _NAME:
+        raise StrangerError("it does not speak manyhands' protocol")
+    if theirs != MAGIC:
+        raise StrangerError(
+            f"it speaks version {theirs[-1:].decode(errors='replace')} of manyhands' protocol, and this is version "
+            f"{VERSION}. Install the same manyhands on all hosts."
+        )
 
 
 def _proof(secret: bytes, role: bytes, both: bytes) -> bytes:

@@ -1,0 +1,317 @@
+"""What a supervisor knows after it has heard something. Pure: from how a run stands, and news, to how it stands then.
+
+`hear` takes what a member said; `lost`, `written`, `asked_to_stop` and the others what else can happen. What follows
+from it all is `decide`'s part; here only what answers the news itself is done, such as a checkpoint that was asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import assert_never
+
+from manyhands.gang import Member, Phase, Report, Turn
+from manyhands.gang import reports as said
+from manyhands.gang.orders import TakeTurns, Unpin
+from manyhands.plan import Plan
+from manyhands.supervise.actions import Membership
+from manyhands.supervise.draft import Draft, Outcome
+from manyhands.supervise.loose import goes_on_without, links
+from manyhands.supervise.losses import Loss
+from manyhands.supervise.members import describe_loss
+from manyhands.supervise.standing import Ending, Standing
+
+
+def hear(standing: Standing, worker: int, report: Report) -> Outcome:
+    """A worker said something. If it is no member any more, only what it knows of committed steps matters."""
+    draft = Draft(standing)
+    if worker in standing.members:
+        _take(draft, standing.members[worker], report)
+    elif isinstance(report, said.Steps):
+        _committed(draft, report)
+    return draft.outcome()
+
+
+def _take(draft: Draft, member: Member, report: Report) -> None:
+    match report:
+        case said.Built():
+            _built(draft, member, report)
+        case said.Joined():
+            _joined(draft, member, report)
+        case said.Sized(bytes=size):
+            draft.set(state_bytes=size)
+        case said.Steps():
+            _steps(draft, member, report)
+        case said.Evaluated(step=step):
+            if step > draft.at.evaluated:
+                draft.set(evaluated=step)
+        case said.Balanced(step=step, micro_batches=counts):
+            shares = "/".join(map(str, counts))
+            text = f"micro-batches are shared out {shares} from step {step + 1}, as fast as each worker is"
+            draft.log(text)
+            draft.do(Membership(change="balanced", workers=draft.at.workers, event=text))
+        case said.Saved():
+            _saved(draft, member, report)
+        case said.Handed():
+            _handed(draft, member, report)
+        case said.Unlinked():
+            _unlinked(draft, member, report)
+        case said.Recovered():
+            draft.set_member(member.worker, whole=True)
+        case said.Paused(step=step, whole=whole):
+            draft.enter(member.worker, Phase.IDLE, step=step, whole=whole)
+        case said.LostPeer():
+            _lost_peer(draft, member, report)
+        case said.Finished():
+            _finished(draft, member, report)
+        case said.Failed():
+            _failed(draft, member, report)
+        case said.Parts() | said.Staleness() | said.Served():
+            pass  # figures for the record
+        case _:
+            assert_never(report)
+
+
+def _built(draft: Draft, member: Member, report: said.Built) -> None:
+    samples = draft.at.samples
+    if samples and report.samples != samples:
+        draft.fail(
+            f"data() gave {report.samples} samples on one worker and {samples} on another. It must give "
+            "the same on all of them, at any time."
+        )
+    draft.set(total_steps=report.total_steps, samples=report.samples)
+    if member.worker in draft.at.members:
+        draft.enter(member.worker, Phase.IDLE, bits=report.bits)
+
+
+def _joined(draft: Draft, member: Member, report: said.Joined) -> None:
+    if draft.at.exchange != report.exchange:
+        draft.log(f"gradients travel {report.exchange}")
+    draft.set(exchange=report.exchange)
+    if report.cuts:
+        draft.set(cuts={**draft.at.cuts, str(member.plan.layout): report.cuts})
+    for other in draft.at.working:  # steps begin now: splitting a model takes seconds, and is no measure for them
+        draft.enter(other.worker, Phase.RUNNING)
+
+
+def _steps(draft: Draft, member: Member, report: said.Steps) -> None:
+    draft.set_member(member.worker, step=max(member.step, report.rows[-1].step))
+    _committed(draft, report)
+
+
+def _committed(draft: Draft, report: said.Steps) -> None:
+    newest = report.rows[-1].step
+    if newest > draft.at.committed:
+        proven = draft.at.generation.plan if draft.at.generation else None
+        draft.set(committed=newest, casualties=draft.at.casualties.progress(), proven=proven)
+
+
+def _saved(draft: Draft, member: Member, report: said.Saved) -> None:
+    if member.phase is Phase.SAVING:
+        draft.enter(member.worker, _resting(draft), step=report.step)
+        if draft.at.saving_for:
+            draft.order(member.worker, Unpin())
+            draft.set(saving_for=0)
+            return
+    if draft.at.durable.writing:
+        draft.order(member.worker, Unpin())
+        return
+    draft.write_checkpoint(report.buffer, report.step)
+
+
+def _resting(draft: Draft) -> Phase:
+    """What a member is that has done what it was told between two generations, or after the last."""
+    return Phase.IDLE if draft.at.ending is None else Phase.FINISHED
+
+
+def _handed(draft: Draft, member: Member, report: said.Handed) -> None:
+    draft.enter(member.worker, _resting(draft), step=report.step)
+    proven = draft.at.proven
+    moves = proven is not None and draft.at.wanted != proven
+    if report.error and moves and draft.at.giver in draft.at.members and draft.at.ending is None:
+        draft.set(wanted=proven)
+        draft.note(f"the state could not be handed over ({report.error}): the run stays as it was.")
+
+
+def _unlinked(draft: Draft, member: Member, report: said.Unlinked) -> None:
+    """A member and a server on another host have missed each other: link them again, if both are still there."""
+    generation = draft.at.generation
+    place = member.plan.workers + report.server
+    if not report.far or generation is None or place >= len(generation.gang):
+        return
+    other = draft.at.members.get(generation.gang[place])
+    if other is not None and other.phase is member.phase is Phase.RUNNING:
+        for pair in links(member, [other], fresh=False):
+            draft.do(pair)
+
+
+def _lost_peer(draft: Draft, member: Member, report: said.LostPeer) -> None:
+    draft.enter(member.worker, Phase.IDLE, step=report.step, whole=report.whole)
+    number = draft.at.generation.number if draft.at.generation else 0
+    if report.peer is not None or draft.at.missed >= number:
+        return
+    draft.set(missed=number)  # they have not found each other, and nobody died: once for all of them
+    draft.note(f"{member.who}: {report.error}")
+    casualties, error = draft.at.casualties.unconnected(report.error)
+    draft.set(casualties=casualties)
+    if error is not None and draft.at.ending is None:
+        draft.fail(error)
+
+
+def _finished(draft: Draft, member: Member, report: said.Finished) -> None:
+    if report.figures is not None and member.rank is not None:
+        draft.set(figures={**draft.at.figures, member.rank: report.figures})
+    draft.enter(member.worker, Phase.FINISHED, step=report.step, sha256=report.sha256, whole=report.whole)
+    if not report.sha256:  # it holds a part; the one that put the parts together says what they are
+        return
+    if draft.at.sha256 and report.sha256 != draft.at.sha256 and draft.at.reproducible:
+        draft.fail(
+            f"workers ended with different weights ({draft.at.sha256[:12]} and {report.sha256[:12]}): something in "
+            "the job is not deterministic. The checkpoint holds one of them."
+        )
+    draft.set(sha256=report.sha256)
+
+
+def _failed(draft: Draft, member: Member, report: said.Failed) -> None:
+    if _gives_up_growing(draft, member, report.error) or _goes_back(draft, member, report):
+        return
+    draft.enter(member.worker, Phase.FAILED, step=report.step, whole=report.whole)
+    draft.log(report.trace)
+    who = member.who if member.rank is not None else "a worker"
+    place = f"{who} failed at {report.doing}: " if report.doing else ""
+    draft.fail(place + report.error, report.trace)
+
+
+def _gives_up_growing(draft: Draft, member: Member, reason: str) -> bool:
+    """Whether `member` was to join a gang that works well without it: the resize is given up then, not the run."""
+    generation = draft.at.generation
+    if member.phase is not Phase.STARTING or generation is None or not draft.at.working:
+        return False
+    if len(draft.at.working) < len(generation.gang):
+        return False
+    draft.set(wanted=generation.plan)
+    workers = generation.plan.workers
+    draft.note(f"a new worker failed ({reason}); the run goes on with {workers} worker(s).")
+    for other in list(draft.at.members.values()):
+        if other.worker not in generation.gang:
+            draft.dismiss(other)
+    return True
+
+
+def _goes_back(draft: Draft, member: Member, report: said.Failed) -> bool:
+    """Whether this was a resize to a layout that the model cannot have: the run goes on with the one before."""
+    before, wanted = draft.at.proven, draft.at.generation.plan if draft.at.generation else None
+    impossible = member.phase is Phase.RUNNING and report.splitting
+    if draft.at.ending is not None or not impossible or before is None or wanted is None or before == wanted:
+        return False
+    draft.log(report.trace)
+    draft.note(f"{report.error}\nThe run goes on as {before.layout}.")
+    text = f"{wanted.layout} is impossible: back to {before.layout}"
+    draft.do(Membership(change="resize", workers=draft.at.workers, event=text))
+    draft.set(wanted=before)
+    draft.end_generation()
+    return True
+
+
+def lost(standing: Standing, worker: int, loss: Loss) -> Outcome:
+    """A worker is gone."""
+    draft = Draft(standing)
+    draft.set(leaving={number: member for number, member in standing.leaving.items() if number != worker})
+    member = draft.drop(worker)
+    if member is None:
+        return draft.outcome()
+    if standing.ending is not None:
+        if member.phase is Phase.SAVING:
+            draft.set(ending=replace(standing.ending, saved=False))  # another may still hold the state
+        return draft.outcome()
+    if member.phase is Phase.SAVING:
+        draft.set(saving_for=0)
+    if _gives_up_growing(draft, member, describe_loss(member, loss.status, False)):
+        return draft.outcome()
+    casualties, text, error = standing.casualties.lost(member, loss, standing.committed)
+    draft.set(casualties=casualties)
+    draft.do(Membership(change="lost", workers=len(draft.at.members), event=text))
+    if error is not None:
+        draft.fail(error)
+        return draft.outcome()
+    draft.note(f"{text}; recovering.")
+    generation = draft.at.generation
+    part = member.placed and not member.kind.whole
+    if part and generation is not None and not goes_on_without(member, generation, draft.at.members):
+        draft.end_generation()
+    return draft.outcome()
+
+
+def started(standing: Standing, worker: int, pid: int) -> Standing:
+    """A worker that was to be started is there."""
+    draft = Draft(standing)
+    if worker in standing.members:
+        draft.set_member(worker, pid=pid)
+    return draft.at
+
+
+def not_started(standing: Standing, worker: int, error: str) -> Outcome:
+    """A worker could not be started, and no other can."""
+    draft = Draft(standing)
+    draft.drop(worker)
+    draft.fail(error)
+    return draft.outcome()
+
+
+def failed(standing: Standing, error: str) -> Outcome:
+    """Something that the run cannot do without has failed."""
+    draft = Draft(standing)
+    draft.fail(error)
+    return draft.outcome()
+
+
+def written(standing: Standing, step: int | None, due_at: int) -> Outcome:
+    """A checkpoint was written, of this step; None: it could not be. The next is due at a time in monotonic ns."""
+    draft = Draft(standing)
+    durable = replace(standing.durable, buffer=None, due_at=due_at)
+    draft.set(durable=durable if step is None else replace(durable, step=step))
+    if standing.generation is not None:
+        draft.set_generation(saving=False)
+    for worker in standing.members:
+        draft.order(worker, Unpin())
+    return draft.outcome()
+
+
+def asked_to_stop(standing: Standing, reason: str) -> Standing:
+    """The run is to end at the next step boundary."""
+    if standing.ending is not None:
+        return standing
+    return replace(standing, ending=Ending(status="stopped", error=reason))
+
+
+def interrupted(standing: Standing, signal: str) -> Outcome:
+    """A signal came that ends the run; a second one ends it at once."""
+    draft = Draft(replace(standing, interrupts=standing.interrupts + 1))
+    if draft.at.interrupts == 1:
+        draft.note(f"{signal}: stopping at the next step boundary; once more ends at once.")
+        draft.set(ending=asked_to_stop(draft.at, f"interrupted by {signal}").ending)
+    return draft.outcome()
+
+
+def resized(standing: Standing, plan: Plan) -> Outcome:
+    """The gang is to be another from now on; the plan was checked."""
+    draft = Draft(standing)
+    before = standing.wanted
+    draft.set(wanted=plan, resizes=standing.resizes + 1)
+    if plan != before:
+        how = f" as {plan.layout}" if plan.layout.split or before.layout.split else ""
+        how += f", --sync {plan.sync}" if plan.sync != before.sync else ""
+        how += f", on {', '.join(dict.fromkeys(plan.places))}" if set(plan.places) != set(before.places) else ""
+        size = plan.workers
+        draft.note(f"resizing from {before.workers} to {size} worker(s){how} at the next step boundary.")
+        event = f"resize to {size}{how} asked for"
+        draft.do(Membership(change="resize", workers=standing.workers, event=event))
+    return draft.outcome()
+
+
+def shared(standing: Standing, turns: tuple[Turn, ...]) -> Outcome:
+    """The slots are shared in another way from now on; empty: with nobody."""
+    draft = Draft(replace(standing, turns=turns))
+    for member in draft.at.working:
+        if member.rank is not None:
+            draft.order(member.worker, TakeTurns(turn=draft.at.turn_of(member.rank)))
+    return draft.outcome()
