@@ -2,7 +2,8 @@
 
 from manyhands.transport.errors import GroupError, MismatchError, PeerLostError, WaitedTooLongError
 from manyhands.transport.group import Group, sent_bytes
-from manyhands.transport.rendezvous import links_over
+from manyhands.transport.link import links_over
+from manyhands.transport.parts import part
 
 __all__ = [
     "Group",
@@ -11,5 +12,6 @@ __all__ = [
     "PeerLostError",
     "WaitedTooLongError",
     "links_over",
+    "part",
     "sent_bytes",
 ]

@@ -28,10 +28,11 @@ from manyhands.transport.channels import Channels, Traffic
 from manyhands.transport.control import Control
 from manyhands.transport.errors import GroupError
 from manyhands.transport.interpreter import Encoded
+from manyhands.transport.link import Link
 from manyhands.transport.messages import Messages
 from manyhands.transport.planner import describe
 from manyhands.transport.probe import probed
-from manyhands.transport.rendezvous import Link, Store, connect
+from manyhands.transport.rendezvous import Store, connect
 from manyhands.transport.schedules import Schedules
 from manyhands.transport.staging import Staging
 from manyhands.transport.tasks import ClosedError, Tasks
@@ -63,7 +64,7 @@ class Group:
         portable: bool = False,
     ) -> None:
         self.rank, self.world, self.name, self.timeout = rank, len(links), name, timeout
-        self.cluster = cluster
+        self.cluster, self.portable = cluster, portable
         self._links = {link.peer: link for link in links if link is not None}
         self._tasks = Tasks()
         self._closed = False
@@ -199,6 +200,14 @@ class Group:
         return [raw[i * largest : i * largest + int(size)] for i, size in enumerate(sizes)]
 
     # State
+
+    def is_local(self, peer: int) -> bool:
+        """Whether a rank is on this host."""
+        return peer == self.rank or self._links[peer].local
+
+    def rails(self, peer: int) -> set[str]:
+        """Names of the ways on which data goes to a rank."""
+        return set(self._links[peer].data)
 
     def check(self) -> None:
         """Raise if the group is broken.
