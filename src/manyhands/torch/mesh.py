@@ -33,6 +33,9 @@ _open: dict[str, ProcessGroup] = {}
 class GroupMesh(DeviceMesh):
     """A mesh of one dimension, of the ranks of a group. The default process group plays no part in it.
 
+    What asks torch for a rank in the group, as `distribute_tensor` does to send from one rank to the others, still
+    needs a mesh of torch's own; say `src_data_rank=None` there.
+
     Args:
         dimension: the name of its dimension. A process has one open mesh of a name.
         group: the transport between the ranks. The mesh closes it.
