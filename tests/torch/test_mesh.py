@@ -1,4 +1,4 @@
-"""Meshes over a group of one's own: what torch builds on meshes works without the default process group, or beside it."""
+"""Meshes over a group of one's own: what torch builds on them works without its default process group, or beside it."""
 
 import pytest
 import torch
@@ -86,7 +86,7 @@ def distributed_tensors():
     product = (rows.T @ rows).redistribute(placements=[Replicate()]).to_local()
     assert product.tolist() == (whole.T @ whole).tolist()
     assert mesh.get_rank() == (3, 5)[MEMBER["rank"]]
-    assert mesh.get_local_rank() == MEMBER["rank"] == tuple(mesh.get_coordinate())[0]
+    assert mesh.get_local_rank() == MEMBER["rank"] == next(iter(mesh.get_coordinate()))
     mesh.close()
     return "same"
 
@@ -98,9 +98,9 @@ def nothing_is_left_of_a_closed_mesh():
     assert c10d._resolve_process_group(name) is mesh.get_group()
     mesh.close()
     mesh.close()
-    with pytest.raises(RuntimeError, match="could not|Could not"):
+    with pytest.raises(RuntimeError, match=r"[Cc]ould not"):
         c10d._resolve_process_group(name)
-    with pytest.raises(RuntimeError, match="manyhands.closed is closed"):
+    with pytest.raises(RuntimeError, match=r"manyhands\.closed is closed"):
         mesh.get_group()
     assert dict(c10d._world.pg_map) == before
     return "nothing"

@@ -7,5 +7,5 @@ ROUNDED = "tp=2"
 def test_the_default_process_group_is_the_jobs(gangs):
     found = gangs.splits([("communicating", layout, 5, None) for layout in (*EXACT, ROUNDED)])
     ended = {case[1]: outcome for case, outcome in found.items()}
-    assert {layout: ended[layout].get("worst", ended[layout]) for layout in EXACT} == dict.fromkeys(EXACT, {})
+    assert not {layout: ended[layout] for layout in EXACT if ended[layout].get("worst") != {}}
     assert ended[ROUNDED].get("weights", ended[ROUNDED]) < 1e-5
