@@ -1,7 +1,8 @@
 """Bytes between workers: groups of ranks over shared memory and TCP."""
 
 from manyhands.transport.errors import GroupError, MismatchError, PeerLostError, WaitedTooLongError
-from manyhands.transport.group import Group, sent_bytes
+from manyhands.transport.group import Group
+from manyhands.transport.leaving import sent_bytes
 from manyhands.transport.link import links_over
 from manyhands.transport.parts import part
 
