@@ -4,7 +4,7 @@ import threading
 import time
 from contextlib import contextmanager
 
-from manyhands.transport import Group, rendezvous
+from manyhands.transport import Group, caller
 
 DEADLINE = 60.0
 """Seconds after which a test counts as hung. Longer than any stall of the machine, and far below the groups' timeout,
@@ -49,7 +49,7 @@ class Store:
 
 def no_unix(monkeypatch):
     """Ranks do not see that they share a host, and connect over TCP."""
-    monkeypatch.setattr(rendezvous, "_unix", lambda name: None)
+    monkeypatch.setattr(caller, "_unix", lambda name: None)
 
 
 def join(world, *, portable=(), timeout=600.0, **options):

@@ -4,12 +4,12 @@ import pytest
 import torch
 from groups import joined, outcomes
 
-from manyhands.transport import Group, staging
+from manyhands.transport import staging
 
 
 @pytest.fixture(autouse=True)
 def all_on_a_device(monkeypatch):
-    monkeypatch.setattr(Group, "_on_device", lambda self, tensor: True)
+    monkeypatch.setattr(staging, "on_device", lambda tensor: True)
     monkeypatch.setattr(staging, "PIECE", 4096)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from manyhands.pipeline.randomness import Randomness
 from manyhands.pipeline.stages.split import Rest, Split
+from manyhands.torch.mesh import PeerOp
 
 _INFERRED = -1
 """Stands for the micro-batch where there is no step."""
@@ -133,8 +134,8 @@ class Stage:
         weights: Callable[[], list[nn.Parameter]],
     ) -> None:
         self.body, self.stage_index, self.num_stages, self.group, self.device = body, index, count, group, device
-        self.group_rank = dist.get_rank(group) if group is not None else 0
-        self.group_size = dist.get_world_size(group) if group is not None else 1
+        self.group_rank = group.rank() if group is not None else 0
+        self.group_size = group.size() if group is not None else 1
         self.is_first, self.is_last = index == 0, index == count - 1
         self.submod = (
             nn.Identity()
@@ -301,9 +302,10 @@ class Stage:
         return self._ops(dist.isend, grads, self.stage_index - 1, 2 * self.stage_index + 1)
 
     def _ops(self, operation: Any, tensors: Sequence[Tensor], stage: int, channel: int) -> list[dist.P2POp]:
+        assert self.group is not None
         peer = self.stage_index_to_group_rank[stage]
         return [
-            dist.P2POp(operation, tensor, group=self.group, tag=channel * _SLOTS + slot, group_peer=peer)
+            PeerOp(operation, tensor, group=self.group, tag=channel * _SLOTS + slot, group_peer=peer)
             for slot, tensor in enumerate(tensors)
         ]
 

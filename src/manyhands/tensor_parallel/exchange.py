@@ -39,7 +39,7 @@ class Peers:
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.group = group
-        self.rank, self.degree = dist.get_rank(group), dist.get_world_size(group)
+        self.rank, self.degree = group.rank(), group.size()
         self._entered: OrderedDict[int, tuple[Tensor, int, Tensor]] = OrderedDict()
 
     def enter(self, tensor: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """Bytes between workers: groups of ranks over shared memory and TCP."""
 
 from manyhands.transport.errors import GroupError, MismatchError, PeerLostError, WaitedTooLongError
-from manyhands.transport.group import Group, sent_bytes
-from manyhands.transport.rendezvous import links_over
+from manyhands.transport.group import Group
+from manyhands.transport.leaving import sent_bytes
+from manyhands.transport.link import links_over
+from manyhands.transport.parts import part
 
 __all__ = [
     "Group",
@@ -11,5 +13,6 @@ __all__ = [
     "PeerLostError",
     "WaitedTooLongError",
     "links_over",
+    "part",
     "sent_bytes",
 ]

@@ -30,8 +30,8 @@ from manyhands.transport.interpreter import (
     encode,
     library,
 )
+from manyhands.transport.link import MEMORY, Link
 from manyhands.transport.planner import ways
-from manyhands.transport.rendezvous import MEMORY, Link
 from manyhands.transport.rings import Rings
 
 _HEADER = struct.Struct("<4sIQ48s")

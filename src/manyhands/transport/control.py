@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from manyhands.transport.interfaces import is_down
+from manyhands.transport.link import Link
 from manyhands.wire import FrameError, Frames, pack
 
 _PATIENCE = 0.25
@@ -39,6 +40,7 @@ _RTMGRP_LINK = 1
 
 OnFrame = Callable[[int, dict[str, Any]], None]
 OnLost = Callable[[int, str], None]
+OnTick = Callable[[], None]
 
 
 class Control:
@@ -60,7 +62,7 @@ class Control:
         rails: Mapping[str, int],
         on_frame: OnFrame,
         on_lost: OnLost,
-        on_tick: Callable[[], None],
+        on_tick: OnTick,
     ) -> None:
         self._sockets, self._streams = dict(sockets), list(streams)
         self._rails = rails
@@ -79,6 +81,16 @@ class Control:
             sock.setblocking(False)
         self._thread = threading.Thread(target=self._listen, daemon=True, name="manyhands-control")
         self._thread.start()
+
+    @classmethod
+    def over(cls, links: Mapping[int, Link], on_frame: OnFrame, on_lost: OnLost, on_tick: OnTick) -> Control | None:
+        """That of a rank with these links; None if it is alone."""
+        if not links:
+            return None
+        controls = {peer: link.control for peer, link in links.items()}
+        streams = [(peer, sock) for peer, link in links.items() for sock in link.streams]
+        rails = {interface: peer for peer, link in links.items() for interface in link.interfaces.values() if interface}
+        return cls(controls, streams, rails, on_frame, on_lost, on_tick)
 
     def say(self, peer: int, message: dict[str, Any]) -> None:
         """Tell a peer; if it is gone, that is noticed elsewhere."""

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from manyhands.cluster import Cluster, Link, Node
+from manyhands.transport.link import MEMORY
 from manyhands.transport.planner import names
-from manyhands.transport.rendezvous import MEMORY
 
 MEMORY_RATE = 8 * 10**9
 MEMORY_LATENCY = 5e-6

@@ -1,7 +1,6 @@
-"""Single tensors from rank to rank, matched by sender and tag; any number at once, in both directions.
+"""Single tensors from rank to rank, matched by sender and tag (mailbox.py); any number at once, in both directions.
 
-Apart from the collectives' channels, because a send must not wait for, or hold up, the operations around it. What
-arrives before it is asked for is kept; of one sender and tag, first come is first served.
+Apart from the collectives' channels, because a send must not wait for, or hold up, the operations around it.
 
 A message is `MAGIC, dtype (u8), tag (i64), size (u64, bytes)`, little-endian, then its bytes.
 """
@@ -17,33 +16,18 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from manyhands.transport.errors import GroupError, MismatchError, PeerLostError
+from manyhands.transport.errors import GroupError, PeerLostError
 from manyhands.transport.interpreter import DTYPES
+from manyhands.transport.mailbox import Arrived, Mailbox, Wanted, deliver, mismatch, raw
 
 _HEAD = struct.Struct("<4sBqQ")
 _MAGIC = b"MHMS"
 MAX_MESSAGE = 1 << 40
-
-
-class _Wanted(NamedTuple):
-    tensor: Tensor
-    raw: Tensor
-    """Its bytes."""
-    peer: int | None
-    tag: int
-    future: Future[int]
-
-
-class _Arrived(NamedTuple):
-    peer: int
-    tag: int
-    dtype: torch.dtype
-    data: Tensor
 
 
 @dataclass
@@ -53,7 +37,7 @@ class _Peer:
     head: bytearray = field(default_factory=bytearray)
     body: Tensor | None = None
     filled: int = 0
-    wanted: _Wanted | None = None
+    wanted: Wanted | None = None
     """Who asked for the message that is coming in."""
     skipped: bool = False
     """Whoever asked for it could not take it."""
@@ -74,8 +58,7 @@ class Messages:
         """Bytes of tensors, so far."""
         self._failed: Exception | None = None
         self._peers = {peer: _Peer(sock) for peer, sock in sockets.items()}
-        self._wanted: deque[_Wanted] = deque()
-        self._arrived: deque[_Arrived] = deque()
+        self._mailbox = Mailbox()
         self._lock = threading.Lock()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread: threading.Thread | None = None
@@ -86,7 +69,7 @@ class Messages:
     def send(self, tensor: Tensor, peer: int, tag: int) -> Future[None]:
         """Send a contiguous CPU tensor. Done when the kernel has all of it."""
         future: Future[None] = _future()
-        body = memoryview(_raw(tensor).numpy())  # type: ignore[arg-type]
+        body = memoryview(raw(tensor).numpy())  # type: ignore[arg-type]
         head = _HEAD.pack(_MAGIC, DTYPES.index(tensor.dtype), tag, len(body))
         with self._lock:
             entry = self._peers[peer]
@@ -113,23 +96,21 @@ class Messages:
 
     def receive(self, tensor: Tensor, peer: int | None, tag: int) -> Future[int]:
         """Receive into a contiguous CPU tensor, from a rank or from any (None). The result is the sender's rank."""
-        wanted = _Wanted(tensor, _raw(tensor), peer, tag, _future())
+        wanted = Wanted(tensor, raw(tensor), peer, tag, _future())
         with self._lock:
             if self._failed is not None:
                 wanted.future.set_exception(self._failed)
                 return wanted.future
-            for arrived in self._arrived:
-                if arrived.tag == tag and peer in (None, arrived.peer):
-                    self._drop(arrived)
-                    _deliver(wanted, arrived)
-                    return wanted.future
+            if (arrived := self._mailbox.take_arrived(peer, tag)) is not None:
+                deliver(wanted, arrived)
+                return wanted.future
             gone = [(p, e.lost) for p, e in self._peers.items() if peer in (None, p)]
             if not gone:
                 raise ValueError(f"rank {self.rank} has no other rank to receive a message from")
             if all(why for _, why in gone):
                 wanted.future.set_exception(PeerLostError(gone[0][0], self._waiting(tag), gone[0][1]))
                 return wanted.future
-            self._wanted.append(wanted)
+            self._mailbox.want(wanted)
         self._awake()
         return wanted.future
 
@@ -137,10 +118,9 @@ class Messages:
         """Nothing more will come: end all that wait."""
         with self._lock:
             self._failed = self._failed or error
-            waiting = [w.future for w in self._wanted]
+            waiting = [w.future for w in self._mailbox.give_up()]
             waiting += [f for e in self._peers.values() for _, f in e.unsent if f is not None]
             waiting += [e.wanted.future for e in self._peers.values() if e.wanted is not None]
-            self._wanted.clear()
             for entry in self._peers.values():
                 entry.unsent.clear()
                 entry.wanted = None
@@ -247,8 +227,8 @@ class Messages:
             self._lose(rank, "sent something that is no message")
             return
         with self._lock:
-            wanted = self._asked_for(rank, tag)
-            error = None if wanted is None else _mismatch(wanted, rank, DTYPES[code], size)
+            wanted = self._mailbox.take_wanted(rank, tag)
+            error = None if wanted is None else mismatch(wanted, rank, DTYPES[code], size)
             if wanted is not None and error is None:
                 entry.wanted, entry.body = wanted, wanted.raw
         if wanted is not None and error is not None:
@@ -268,28 +248,16 @@ class Messages:
         assert entry.body is not None
         with self._lock:
             wanted, skipped = entry.wanted, entry.skipped or bool(entry.lost)
-            arrived = _Arrived(rank, tag, DTYPES[code], entry.body)
+            arrived = Arrived(rank, tag, DTYPES[code], entry.body)
             entry.head, entry.body, entry.wanted, entry.skipped = bytearray(), None, None, False
             # One that was not asked for when it began may have been meanwhile.
-            other = self._asked_for(rank, tag) if wanted is None and not skipped else None
+            other = self._mailbox.take_wanted(rank, tag) if wanted is None and not skipped else None
             if wanted is None and not skipped and other is None:
-                self._arrived.append(arrived)
+                self._mailbox.keep(arrived)
         if wanted is not None:
             wanted.future.set_result(rank)
         elif other is not None:
-            _deliver(other, arrived)
-
-    def _asked_for(self, rank: int, tag: int) -> _Wanted | None:
-        """Who waits for a message of this tag from this rank, first come first served; no longer waiting then."""
-        for index, wanted in enumerate(self._wanted):
-            if wanted.tag == tag and wanted.peer in (None, rank):
-                del self._wanted[index]
-                return wanted
-        return None
-
-    def _drop(self, arrived: _Arrived) -> None:
-        index = next(index for index, other in enumerate(self._arrived) if other is arrived)
-        del self._arrived[index]
+            deliver(other, arrived)
 
     def _lose(self, rank: int, why: str) -> None:
         entry = self._peers[rank]
@@ -303,10 +271,8 @@ class Messages:
             if entry.wanted is not None:
                 failed.append((entry.wanted.future, self._waiting(entry.wanted.tag)))
                 entry.wanted = None
-            for wanted in list(self._wanted):
-                if wanted.peer == rank or all(e.lost for e in self._peers.values()):
-                    self._wanted.remove(wanted)
-                    failed.append((wanted.future, self._waiting(wanted.tag)))
+            nobody = all(e.lost for e in self._peers.values())
+            failed += [(w.future, self._waiting(w.tag)) for w in self._mailbox.give_up(None if nobody else rank)]
         for future, doing in failed:
             future.set_exception(PeerLostError(rank, doing, why))
 
@@ -320,42 +286,9 @@ def _future() -> Future[Any]:
     return future
 
 
-def _raw(tensor: Tensor) -> Tensor:
-    """Its bytes, in place.
-
-    Raises:
-        ValueError: it is not contiguous, or of a dtype that cannot travel.
-    """
-    if tensor.dtype not in DTYPES or tensor.device.type != "cpu" or not tensor.is_contiguous():
-        raise ValueError(
-            f"messages are contiguous tensors on the CPU of a number's dtype; got one of {tensor.dtype} on "
-            f"{tensor.device} with strides {tensor.stride()}. Pass a contiguous copy, or view it as another dtype."
-        )
-    return tensor.detach().view(-1).view(torch.uint8) if tensor.numel() else torch.empty(0, dtype=torch.uint8)
-
-
 def _send_now(sock: socket.socket, head: bytes, body: memoryview) -> int:
     """What the kernel takes at once, in bytes: waking a thread for it would take three times as long."""
     try:
         return sock.sendmsg([head, body])
     except OSError:  # there is no room, or an error that the thread will meet again, and can tell
         return 0
-
-
-def _mismatch(wanted: _Wanted, rank: int, dtype: torch.dtype, size: int) -> MismatchError | None:
-    expected = wanted.tensor.numel() * wanted.tensor.element_size()
-    if dtype == wanted.tensor.dtype and size == expected:
-        return None
-    return MismatchError(
-        f"rank {rank} sent {size} bytes of {dtype} (tag {wanted.tag}) where {expected} bytes of {wanted.tensor.dtype} "
-        "were to be received. Give the receiver a tensor of the sender's shape and dtype."
-    )
-
-
-def _deliver(wanted: _Wanted, arrived: _Arrived) -> None:
-    error = _mismatch(wanted, arrived.peer, arrived.dtype, arrived.data.numel())
-    if error is not None:
-        wanted.future.set_exception(error)
-        return
-    wanted.raw.copy_(arrived.data)
-    wanted.future.set_result(arrived.peer)

@@ -24,9 +24,10 @@ from typing import Any
 
 from manyhands.cluster import Cluster
 from manyhands.transport.errors import PeerLostError, WaitedTooLongError
+from manyhands.transport.link import MEMORY
+from manyhands.transport.link import Link as Connection
 from manyhands.transport.measured import Measured, cluster_of
-from manyhands.transport.rendezvous import MEMORY, Store, as_text
-from manyhands.transport.rendezvous import Link as Connection
+from manyhands.transport.rendezvous import Store, as_text
 
 _ALONE = 0.1
 _TOGETHER = 0.2

@@ -17,6 +17,11 @@ PIECE = 8 << 20
 """Bytes: large enough that a copy runs at the bus's full speed."""
 
 
+def on_device(tensor: Tensor) -> bool:
+    """Whether it has to be staged."""
+    return tensor.device.type != "cpu"
+
+
 class Staging:
     """Streams and host memory for one device; used by one thread."""
 

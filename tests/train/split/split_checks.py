@@ -143,14 +143,14 @@ def _difference(own: Any, other: Any) -> float:
 
 def leave_at_once(late: int) -> str:
     """Make a mesh that one rank is slow to make, and leave it."""
-    from manyhands.train.split.mesh import Mesh
+    from manyhands.train.split import mesh
 
-    rank, connect = MEMBER["rank"], Group.connect
+    rank, part = MEMBER["rank"], mesh.part
 
-    def slowly(*arguments: Any, **options: Any) -> Group:
+    def slowly(*arguments: Any) -> Group:
         time.sleep(0.3)
-        return connect(*arguments, **options)
+        return part(*arguments)
 
-    with mock.patch.object(Group, "connect", slowly if rank == late else connect):
-        Mesh(Layout(dp=MEMBER["world"]), gang(), torch.device("cpu")).close()
+    with mock.patch.object(mesh, "part", slowly if rank == late else part):
+        mesh.Mesh(Layout(dp=MEMBER["world"]), gang(), torch.device("cpu")).close()
     return "left"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -180,6 +182,46 @@ class Sometimes(nn.Module):
         return self.head(x - self.mean)
 
 
+class Communicating(nn.Module):
+    """Uses `torch.distributed` itself: a world of its own, of one process, another one for every model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        found_a_world()
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
+        self.head = nn.Linear(6, 1)
+        for param in self.parameters():
+            dist.broadcast(param.data, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = torch.full((1,), 0.5)
+        dist.all_reduce(scale)
+        for layer in self.layers:
+            x = x + scale * torch.tanh(layer(x))
+        return self.head(x / dist.get_world_size() + dist.get_rank())
+
+
+_backends = itertools.cycle(["gloo", "manyhands"])
+
+
+def found_a_world() -> None:
+    """As a job does that knows nothing of the gang; a world that it finds must be its own former one."""
+    import manyhands.torch  # noqa: F401  a backend like any other
+
+    if dist.is_initialized():
+        assert dist.get_world_size() == 1, "the default process group is not the job's"
+        dist.destroy_process_group()
+    dist.init_process_group(next(_backends), store=dist.HashStore(), rank=0, world_size=1)
+
+
+def _founding(generator: torch.Generator) -> tuple[Any, Any]:
+    """Now and then the job's world is another one, in the middle of a step."""
+    x, y = _numbers(generator)
+    if dist.is_initialized() and x[0] > 1.0:
+        found_a_world()
+    return x, y
+
+
 # Models of transformers
 
 
@@ -215,6 +257,7 @@ JOBS: dict[str, Callable[[], Job]] = {
     "frozen": lambda: _job(partial(Chain, 5, 2), _numbers, _squares),
     "sometimes": lambda: _job(Sometimes, _numbers, _squares, scheduler=None, clip_grad_norm=None, evaluate=None),
     "aliases": lambda: _job(Aliases, _text, micro_batches=4),
+    "communicating": lambda: _job(Communicating, _founding, _squares),
     "bf16": lambda: _job(partial(_gpt, 2, True), _text, precision="bf16", micro_batches=4),
     "llama": lambda: _job(
         partial(_transformer, "LlamaForCausalLM", **_SIZES, num_key_value_heads=1, attention_dropout=0.1), _masked,

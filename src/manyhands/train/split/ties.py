@@ -37,7 +37,7 @@ class Tie:
     ) -> None:
         self.name, self.stages = name, tuple(stages)
         self._ranks, self._group, self._tag = dict(zip(stages, ranks, strict=True)), group, _TAGS + (number << 8)
-        self._rank = dist.get_rank(group)
+        self._rank = group.rank()
         self._kept: dict[tuple[int, int], Tensor] = {}
         self._sent: list[dist.Work] = []
 
@@ -89,7 +89,9 @@ class Tie:
         owner = self._ranks[self.stages[0]]
         others = sorted(set(self._ranks.values()) - {owner})
         if self._rank != owner:
-            dist.recv(value, group=self._group, group_src=owner, tag=self._tag + 255)
+            work = dist.irecv(value, group=self._group, group_src=owner, tag=self._tag + 255)
+            assert work is not None
+            work.wait()
             return
         for work in [dist.isend(value, group=self._group, group_dst=rank, tag=self._tag + 255) for rank in others]:
             assert work is not None
