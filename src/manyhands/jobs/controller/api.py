@@ -24,6 +24,7 @@ from starlette.routing import Route
 from manyhands.errors import UsageError, UserError
 from manyhands.jobs.controller.controller import Controller
 from manyhands.jobs.controller.record import Submission, Wish
+from manyhands.jobs.controller.secret import is_secret
 
 _WAIT_SECONDS = 20.0
 _COOKIE = "manyhands"
@@ -38,7 +39,12 @@ def application(controller: Controller, token: str, page: str, down: Callable[[b
     Args:
         page: what a browser gets.
         down: ends the controller; whether jobs are left running.
+
+    Raises:
+        ValueError: the token is none: it would open the API to everybody.
     """
+    if not is_secret(token):
+        raise ValueError("the API needs a token as `make_secret` makes it.")
 
     async def show_page(request: Request) -> Response:
         given = request.query_params.get("token", "")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import socket
 from pathlib import Path
 from typing import Any
 
+from manyhands.jobs.controller.secret import make_secret, read_secret
 from manyhands.run import RunDirectory, write_json
 
 
@@ -39,14 +39,20 @@ class Home:
         return JobFiles(self.path / "jobs" / str(number))
 
     def make_secret(self) -> str:
-        """What clients have to know: readable by this user alone, and the same at every start."""
-        try:
-            descriptor = os.open(self.secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return self.secret.read_text().strip()
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(24) + "\n")
-        return self.make_secret()
+        """What clients have to know: readable by this user alone, and the same at every start.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        return make_secret(self.secret)
+
+    def read_secret(self) -> str:
+        """The same, as a client reads it.
+
+        Raises:
+            UserError: there is none, or the file is damaged.
+        """
+        return read_secret(self.secret)
 
     def publish(self, address: dict[str, Any]) -> None:
         """Let clients find the controller."""
