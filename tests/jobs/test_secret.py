@@ -70,7 +70,7 @@ def test_no_controller_with_an_empty_token(home):
     assert done.returncode == 1 and "controller.token holds no token" in done.stderr
     assert "no controller runs" in home.cli("jobs").stderr
     (home.path / "controller.token").unlink()
-    assert "?token=" in home.up("--slots", 1)
+    assert "/#token=" in home.up("--slots", 1)
 
 
 def test_a_token_that_is_emptied_while_the_controller_runs_opens_nothing(home):

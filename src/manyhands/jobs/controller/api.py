@@ -6,28 +6,38 @@
     POST /api/jobs/ID/pause|resume|cancel|move
     POST /api/down                    end the controller
 
-An error is `{"error": text}` with status 400, 401 or 404.
+The token is in the header `Authorization: Bearer TOKEN`; what is sent is `application/json`. An error is
+`{"error": text}` with status 400, 401, 403 (`door.py`), 404 or 415.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from manyhands.errors import UsageError, UserError
 from manyhands.jobs.controller.controller import Controller
+from manyhands.jobs.controller.door import Refusal, refusal, wrong_host
 from manyhands.jobs.controller.record import Submission, Wish
 from manyhands.jobs.controller.secret import is_secret
 
 _WAIT_SECONDS = 20.0
-_COOKIE = "manyhands"
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""Of the page: no other may show it within itself, or keep a hand on its window."""
 _WISHES = {"pause": Wish.PAUSE, "resume": Wish.RUN, "cancel": Wish.CANCEL}
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -47,12 +57,9 @@ def application(controller: Controller, token: str, page: str, down: Callable[[b
         raise ValueError("the API needs a token as `make_secret` makes it.")
 
     async def show_page(request: Request) -> Response:
-        given = request.query_params.get("token", "")
-        if secrets.compare_digest(given.encode(), token.encode()):
-            answer = RedirectResponse("/", status_code=303)  # keeps the token out of the history
-            answer.set_cookie(_COOKIE, token, httponly=True, samesite="strict")
-            return answer
-        return HTMLResponse(page)
+        """The page, the same for everybody: it takes the token from what follows `#`, which browsers do not send."""
+        wrong = wrong_host(request.headers)
+        return _refused(wrong) if wrong else HTMLResponse(page, headers=_HEADERS)
 
     async def cluster(request: Request) -> Response:
         after = request.query_params.get("after")
@@ -84,9 +91,8 @@ def application(controller: Controller, token: str, page: str, down: Callable[[b
 
     def guarded(handler: Handler) -> Handler:
         async def answer(request: Request) -> Response:
-            given = request.headers.get("authorization", "").removeprefix("Bearer ") or request.cookies.get(_COOKIE, "")
-            if not secrets.compare_digest(given.encode(), token.encode()):
-                return JSONResponse({"error": "the token is missing or wrong."}, 401)
+            if refused := refusal(request.method, request.headers, token):
+                return _refused(refused)
             try:
                 return await handler(request)
             except UserError as error:
@@ -104,6 +110,10 @@ def application(controller: Controller, token: str, page: str, down: Callable[[b
             Route("/api/down", guarded(end), methods=["POST"]),
         ]
     )
+
+
+def _refused(why: Refusal) -> Response:
+    return JSONResponse({"error": why.text}, why.status)
 
 
 async def _body(request: Request) -> dict[str, Any]:

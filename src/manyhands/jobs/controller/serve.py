@@ -128,7 +128,7 @@ async def _serve(
         )
     )
     port = listener.getsockname()[1]
-    address = {"pid": os.getpid(), "port": port, "url": f"http://127.0.0.1:{port}/?token={token}"}
+    address = {"pid": os.getpid(), "port": port, "url": f"http://127.0.0.1:{port}/#token={token}"}
     home.publish({name: address[name] for name in ("pid", "port")})
     ready(address | {"hosts": dict(hosts)})
     working, serving = asyncio.create_task(controller.run()), asyncio.create_task(server.serve(sockets=[listener]))
