@@ -72,7 +72,7 @@ class Controller:
         self._version = 0
         self._changed = asyncio.Condition()
         self._began = time.time()
-        self._sharing = Sharing(home, store, of_a_slot(len(cluster.hosts.get(HERE, ()))), self._changes)
+        self._sharing = Sharing(store, of_a_slot(len(cluster.hosts.get(HERE, ()))), self._changes)
         self._closing = False
 
     # The loop
@@ -91,7 +91,7 @@ class Controller:
             except TimeoutError:
                 self._decide_again = True
             self._news.clear()
-        await self._sharing.close()
+        await self._sharing.close(nobody_left=not self._gangs)
         for gang in self._gangs.values():
             gang.close()
 

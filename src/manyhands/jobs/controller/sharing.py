@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
 from manyhands.engine import HERE
 from manyhands.errors import UserError
 from manyhands.jobs.controller.gang import Gang
-from manyhands.jobs.controller.home import Home
 from manyhands.jobs.controller.memory import used_by
 from manyhands.jobs.controller.record import Job
+from manyhands.jobs.controller.slot_files import SlotFiles
 from manyhands.jobs.controller.store import Store
 from manyhands.jobs.controller.trial import Mark, trial
 from manyhands.jobs.pairs import Pairs, Speeds
@@ -37,7 +34,7 @@ class Sharing:
         changed: called when something new is known.
     """
 
-    def __init__(self, home: Home, store: Store, slot_bytes: int, changed: Callable[[], None]) -> None:
+    def __init__(self, store: Store, slot_bytes: int, changed: Callable[[], None]) -> None:
         self._store, self._changed = store, changed
         kept = store.setting("pairs") or []
         self._pairs: Pairs[str] = Pairs({(a, b): (first, second) for a, b, first, second, _ in kept})
@@ -51,8 +48,7 @@ class Sharing:
         self._slot_bytes, self._looked = slot_bytes, 0.0
         self._trials: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._telling: set[asyncio.Task[None]] = set()
-        tag = hashlib.sha256(str(home.path).encode()).hexdigest()[:12]
-        self._files = Path("/dev/shm") / f"manyhands-{os.getuid()}-{tag}"
+        self._files = SlotFiles(store)
 
     def pairs(self, kinds: Iterable[str]) -> dict[tuple[str, str], Speeds]:
         """For the policy."""
@@ -108,13 +104,16 @@ class Sharing:
             self._store.set([("peaks", list(self._peaks.items()))])
             self._changed()
 
-    async def close(self) -> None:
+    async def close(self, nobody_left: bool) -> None:
+        """Stop trying; remove the slots' files if no gang is left that may use them."""
         tasks = [*self._trials.values(), *self._telling]
         for task in tasks:
             task.cancel()
         for task in tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        if nobody_left:
+            self._files.remove()
 
     def _tell(self, runner: _Runner, way: str | None) -> None:
         async def tell() -> None:
@@ -147,9 +146,9 @@ class Sharing:
 class _Runner:
     """A gang in a trial."""
 
-    def __init__(self, gang: Gang, slots: tuple[int, ...], files: Path) -> None:
+    def __init__(self, gang: Gang, slots: tuple[int, ...], files: SlotFiles) -> None:
         self.gang = gang
-        self._paths = [str(files / f"slot-{slot}") for slot in slots]
+        self._paths = [str(files.of(slot)) for slot in slots]
 
     def mark(self) -> Mark | None:
         status = self.gang.status
