@@ -56,6 +56,8 @@ class Client:
             link.request(method, path, None if body is None else json.dumps(body), headers)
             response = link.getresponse()
             answer = json.loads(response.read())
+            if not isinstance(answer, dict):
+                raise ValueError
         except ValueError:
             raise ConnectionError("something else listens on its port") from None
         finally:

@@ -25,10 +25,11 @@ from manyhands.jobs.controller.home import Home
 from manyhands.jobs.controller.memory import of_a_slot
 from manyhands.jobs.controller.moment import moment, take
 from manyhands.jobs.controller.orders import Adopt, Alive, Change, Halt, Launch, orders
-from manyhands.jobs.controller.record import Job, Status, Submission, Wish
+from manyhands.jobs.controller.record import Job, Status, Wish
 from manyhands.jobs.controller.sharing import Sharing
 from manyhands.jobs.controller.show import history, show
 from manyhands.jobs.controller.store import Store
+from manyhands.jobs.controller.submission import Submission
 from manyhands.jobs.policies import policy_of
 from manyhands.run import read_json
 

@@ -9,6 +9,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from manyhands.errors import UsageError
+from manyhands.jobs.controller import checks
 from manyhands.jobs.controller.secret import make_secret, read_secret
 from manyhands.run import RunDirectory, write_json
 
@@ -59,11 +61,13 @@ class Home:
         write_json(self.address, address)
 
     def published(self) -> dict[str, Any]:
-        """What the last controller said of itself; empty if there was none."""
+        """What the last controller said of itself; empty if there was none, or if the file is damaged."""
         try:
-            return json.loads(self.address.read_bytes())
-        except (FileNotFoundError, ValueError):
+            found = checks.table("the address", json.loads(self.address.read_bytes()), 10)
+            checks.whole("port", found.get("port"), 1, 65535)
+        except (OSError, ValueError, RecursionError, UsageError):
             return {}
+        return found
 
 
 class JobFiles:

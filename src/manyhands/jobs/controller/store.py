@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from manyhands.errors import UserError
-from manyhands.jobs.controller.record import Job, Status, Submission, Wish
+from manyhands.jobs.controller.record import Job, Status, Wish
+from manyhands.jobs.controller.submission import Submission
 
 _TABLES = """
 create table if not exists jobs (number integer primary key autoincrement, key text unique not null, row text not null);
