@@ -79,6 +79,7 @@ async def _serve(
     import uvicorn
 
     from manyhands.jobs.controller.api import application
+    from manyhands.jobs.controller.books import Books
     from manyhands.jobs.controller.cluster import Cluster
     from manyhands.jobs.controller.controller import Controller
     from manyhands.jobs.controller.store import Store
@@ -96,7 +97,7 @@ async def _serve(
     for host in hosts:
         cluster.come(host)
     store.set([("slots", cluster.slots)])
-    controller = Controller(home, store, cluster, settings.policy, settings.shares)
+    controller = Controller(Books.open(home, store, cluster), settings.policy, settings.shares)
     watchman = Watchman(read_token(default_token()) if set(hosts) - {HERE} else b"", controller.host_changed)
     watchman.watch_only(set(hosts) - {HERE})
     if nodes is not None:
