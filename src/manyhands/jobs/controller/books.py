@@ -31,6 +31,8 @@ class Books:
         changing: by number, gangs that were told to change and have not done so yet.
         unsure: numbers of jobs whose gangs may have other slots than is written down: another controller may have told
             them.
+        doomed: by number, why a job has failed whose gang has not ended yet.
+        unwritten: numbers of jobs of which something could not be written down.
     """
 
     home: Home
@@ -41,12 +43,19 @@ class Books:
     gangs: dict[int, Gang] = field(default_factory=dict)
     changing: dict[int, Change] = field(default_factory=dict)
     unsure: set[int] = field(default_factory=set)
+    doomed: dict[int, str] = field(default_factory=dict)
+    unwritten: set[int] = field(default_factory=set)
 
     @staticmethod
     def open(home: Home, store: Store, cluster: Cluster) -> Books:
         """As a former controller left them; which gangs live is still to be found out."""
         jobs = {job.number: job for job in store.jobs()}
-        return Books(home=home, store=store, cluster=cluster, jobs=jobs, holdings=Holdings(store))
+        for job in jobs.values():  # slots that were forgotten are nobody's
+            job.target, job.held = _known(job.target, cluster), _known(job.held, cluster)
+        holdings = Holdings(store)
+        for stay in holdings.stays:
+            stay.slots = _known(stay.slots, cluster)
+        return Books(home=home, store=store, cluster=cluster, jobs=jobs, holdings=holdings)
 
     def active(self) -> list[Job]:
         """Jobs that are not over, in the order of submission."""
@@ -65,3 +74,17 @@ class Books:
     def hosts(self, slots: tuple[int, ...]) -> list[str]:
         """The hosts on which slots are, one for each."""
         return [self.cluster.slots[slot] for slot in slots]
+
+    def write_again(self) -> None:
+        """Write down what could not be.
+
+        Raises:
+            sqlite3.Error: it still cannot.
+        """
+        for number in list(self.unwritten):
+            self.holdings.write(self.jobs[number])
+            self.unwritten.discard(number)
+
+
+def _known(slots: tuple[int, ...], cluster: Cluster) -> tuple[int, ...]:
+    return tuple(slot for slot in slots if slot < len(cluster.slots))

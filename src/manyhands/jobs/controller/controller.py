@@ -12,6 +12,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from manyhands.engine import HERE
@@ -27,6 +28,7 @@ from manyhands.jobs.controller.record import Job, Status, Wish
 from manyhands.jobs.controller.sharing import Sharing
 from manyhands.jobs.controller.show import history, show
 from manyhands.jobs.controller.submission import Submission
+from manyhands.jobs.controller.trouble import attempt
 from manyhands.jobs.policies import policy_of
 
 
@@ -50,23 +52,33 @@ class Controller:
         self._version = 0
         self._changed = asyncio.Condition()
         self._closing = False
+        self.begun = asyncio.Event()
+        """It has found its gangs, and been around once."""
 
     # The loop
 
     async def run(self) -> None:
         """Until `close`."""
-        for job in self._books.active():
-            self._gangs.find(job)
+        for job in self._books.jobs.values():
+            if not job.status.over or not job.file:
+                self._gangs.guard(job, self._gangs.find)
         while not self._closing:
-            if self._bell.decide:
-                self._bell.decide = False
-                self._decide()
-            self._carry_out()
+            self._round()
             await self._tell()
-            await self._bell.heard(self._tick if self._books.active() else None)
+            self.begun.set()
+            await self._bell.heard(self._tick if self._books.active() or self._books.unwritten else None)
         await self._sharing.close(nobody_left=not self._books.gangs)
         for gang in self._books.gangs.values():
             gang.close()
+
+    def _round(self) -> None:
+        """Once around. What fails is tried again, at the latest with the next tick: the loop never ends by a fault."""
+        attempt(self._books.write_again, "what happened cannot be written down")
+        if self._bell.decide:
+            self._bell.decide = False
+            attempt(self._decide, f"the policy {self._policy_name} cannot be asked")
+        attempt(self._carry_out, "what the policy wants cannot be carried out")
+        attempt(self._share, "jobs cannot share slots")
 
     def close(self) -> None:
         """Let go; jobs that run go on."""
@@ -78,7 +90,7 @@ class Controller:
         self._policy = lambda state: []
         for job in self._books.active():
             job.target = ()
-            self._books.store.save(job)
+            self._gangs.guard(job, self._books.store.save)
         self._bell.ring()
         async with self._changed:
             await self._changed.wait_for(lambda: not self._books.gangs)
@@ -90,7 +102,7 @@ class Controller:
         active = books.active()
         self._leave_lost_hosts(active, set(live))
         spread = {number: _spread(gang) for number, gang in books.gangs.items()}
-        wanting = [job for job in active if job.wish is not Wish.CANCEL]
+        wanting = [job for job in active if job.wish is not Wish.CANCEL and job.number not in books.doomed]
         pairs = self._sharing.pairs(job.kind for job in wanting)
         service = books.holdings.service(now)
         state = moment(now, wanting, service, live, books.cluster.slots, self._shares, spread, pairs)
@@ -108,7 +120,11 @@ class Controller:
         books = self._books
         alive = {number: self._alive(number, gang) for number, gang in books.gangs.items()}
         for order in orders(books.active(), alive, books.cluster.slots):
-            self._obey(order)
+            self._gangs.guard(books.jobs[order.job], partial(self._obey, order))
+
+    def _share(self) -> None:
+        """Have those go on together that are to share slots."""
+        books = self._books
         steady = {job.number: job for job in books.active() if job.held == job.target and job.status is Status.RUNNING}
         self._sharing.carry_out(steady, books.gangs)
 
@@ -121,8 +137,7 @@ class Controller:
             unsure=number in self._books.unsure,
         )
 
-    def _obey(self, order: Order) -> None:
-        job = self._books.jobs[order.job]
+    def _obey(self, order: Order, job: Job) -> None:
         match order:
             case Launch():
                 self._gangs.launch(job)

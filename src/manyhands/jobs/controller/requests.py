@@ -38,6 +38,8 @@ def wish(books: Books, number: int, wanted: Wish) -> Job:
         UsageError: there is none, or it is over.
     """
     job = books.job(number)
+    if not job.file:
+        raise UsageError(f"job {number} cannot be gone on with: {job.error}")
     if job.status is Status.FAILED and wanted is Wish.RUN:
         job.ended, job.losses, job.error = None, 0, ""
     elif job.status.over:

@@ -92,7 +92,7 @@ async def _serve(
         make_token(default_token())
         nodes = RayNodes(settings.ray, home.namespace, settings.ray_slots, read_token(default_token()))
         hosts = await nodes.start()
-    cluster = Cluster(store.setting("slots") or (), settings.cuda)
+    cluster = Cluster(store.slots(), settings.cuda)
     cluster.become(hosts)
     for host in hosts:
         cluster.come(host)
