@@ -39,11 +39,19 @@ class Controller:
         policy: as `policy_of` reads it.
         shares: users' weights.
         tick: seconds between decisions while nothing happens.
+        umask: for the files that jobs make; -1: ours.
     """
 
-    def __init__(self, books: Books, policy: str, shares: Mapping[str, float] | None = None, tick: float = 5.0) -> None:
+    def __init__(
+        self,
+        books: Books,
+        policy: str,
+        shares: Mapping[str, float] | None = None,
+        tick: float = 5.0,
+        umask: int = -1,
+    ) -> None:
         self._books, self._bell = books, Bell()
-        self._gangs = Gangs(books, self._bell)
+        self._gangs = Gangs(books, self._bell, umask)
         slot_bytes = of_a_slot(len(books.cluster.hosts.get(HERE, ())))
         self._sharing = Sharing(books.store, slot_bytes, lambda: self._bell.ring(decide=True))
         self._policy_name, self._policy = policy, policy_of(policy)

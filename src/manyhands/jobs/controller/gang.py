@@ -174,14 +174,17 @@ def _checked(status: Any) -> dict[str, Any]:
     return {"workers": [], **status, "profile": shares}
 
 
-def launch(files: JobFiles, command: Sequence[str], cwd: str) -> subprocess.Popen[bytes]:
+def launch(files: JobFiles, command: Sequence[str], cwd: str, umask: int = -1) -> subprocess.Popen[bytes]:
     """Start `manyhands` with these arguments, so that it outlives us.
+
+    Args:
+        umask: for the files that it makes; -1: ours.
 
     Raises:
         OSError: it cannot be started there.
         UserError: the job has a process.
     """
-    files.path.mkdir(parents=True, exist_ok=True)
+    files.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     held = take(files.lock)
     if held is None:
         raise UserError(f"the job in {files.path} is being trained by another process.")
@@ -196,6 +199,7 @@ def launch(files: JobFiles, command: Sequence[str], cwd: str) -> subprocess.Pope
                 stderr=output,
                 pass_fds=(held,),
                 start_new_session=True,
+                umask=umask,
             )
         os.pwrite(held, str(process.pid).encode(), 0)
         return process

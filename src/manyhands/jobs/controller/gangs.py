@@ -32,10 +32,11 @@ class Gangs:
 
     Args:
         bell: rung whenever a gang has said something or is gone.
+        umask: for the files that jobs make; -1: ours.
     """
 
-    def __init__(self, books: Books, bell: Bell) -> None:
-        self._books, self._bell = books, bell
+    def __init__(self, books: Books, bell: Bell, umask: int = -1) -> None:
+        self._books, self._bell, self._umask = books, bell, umask
 
     def guard(self, job: Job, act: Callable[[Job], None]) -> None:
         """Do something for a job."""
@@ -79,7 +80,7 @@ class Gangs:
         job.held, job.status, job.error = job.target, Status.STARTING, ""
         self._books.holdings.write(job)  # first: whatever is started is accounted for
         try:
-            process = launch(files, arguments, job.cwd)
+            process = launch(files, arguments, job.cwd, self._umask)
         except OSError as error:
             self._fail(job, f"cannot start it in {job.cwd}: {error.strerror}")
             return

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import socket
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ class Home:
         self.log = self.path / "controller.log"
         self.database = self.path / "jobs.sqlite"
         self.secret = self.path / "controller.token"
+
+    def make(self) -> None:
+        """Make the directory, for this user alone; what is there already is taken from others' eyes, too."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.path != Path.home() and not self.path.stat().st_mode & stat.S_ISVTX:  # those are for more than us
+            _close(self.path)
+        database = [self.database.with_name(self.database.name + end) for end in ("", "-wal", "-shm")]
+        for path in (self.path / "jobs", self.log, self.lock, self.address, *database):
+            _close(path)
 
     @property
     def namespace(self) -> str:
@@ -80,3 +90,14 @@ class JobFiles:
         """Held by the process that trains it, from before it exists until it is gone."""
         self.output = path / "output.txt"
         """What that process prints."""
+
+
+def _close(path: Path) -> None:
+    """Let nobody but this user have a file or a folder, if it is this user's and there."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    mine = found.st_uid == os.geteuid() and (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode))
+    if mine and found.st_mode & 0o077:
+        path.chmod(found.st_mode & 0o700)
