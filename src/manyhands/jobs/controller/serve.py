@@ -1,27 +1,23 @@
 """The controller's process: takes the home, serves the API, and says when it is ready or why it is not.
 
-`manyhands up` starts it in the background (`start`) or is it (`serve`).
+`manyhands up` starts it in the background (`start.py`) or is it (`serve`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import http.client
-import json
 import os
 import socket
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from manyhands.engine import HERE
 from manyhands.engine.hosts import default_token, make_token, read_token
 from manyhands.engine.ray import RayNodes
-from manyhands.errors import UsageError, UserError
+from manyhands.errors import UserError
 from manyhands.jobs.controller.home import Home
 from manyhands.run.lock import sign, signed_by, take
 
@@ -36,7 +32,6 @@ if TYPE_CHECKING:
 PORT = 7420
 """Where the page is, if nothing else is there."""
 _ANSWER_SECONDS = 60.0
-_SHOWN_LINES, _SHOWN_BYTES = 15, 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +97,8 @@ async def _serve(
     from manyhands.jobs.live import live_page
 
     store, token = Store(home.database), home.make_secret()
-    nodes, hosts = None, settings.hosts
-    if settings.ray:
-        make_token(default_token())
-        nodes = RayNodes(settings.ray, home.namespace, settings.ray_slots, read_token(default_token()))
-        hosts = await nodes.start()
+    nodes = _nodes(home, settings)
+    hosts = settings.hosts if nodes is None else await nodes.start()
     books = _books(home, store, hosts, settings.cuda)
     controller = Controller(books, settings.policy, settings.shares, umask=umask)
     watchman = _watch(controller, nodes, hosts)
@@ -135,6 +127,14 @@ async def _serve(
     if nodes is not None:
         await nodes.close(ending.give_back)
     store.close()
+
+
+def _nodes(home: Home, settings: Settings) -> RayNodes | None:
+    """The nodes of a Ray cluster, if they are to be the hosts."""
+    if not settings.ray:
+        return None
+    make_token(default_token())
+    return RayNodes(settings.ray, home.namespace, settings.ray_slots, read_token(default_token()))
 
 
 def _books(home: Home, store: Store, hosts: Mapping[str, int], cuda: bool) -> Books:
@@ -231,66 +231,3 @@ def _listen(port: int | None) -> socket.socket:
         if port is None:
             return socket.create_server(("127.0.0.1", 0))
         raise UserError(f"cannot listen on port {port}: {error.strerror}. Leave out --port to take any.") from None
-
-
-def start(home: Home, settings: Settings) -> dict[str, Any]:
-    """Start a controller in the background. Returns its `pid`, `port`, `url` and `hosts` once it answers.
-
-    Raises:
-        UserError: it cannot run; the text says why.
-    """
-    home.make()
-    heard, say = os.pipe()
-    with os.fdopen(os.open(home.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as log:
-        before = log.seek(0, os.SEEK_END)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "manyhands.jobs.controller", str(home.path), json.dumps(asdict(settings)), str(say)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=(say,),
-            start_new_session=True,
-        )
-    os.close(say)
-    with os.fdopen(heard) as answers:
-        try:
-            answer = json.loads(answers.read() or "{}")
-        except KeyboardInterrupt:
-            process.terminate()
-            raise
-    if "error" in answer:
-        process.wait()
-        raise (UsageError if answer["usage"] else UserError)(answer["error"])
-    if not answer:
-        raise UserError(
-            f"the controller ended at once, with code {process.wait()}. The end of {home.log}:\n"
-            + _last_lines(home.log, before)
-        )
-    return answer
-
-
-def _last_lines(log: Path, begin: int) -> str:
-    """What was written since a place in the file, as far as a terminal shows it."""
-    with log.open("rb") as file:
-        file.seek(max(begin, file.seek(0, os.SEEK_END) - _SHOWN_BYTES))
-        return "\n".join(file.read().decode(errors="replace").splitlines()[-_SHOWN_LINES:])
-
-
-def main(arguments: list[str]) -> int:
-    """What `start` starts."""
-    home, settings, say = Home(Path(arguments[0])), Settings(**json.loads(arguments[1])), int(arguments[2])
-
-    def answer(found: dict[str, Any]) -> None:
-        os.write(say, json.dumps(found).encode())
-        os.close(say)
-
-    try:
-        serve(home, settings, answer)
-    except UserError as error:
-        sys.stderr.write(f"manyhands: {error}\n")
-        try:
-            answer({"error": str(error), "usage": isinstance(error, UsageError)})
-        except OSError:
-            pass  # it has said that it was ready
-        return 1
-    return 0
