@@ -4,9 +4,10 @@ import sqlite3
 
 import pytest
 
-from manyhands.errors import UsageError, UserError
-from manyhands.jobs.controller.record import Status, Submission, Wish
+from manyhands.errors import UserError
+from manyhands.jobs.controller.record import Status, Wish
 from manyhands.jobs.controller.store import Store
+from manyhands.jobs.controller.submission import Submission
 
 
 def submission(key="k", **changed):
@@ -50,9 +51,3 @@ def test_a_newer_format_is_left_alone(tmp_path):
     base.close()
     with pytest.raises(UserError, match="newer manyhands"):
         Store(path)
-
-
-@pytest.mark.parametrize("changed", [{"least": 0}, {"most": 0}, {"least": "1"}, {"arguments": [1]}, {"more": 1}])
-def test_what_is_no_submission(changed):
-    with pytest.raises(UsageError):
-        submission(**changed)

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from manyhands.errors import UserError
 from manyhands.plan import WAYS
 from manyhands.timeline import Recorder
 from manyhands.train.turns import Turns
@@ -159,3 +160,35 @@ class Other:
         except OSError:
             pass
         return self.taken
+
+
+@pytest.mark.parametrize("squat", ["linked file", "linked folder", "open folder", "a stranger's"])
+def test_what_a_stranger_may_have_put_there_is_not_used(tmp_path, squat):
+    """Shared memory is everybody's: who makes the slot's file first may want another one to be written or locked."""
+    folder, victim = tmp_path / "manyhands-slots", tmp_path / "victim"
+    file = folder / "slot-0"
+    match squat:
+        case "linked file":
+            folder.mkdir(mode=0o700)
+            file.symlink_to(victim)
+        case "linked folder":
+            (tmp_path / "other").mkdir(mode=0o700)
+            folder.symlink_to(tmp_path / "other")
+        case "open folder":
+            folder.mkdir()
+            folder.chmod(0o777)
+        case _:
+            if os.geteuid() != 0:
+                pytest.skip("only root can give a folder away")
+            folder.mkdir(mode=0o700)
+            os.chown(folder, 65534, 65534)
+    with pytest.raises(UserError, match=r"cannot take turns by .*slot-0.*Remove"):
+        Turns(file, "interleave")
+    assert not victim.exists() and not (tmp_path / "other" / "slot-0").exists()
+
+
+def test_the_files_are_this_users_alone(tmp_path):
+    turns = Turns(tmp_path / "manyhands-slots" / "slot-0", "interleave")
+    assert (tmp_path / "manyhands-slots").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "manyhands-slots" / "slot-0").stat().st_mode & 0o777 == 0o600
+    turns.close()

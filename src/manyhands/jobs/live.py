@@ -108,9 +108,17 @@ _SCRIPT = """
       tile('policy', found.controller.policy));
   }
   over.addEventListener('change', () => { if (found) showJobs(); });
+  let token = sessionStorage.getItem('token') || '';
+  function enter() {  // a link's token: kept for this tab, and gone from where others may read it
+    const given = new URLSearchParams(location.hash.slice(1)).get('token');
+    if (!given) return;
+    sessionStorage.setItem('token', token = given);
+    history.replaceState(null, '', location.pathname);
+  }
   async function ask(path) {
-    const answer = await fetch(path);
-    if (answer.status === 401) throw new Error('open the page with the link that `manyhands up` printed');
+    const answer = token && await fetch(path, {headers: {Authorization: 'Bearer ' + token}});
+    if (!token || answer.status === 401)
+      throw new Error('open the page with the link that `manyhands up` printed');
     if (!answer.ok) throw new Error((await answer.json()).error);
     return answer.json();
   }
@@ -135,6 +143,8 @@ _SCRIPT = """
       }
     }
   }
+  enter();
+  addEventListener('hashchange', enter);
   follow();
 })();
 """

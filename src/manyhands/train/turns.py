@@ -6,11 +6,13 @@ second byte: who has just let go cannot take the token again before the one who 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+from manyhands.errors import UserError
 from manyhands.plan import WAYS
 from manyhands.run.lock import region
 
@@ -22,14 +24,16 @@ class Turns:
     """One worker's place on a shared slot: a gate for its recorder.
 
     Args:
-        file: of the slot; made if it is not there.
+        file: of the slot; made if it is not there, and so is its folder.
         way: one of `plan.WAYS`.
         settle: called before a token is let go: what the phase began on a device has to be over by then.
+
+    Raises:
+        UserError: another user may have put the file there.
     """
 
     def __init__(self, file: Path, way: str, settle: Callable[[], None] = lambda: None) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = _open(file)
         self._way, self._table = way, WAYS[way]
         self._settle = settle
         self._has: str | None = None
@@ -74,3 +78,25 @@ class Turns:
 
     def _unlock(self, byte: int) -> None:
         fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, region(fcntl.F_UNLCK, byte, 1))
+
+
+def _open(file: Path) -> int:
+    """A slot's file, in a folder of this user alone: in shared memory others may have made one of that name.
+
+    Neither the folder nor the file may be a link: it could lead to any file that this user may write.
+    """
+    with contextlib.suppress(FileExistsError):
+        file.parent.mkdir(mode=0o700)
+    try:
+        folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(folder)
+            if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+                raise UserError(
+                    f"jobs cannot take turns by {file}: other users may write there. Remove the folder {file.parent}."
+                )
+            return os.open(file.name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise UserError(f"jobs cannot take turns by {file}: {error.strerror}. Remove {file.parent}.") from None

@@ -2,6 +2,7 @@
 
 from manyhands.jobs.controller.client import Client
 from manyhands.jobs.controller.home import Home
-from manyhands.jobs.controller.serve import PORT, Settings, serve, start
+from manyhands.jobs.controller.serve import PORT, Settings, serve
+from manyhands.jobs.controller.start import start
 
 __all__ = ["PORT", "Client", "Home", "Settings", "serve", "start"]

@@ -52,10 +52,12 @@ class Client:
             raise ConnectionRefusedError("it starts")
         link = http.client.HTTPConnection("127.0.0.1", address["port"], timeout=60.0)
         try:
-            headers = {"Authorization": f"Bearer {self._home.make_secret()}", "Content-Type": "application/json"}
+            headers = {"Authorization": f"Bearer {self._home.read_secret()}", "Content-Type": "application/json"}
             link.request(method, path, None if body is None else json.dumps(body), headers)
             response = link.getresponse()
             answer = json.loads(response.read())
+            if not isinstance(answer, dict):
+                raise ValueError
         except ValueError:
             raise ConnectionError("something else listens on its port") from None
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,10 +19,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from manyhands.errors import UserError
+from manyhands.jobs.controller import checks
 from manyhands.jobs.controller.home import JobFiles
+from manyhands.jobs.controller.trouble import complain
 from manyhands.run.lock import is_taken, signed_by, take, wait_until_free
 
 _ANSWER_SECONDS = 60.0
+_LARGE = 1 << 53
 _LISTENS_SECONDS = 0.1
 """Between attempts to reach a supervisor that starts: it loads torch and the job first."""
 
@@ -57,7 +61,8 @@ class Gang:
         self._listener = asyncio.create_task(self._listen())
 
         def wait() -> None:
-            wait_until_free(files.lock)
+            with contextlib.suppress(OSError):  # somebody has removed it
+                wait_until_free(files.lock)
             code = process.wait() if process is not None else None
             with contextlib.suppress(RuntimeError):  # the controller has ended meanwhile
                 self._loop.call_soon_threadsafe(self._ended, code, on_end)
@@ -78,9 +83,12 @@ class Gang:
         """Tell it something; blocks.
 
         Raises:
-            UserError: it refuses, or is not there.
+            UserError: it refuses, is not there, or answers nonsense.
         """
-        return self._files.run.ask(request, _ANSWER_SECONDS)
+        try:
+            return checks.table("its answer", self._files.run.ask(request, _ANSWER_SECONDS), 1000)
+        except (TypeError, RecursionError):
+            raise UserError(f"the supervisor of {self._files.run.path} answered nonsense.") from None
 
     def order(self, request: dict[str, Any], done: Callable[[dict[str, Any] | UserError], None]) -> None:
         """Tell it something, and hand over its answer."""
@@ -107,6 +115,11 @@ class Gang:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(process), signal.SIGINT)
 
+    def kill(self) -> None:
+        """End it at once; its workers end with it."""
+        with contextlib.suppress(OSError, ValueError, OverflowError):
+            os.kill(int(signed_by(self._files.lock)), signal.SIGKILL)
+
     def close(self) -> None:
         """Look away; it goes on."""
         self._listener.cancel()
@@ -114,6 +127,15 @@ class Gang:
     def _ended(self, code: int | None, on_end: Callable[[int | None], None]) -> None:
         self.close()
         on_end(code)
+
+    def _take(self, data: bytes) -> None:
+        """It says how it stands; what cannot be is no news, and the page need not stumble over it."""
+        try:
+            self.status = _checked(json.loads(data))
+        except (ValueError, RecursionError, UserError):
+            complain(f"the supervisor of {self._files.run.path} said what cannot be")
+            return
+        self._on_news()
 
     async def _listen(self) -> None:
         while True:
@@ -126,19 +148,43 @@ class Gang:
                 link.setblocking(False)
                 with contextlib.suppress(OSError):
                     while data := await self._loop.sock_recv(link, 1 << 20):
-                        self.status = json.loads(data)
-                        self._on_news()
+                        self._take(data)
             await asyncio.sleep(_LISTENS_SECONDS)
 
 
-def launch(files: JobFiles, command: Sequence[str], cwd: str) -> subprocess.Popen[bytes]:
+def _checked(status: Any) -> dict[str, Any]:
+    """What a supervisor says of itself, as far as it is used here.
+
+    Raises:
+        UserError: something of it is of another kind.
+    """
+    checks.table("it", status, 1000)
+    for name in ("step", "total_steps"):
+        checks.whole(name, status.get(name), 0, _LARGE)
+    for name in ("resizes", "supervisor"):
+        checks.whole(name, status.get(name, 0), 0, _LARGE)
+    for name in ("loss", "at"):
+        if not isinstance(status.get(name), float | int | None):
+            raise UserError(f"{name} is no number.")
+    profile = checks.table("profile", status.get("profile", {}), 1000)
+    for worker in checks.sequence("workers", status.get("workers", []), _LARGE):
+        checks.text("a worker's host", checks.table("a worker", worker, 1000).get("host"), checks.LONGEST_PATH)
+        checks.whole("a worker's process", worker.get("pid"), 0, _LARGE)
+    shares = {name: share for name, share in profile.items() if isinstance(share, float | int) and math.isfinite(share)}
+    return {"workers": [], **status, "profile": shares}
+
+
+def launch(files: JobFiles, command: Sequence[str], cwd: str, umask: int = -1) -> subprocess.Popen[bytes]:
     """Start `manyhands` with these arguments, so that it outlives us.
+
+    Args:
+        umask: for the files that it makes; -1: ours.
 
     Raises:
         OSError: it cannot be started there.
         UserError: the job has a process.
     """
-    files.path.mkdir(parents=True, exist_ok=True)
+    files.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     held = take(files.lock)
     if held is None:
         raise UserError(f"the job in {files.path} is being trained by another process.")
@@ -153,6 +199,7 @@ def launch(files: JobFiles, command: Sequence[str], cwd: str) -> subprocess.Pope
                 stderr=output,
                 pass_fds=(held,),
                 start_new_session=True,
+                umask=umask,
             )
         os.pwrite(held, str(process.pid).encode(), 0)
         return process

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import socket
+import stat
 from pathlib import Path
 from typing import Any
 
+from manyhands.errors import UsageError
+from manyhands.jobs.controller import checks
+from manyhands.jobs.controller.secret import make_secret, read_secret
 from manyhands.run import RunDirectory, write_json
 
 
@@ -30,6 +33,15 @@ class Home:
         self.database = self.path / "jobs.sqlite"
         self.secret = self.path / "controller.token"
 
+    def make(self) -> None:
+        """Make the directory, for this user alone; what is there already is taken from others' eyes, too."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.path != Path.home() and not self.path.stat().st_mode & stat.S_ISVTX:  # those are for more than us
+            _close(self.path)
+        database = [self.database.with_name(self.database.name + end) for end in ("", "-wal", "-shm")]
+        for path in (self.path / "jobs", self.log, self.lock, self.address, *database):
+            _close(path)
+
     @property
     def namespace(self) -> str:
         """A name that no other controller's home has, on any machine."""
@@ -39,25 +51,33 @@ class Home:
         return JobFiles(self.path / "jobs" / str(number))
 
     def make_secret(self) -> str:
-        """What clients have to know: readable by this user alone, and the same at every start."""
-        try:
-            descriptor = os.open(self.secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return self.secret.read_text().strip()
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(24) + "\n")
-        return self.make_secret()
+        """What clients have to know: readable by this user alone, and the same at every start.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        return make_secret(self.secret)
+
+    def read_secret(self) -> str:
+        """The same, as a client reads it.
+
+        Raises:
+            UserError: there is none, or the file is damaged.
+        """
+        return read_secret(self.secret)
 
     def publish(self, address: dict[str, Any]) -> None:
         """Let clients find the controller."""
         write_json(self.address, address)
 
     def published(self) -> dict[str, Any]:
-        """What the last controller said of itself; empty if there was none."""
+        """What the last controller said of itself; empty if there was none, or if the file is damaged."""
         try:
-            return json.loads(self.address.read_bytes())
-        except (FileNotFoundError, ValueError):
+            found = checks.table("the address", json.loads(self.address.read_bytes()), 10)
+            checks.whole("port", found.get("port"), 1, 65535)
+        except (OSError, ValueError, RecursionError, UsageError):
             return {}
+        return found
 
 
 class JobFiles:
@@ -70,3 +90,14 @@ class JobFiles:
         """Held by the process that trains it, from before it exists until it is gone."""
         self.output = path / "output.txt"
         """What that process prints."""
+
+
+def _close(path: Path) -> None:
+    """Let nobody but this user have a file or a folder, if it is this user's and there."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    mine = found.st_uid == os.geteuid() and (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode))
+    if mine and found.st_mode & 0o077:
+        path.chmod(found.st_mode & 0o700)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
-
-from manyhands.errors import UsageError
 
 
 class Wish(StrEnum):
@@ -79,43 +76,3 @@ class Job:
     def kind(self) -> str:
         """Jobs of a kind do the same to a slot."""
         return "\0".join((self.file, *self.arguments))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Submission:
-    """What a client says of a new job, checked."""
-
-    key: str
-    file: str
-    arguments: list[str]
-    cwd: str
-    name: str
-    user: str
-    least: int
-    most: int
-    priority: int = 0
-    flags: dict[str, str] = field(default_factory=dict)
-
-    @staticmethod
-    def read(data: dict[str, Any]) -> Submission:
-        """
-        Raises:
-            UsageError: a field is missing or of another kind.
-        """
-        try:
-            submission = Submission(**data)
-        except TypeError as error:
-            raise UsageError(f"a job cannot be submitted like this: {error}") from None
-        texts = (submission.key, submission.file, submission.cwd, submission.name, submission.user)
-        lists = (submission.arguments, list(submission.flags.values()))
-        numbers = (submission.least, submission.most, submission.priority)
-        if not (
-            all(isinstance(text, str) for text in (*texts, *lists[0], *lists[1]))
-            and all(isinstance(number, int) for number in numbers)
-        ):
-            raise UsageError("a job cannot be submitted like this: a field is of the wrong kind.")
-        if not 1 <= submission.least <= submission.most:
-            raise UsageError(
-                f"--workers {submission.least}:{submission.most}: write N, or MIN:MAX with 1 <= MIN <= MAX."
-            )
-        return submission

@@ -1,30 +1,37 @@
 """The controller's process: takes the home, serves the API, and says when it is ready or why it is not.
 
-`manyhands up` starts it in the background (`start`) or is it (`serve`).
+`manyhands up` starts it in the background (`start.py`) or is it (`serve`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import http.client
 import os
 import socket
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+import sqlite3
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from manyhands.engine import HERE
 from manyhands.engine.hosts import default_token, make_token, read_token
 from manyhands.engine.ray import RayNodes
-from manyhands.errors import UsageError, UserError
+from manyhands.errors import UserError
 from manyhands.jobs.controller.home import Home
 from manyhands.run.lock import sign, signed_by, take
 
+if TYPE_CHECKING:
+    import uvicorn
+
+    from manyhands.jobs.controller.books import Books
+    from manyhands.jobs.controller.controller import Controller
+    from manyhands.jobs.controller.store import Store
+    from manyhands.jobs.controller.watchman import Watchman
+
 PORT = 7420
 """Where the page is, if nothing else is there."""
+_ANSWER_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,47 +65,107 @@ def serve(home: Home, settings: Settings, ready: Callable[[dict[str, Any]], None
         import uvicorn  # noqa: F401
     except ImportError:
         raise UserError("a controller needs starlette and uvicorn: pip install 'manyhands[jobs]'.") from None
-    home.path.mkdir(parents=True, exist_ok=True)
-    held = take(home.lock)
-    if held is None:
-        raise UserError(
-            f"a controller runs on {home.path} already (process {signed_by(home.lock)}). `manyhands jobs` shows its "
-            "jobs, `manyhands down` ends it; MANYHANDS_HOME names another place."
-        )
-    sign(held)
-    home.address.unlink(missing_ok=True)
-    with _listen(settings.port) as listener:
-        asyncio.run(_serve(home, settings, listener, ready))
-    home.address.unlink(missing_ok=True)
-    os.close(held)
+    umask = os.umask(0o077)  # what the controller writes is for its owner's eyes; jobs are launched with the user's own
+    try:
+        home.make()
+        held = take(home.lock)
+        if held is None:
+            raise UserError(
+                f"a controller runs on {home.path} already (process {signed_by(home.lock)}). `manyhands jobs` shows "
+                "its jobs, `manyhands down` ends it; MANYHANDS_HOME names another place."
+            )
+        sign(held)
+        home.address.unlink(missing_ok=True)
+        try:
+            with _listen(settings.port) as listener:
+                asyncio.run(_serve(home, settings, listener, ready, umask))
+        finally:
+            home.address.unlink(missing_ok=True)
+            os.close(held)
+    finally:
+        os.umask(umask)
 
 
 async def _serve(
-    home: Home, settings: Settings, listener: socket.socket, ready: Callable[[dict[str, Any]], None]
+    home: Home, settings: Settings, listener: socket.socket, ready: Callable[[dict[str, Any]], None], umask: int
 ) -> None:
     import uvicorn
 
     from manyhands.jobs.controller.api import application
-    from manyhands.jobs.controller.cluster import Cluster
     from manyhands.jobs.controller.controller import Controller
     from manyhands.jobs.controller.store import Store
-    from manyhands.jobs.controller.watchman import Watchman
     from manyhands.jobs.live import live_page
 
     store, token = Store(home.database), home.make_secret()
-    nodes, hosts = None, settings.hosts
-    if settings.ray:
-        make_token(default_token())
-        nodes = RayNodes(settings.ray, home.namespace, settings.ray_slots, read_token(default_token()))
-        hosts = await nodes.start()
-    cluster = Cluster(store.setting("slots") or (), settings.cuda)
-    cluster.become(hosts)
-    for host in hosts:
-        cluster.come(host)
-    store.set([("slots", cluster.slots)])
-    controller = Controller(home, store, cluster, settings.policy, settings.shares)
-    watchman = Watchman(read_token(default_token()) if set(hosts) - {HERE} else b"", controller.host_changed)
-    watchman.watch_only(set(hosts) - {HERE})
+    nodes = _nodes(home, settings)
+    hosts = settings.hosts if nodes is None else await nodes.start()
+    books = _books(home, store, hosts, settings.cuda)
+    controller = Controller(books, settings.policy, settings.shares, umask=umask)
+    watchman = _watch(controller, nodes, hosts)
+    ending = _Ending(controller)
+    app = application(controller, token, live_page(), ending.down)
+    options = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+    server = ending.server = uvicorn.Server(options)
+    port = listener.getsockname()[1]
+    working, serving = asyncio.create_task(controller.run()), asyncio.create_task(server.serve(sockets=[listener]))
+    answers = asyncio.create_task(_answers(controller, port))
+    await asyncio.wait({working, serving, answers}, return_when=asyncio.FIRST_COMPLETED)
+    if answers.done() and not answers.exception():
+        home.publish({"pid": os.getpid(), "port": port})
+        url = f"http://127.0.0.1:{port}/#token={token}"
+        ready({"pid": os.getpid(), "port": port, "url": url, "hosts": dict(hosts)})
+        await asyncio.wait({working, serving}, return_when=asyncio.FIRST_COMPLETED)
+    watchman.close()
+    controller.close()
+    server.should_exit = True
+    await asyncio.wait({serving})
+    listener.close()  # who waits for an answer, as we may ourselves, need not wait any longer
+    answers.cancel()
+    for found in await asyncio.gather(serving, working, answers, return_exceptions=True):
+        if isinstance(found, Exception):
+            raise found
+    if nodes is not None:
+        await nodes.close(ending.give_back)
+    store.close()
+
+
+def _nodes(home: Home, settings: Settings) -> RayNodes | None:
+    """The nodes of a Ray cluster, if they are to be the hosts."""
+    if not settings.ray:
+        return None
+    make_token(default_token())
+    return RayNodes(settings.ray, home.namespace, settings.ray_slots, read_token(default_token()))
+
+
+def _books(home: Home, store: Store, hosts: Mapping[str, int], cuda: bool) -> Books:
+    """What is known at the start: the jobs of former controllers, and these hosts.
+
+    Raises:
+        UserError: the database cannot be read.
+    """
+    from manyhands.jobs.controller.books import Books
+    from manyhands.jobs.controller.cluster import Cluster
+
+    try:
+        cluster = Cluster(store.slots(), cuda)
+        cluster.become(hosts)
+        for host in hosts:
+            cluster.come(host)
+        store.set([("slots", cluster.slots)])
+        return Books.open(home, store, cluster)
+    except sqlite3.Error as error:
+        raise UserError(
+            f"{home.database} cannot be used: {error}. Move it away to begin anew; no run is in it."
+        ) from None
+
+
+def _watch(controller: Controller, nodes: RayNodes | None, hosts: Mapping[str, int]) -> Watchman:
+    """Have the controller know which hosts are there."""
+    from manyhands.jobs.controller.watchman import Watchman
+
+    others = set(hosts) - {HERE}
+    watchman = Watchman(read_token(default_token()) if others else b"", controller.host_changed)
+    watchman.watch_only(others)
     if nodes is not None:
 
         def changed(hosts: dict[str, int]) -> None:
@@ -106,41 +173,55 @@ async def _serve(
             watchman.watch_only(set(hosts))
 
         nodes.follow(changed)
-    give_back = False
-    ending: list[asyncio.Task[None]] = []
+    return watchman
 
-    async def down(leave: bool) -> None:
-        async def end() -> None:
-            nonlocal give_back
-            if not leave:
-                await controller.rest()
-                give_back = True
-            server.should_exit = True
 
-        ending.append(asyncio.create_task(end()))
+class _Ending:
+    """Ends the server when a client asks for it.
 
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application(controller, token, live_page(), down),
-            log_level="warning",
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-        )
-    )
-    port = listener.getsockname()[1]
-    address = {"pid": os.getpid(), "port": port, "url": f"http://127.0.0.1:{port}/?token={token}"}
-    home.publish({name: address[name] for name in ("pid", "port")})
-    ready(address | {"hosts": dict(hosts)})
-    working, serving = asyncio.create_task(controller.run()), asyncio.create_task(server.serve(sockets=[listener]))
-    await asyncio.wait({working, serving}, return_when=asyncio.FIRST_COMPLETED)
-    watchman.close()
-    controller.close()
-    server.should_exit = True
-    await serving
-    await working
-    if nodes is not None:
-        await nodes.close(give_back)
-    store.close()
+    Attributes:
+        give_back: nothing runs any more, and what was lent is not needed.
+    """
+
+    server: uvicorn.Server
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller, self.give_back = controller, False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def down(self, leave: bool) -> None:
+        """Begin to end; the answer to who asked for it comes first."""
+        self._tasks.append(asyncio.create_task(self._end(leave)))
+
+    async def _end(self, leave: bool) -> None:
+        if not leave:
+            await self._controller.rest()
+            self.give_back = True
+        self.server.should_exit = True
+
+
+async def _answers(controller: Controller, port: int) -> None:
+    """Until the controller has been around once, and answers: `up` says that it runs only if it does.
+
+    Raises:
+        UserError: it does not answer.
+    """
+
+    def ask() -> int:
+        link = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_SECONDS)
+        try:
+            link.request("GET", "/")
+            return link.getresponse().status
+        finally:
+            link.close()
+
+    await controller.begun.wait()
+    try:
+        status = await asyncio.to_thread(ask)
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(f"the controller does not answer on its own port {port}: {error}.") from None
+    if status != http.HTTPStatus.OK:
+        raise UserError(f"the controller answers on its own port {port} with {status}.")
 
 
 def _listen(port: int | None) -> socket.socket:
@@ -150,55 +231,3 @@ def _listen(port: int | None) -> socket.socket:
         if port is None:
             return socket.create_server(("127.0.0.1", 0))
         raise UserError(f"cannot listen on port {port}: {error.strerror}. Leave out --port to take any.") from None
-
-
-def start(home: Home, settings: Settings) -> dict[str, Any]:
-    """Start a controller in the background. Returns its `pid`, `port`, `url` and `hosts` once it answers.
-
-    Raises:
-        UserError: it cannot run; the text says why.
-    """
-    home.path.mkdir(parents=True, exist_ok=True)
-    heard, say = os.pipe()
-    with home.log.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "manyhands.jobs.controller", str(home.path), json.dumps(asdict(settings)), str(say)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=(say,),
-            start_new_session=True,
-        )
-    os.close(say)
-    with os.fdopen(heard) as answers:
-        try:
-            answer = json.loads(answers.read() or "{}")
-        except KeyboardInterrupt:
-            process.terminate()
-            raise
-    if "error" in answer:
-        process.wait()
-        raise (UsageError if answer["usage"] else UserError)(answer["error"])
-    if not answer:
-        raise UserError(f"the controller ended with code {process.wait()}. What it said is in {home.log}.")
-    return answer
-
-
-def main(arguments: list[str]) -> int:
-    """What `start` starts."""
-    home, settings, say = Home(Path(arguments[0])), Settings(**json.loads(arguments[1])), int(arguments[2])
-
-    def answer(found: dict[str, Any]) -> None:
-        os.write(say, json.dumps(found).encode())
-        os.close(say)
-
-    try:
-        serve(home, settings, answer)
-    except UserError as error:
-        sys.stderr.write(f"manyhands: {error}\n")
-        try:
-            answer({"error": str(error), "usage": isinstance(error, UsageError)})
-        except OSError:
-            pass  # it has said that it was ready
-        return 1
-    return 0

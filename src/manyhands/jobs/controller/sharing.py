@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import os
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from typing import Any
 
 from manyhands.engine import HERE
 from manyhands.errors import UserError
 from manyhands.jobs.controller.gang import Gang
-from manyhands.jobs.controller.home import Home
 from manyhands.jobs.controller.memory import used_by
 from manyhands.jobs.controller.record import Job
+from manyhands.jobs.controller.slot_files import SlotFiles
 from manyhands.jobs.controller.store import Store
 from manyhands.jobs.controller.trial import Mark, trial
+from manyhands.jobs.controller.trouble import complain
 from manyhands.jobs.pairs import Pairs, Speeds
+from manyhands.plan import WAYS
 
 _AGAIN_SECONDS = 2.0
 _LOOK_SECONDS = 2.0
@@ -37,22 +38,21 @@ class Sharing:
         changed: called when something new is known.
     """
 
-    def __init__(self, home: Home, store: Store, slot_bytes: int, changed: Callable[[], None]) -> None:
+    def __init__(self, store: Store, slot_bytes: int, changed: Callable[[], None]) -> None:
         self._store, self._changed = store, changed
-        kept = store.setting("pairs") or []
+        kept = _rows(store.setting("pairs"), str, str, float, float, str)
         self._pairs: Pairs[str] = Pairs({(a, b): (first, second) for a, b, first, second, _ in kept})
-        self._ways: dict[tuple[str, str], str] = {(a, b): way for a, b, _, _, way in kept}
+        self._ways: dict[tuple[str, str], str] = {(a, b): way for a, b, _, _, way in kept if way in WAYS}
         self._rates: dict[tuple[str, int], float] = {
-            (kind, workers): rate for kind, workers, rate in store.setting("rates") or []
+            (kind, workers): rate for kind, workers, rate in _rows(store.setting("rates"), str, int, float)
         }
         """Steps per second of a kind on so many workers, alone."""
-        self._peaks: dict[str, int] = dict(store.setting("peaks") or [])
+        self._peaks: dict[str, int] = dict(_rows(store.setting("peaks"), str, int))
         """Bytes of a worker of a kind, as far as was seen."""
         self._slot_bytes, self._looked = slot_bytes, 0.0
         self._trials: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._telling: set[asyncio.Task[None]] = set()
-        tag = hashlib.sha256(str(home.path).encode()).hexdigest()[:12]
-        self._files = Path("/dev/shm") / f"manyhands-{os.getuid()}-{tag}"
+        self._files = SlotFiles(store)
 
     def pairs(self, kinds: Iterable[str]) -> dict[tuple[str, str], Speeds]:
         """For the policy."""
@@ -108,13 +108,16 @@ class Sharing:
             self._store.set([("peaks", list(self._peaks.items()))])
             self._changed()
 
-    async def close(self) -> None:
+    async def close(self, nobody_left: bool) -> None:
+        """Stop trying; remove the slots' files if no gang is left that may use them."""
         tasks = [*self._trials.values(), *self._telling]
         for task in tasks:
             task.cancel()
         for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
+        if nobody_left:
+            self._files.remove()
 
     def _tell(self, runner: _Runner, way: str | None) -> None:
         async def tell() -> None:
@@ -130,7 +133,9 @@ class Sharing:
         keys = (host.kind, len(host.held)), (guest.kind, len(guest.held))
         try:
             found = await trial(first, second, (self._rates.get(keys[0]), self._rates.get(keys[1])))
-        except UserError:  # one of them ends, or evaluates: later again, if they are still there
+        except Exception as error:  # one of them ends, or evaluates: later again, if they are still there
+            if not isinstance(error, UserError):
+                complain(f"jobs {host.number} and {guest.number} cannot be tried on one slot")
             await asyncio.sleep(_AGAIN_SECONDS)
             self._trials.pop((host.number, guest.number), None)
             self._changed()
@@ -144,12 +149,24 @@ class Sharing:
         self._changed()
 
 
+def _rows(value: Any, *kinds: type) -> list[Any]:
+    """Rows of such columns, as far as a setting holds any; what is damaged is measured anew."""
+    found = []
+    for row in value if isinstance(value, list) else []:
+        if isinstance(row, list) and len(row) == len(kinds):
+            with contextlib.suppress(TypeError, ValueError, OverflowError):
+                cells = tuple(kind(cell) for kind, cell in zip(kinds, row, strict=True))
+                if all(not isinstance(cell, float) or 0.0 <= cell < math.inf for cell in cells):
+                    found.append(cells)
+    return found
+
+
 class _Runner:
     """A gang in a trial."""
 
-    def __init__(self, gang: Gang, slots: tuple[int, ...], files: Path) -> None:
+    def __init__(self, gang: Gang, slots: tuple[int, ...], files: SlotFiles) -> None:
         self.gang = gang
-        self._paths = [str(files / f"slot-{slot}") for slot in slots]
+        self._paths = [str(files.of(slot)) for slot in slots]
 
     def mark(self) -> Mark | None:
         status = self.gang.status

@@ -5,40 +5,35 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from manyhands.jobs.chart import Bar, chart_data
-from manyhands.jobs.controller.cluster import Cluster
-from manyhands.jobs.controller.gang import Gang
-from manyhands.jobs.controller.home import Home
+from manyhands.jobs.controller.books import Books
 from manyhands.jobs.controller.record import Job, Status
-from manyhands.jobs.controller.store import Stay
 
 _BARS = 5000
 """Stays on the page."""
 
 
-def show(
-    about: Mapping[str, Any], cluster: Cluster, jobs: Sequence[Job], gangs: Mapping[int, Gang], home: Home
-) -> dict[str, Any]:
+def show(about: Mapping[str, Any], books: Books) -> dict[str, Any]:
     """The controller, its hosts and jobs."""
     return {
         "now": time.time(),
         "controller": dict(about),
         "hosts": [
-            {"name": name, "slots": len(slots), "numbers": list(slots), "there": cluster.is_there(name)}
-            for name, slots in cluster.hosts.items()
+            {"name": name, "slots": len(slots), "numbers": list(slots), "there": books.cluster.is_there(name)}
+            for name, slots in books.cluster.hosts.items()
         ],
-        "jobs": [_job(job, cluster, gangs.get(job.number), home) for job in jobs],
+        "jobs": [_job(job, books) for job in books.jobs.values()],
     }
 
 
-def history(cluster: Cluster, jobs: Sequence[Job], stays: Sequence[Stay]) -> dict[str, Any]:
+def history(books: Books) -> dict[str, Any]:
     """Who held which slots when, as `chart.drawSlots` takes it: the last stays."""
-    now, stays = time.time(), stays[-_BARS:]
+    now, stays, cluster = time.time(), books.holdings.stays[-_BARS:], books.cluster
     shown = {stay.job for stay in stays}
-    jobs = [job for job in jobs if job.number in shown or not job.status.over]
+    jobs = [job for job in books.jobs.values() if job.number in shown or not job.status.over]
     origin = min([stay.began for stay in stays] + [job.submitted for job in jobs], default=now)
     used = set(cluster.live).union(*(stay.slots for stay in stays))
     slots = sorted(used, key=lambda slot: (cluster.slots[slot], slot))
@@ -61,7 +56,8 @@ def history(cluster: Cluster, jobs: Sequence[Job], stays: Sequence[Stay]) -> dic
     }
 
 
-def _job(job: Job, cluster: Cluster, gang: Gang | None, home: Home) -> dict[str, Any]:
+def _job(job: Job, books: Books) -> dict[str, Any]:
+    gang = books.gangs.get(job.number)
     status = gang.status if gang is not None else {}
     return {
         "id": job.number,
@@ -82,9 +78,9 @@ def _job(job: Job, cluster: Cluster, gang: Gang | None, home: Home) -> dict[str,
         "user": job.user,
         "submitted": job.submitted,
         "ended": job.ended,
-        "error": _why(job, len(cluster.live)),
+        "error": _why(job, len(books.cluster.live)),
         "weights_sha256": job.weights,
-        "directory": str(home.job(job.number).run.path),
+        "directory": str(books.home.job(job.number).run.path),
     }
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from manyhands.errors import UserError
-from manyhands.jobs.controller.record import Job, Status, Submission, Wish
+from manyhands.jobs.controller import checks
+from manyhands.jobs.controller.record import Job
+from manyhands.jobs.controller.rows import from_row, read_slots, to_row
+from manyhands.jobs.controller.submission import Submission
 
 _TABLES = """
 create table if not exists jobs (number integer primary key autoincrement, key text unique not null, row text not null);
@@ -44,6 +47,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         try:
             self._base = sqlite3.connect(path, isolation_level=None)
+            self._base.text_factory = lambda text: text.decode(errors="replace")
             self._base.execute("pragma journal_mode = wal")
             self._base.execute("pragma synchronous = full")
             (version,) = self._base.execute("pragma user_version").fetchone()
@@ -56,9 +60,9 @@ class Store:
 
     def add(self, submission: Submission, now: float) -> Job:
         """A new job; or the one that the same request made before."""
-        found = self._base.execute("select row from jobs where key = ?", (submission.key,)).fetchone()
+        found = self._base.execute("select number, key, row from jobs where key = ?", (submission.key,)).fetchone()
         if found:
-            return _job(found[0])
+            return from_row(*found)
         with self._base:
             self._base.execute("begin immediate")
             cursor = self._base.execute("insert into jobs (key, row) values (?, '')", (submission.key,))
@@ -77,8 +81,8 @@ class Store:
                 self._write(job)
 
     def jobs(self) -> list[Job]:
-        """All, in the order of submission."""
-        return [_job(row) for (row,) in self._base.execute("select row from jobs order by number")]
+        """All, in the order of submission; one whose row is damaged has failed."""
+        return [from_row(*found) for found in self._base.execute("select number, key, row from jobs order by number")]
 
     def holds(self, job: Job, now: float) -> None:
         """From now on a job holds the slots that its record says; what it held before ends."""
@@ -90,13 +94,22 @@ class Store:
             self._write(job)
 
     def stays(self) -> list[Stay]:
-        """In the order in which they began."""
-        rows = self._base.execute("select job, slots, began, ended from stays order by rowid")
-        return [Stay(job, tuple(json.loads(slots)), began, ended) for job, slots, began, ended in rows]
+        """In the order in which they began; without those that are damaged."""
+        found = self._base.execute("select job, slots, began, ended from stays order by rowid")
+        return [stay for row in found if (stay := _stay(*row)) is not None]
 
     def setting(self, name: str) -> Any:
+        """What was set; None if nothing was, or if it is damaged."""
         found = self._base.execute("select value from settings where name = ?", (name,)).fetchone()
-        return json.loads(found[0]) if found else None
+        try:
+            return json.loads(found[0]) if found else None
+        except (ValueError, TypeError, RecursionError):
+            return None
+
+    def slots(self) -> list[str]:
+        """By slot, its host, as they were numbered; empty if that is not known."""
+        found = self.setting("slots")
+        return found if isinstance(found, list) and all(isinstance(name, str) for name in found) else []
 
     def set(self, settings: Iterable[tuple[str, Any]]) -> None:
         with self._base:
@@ -107,15 +120,16 @@ class Store:
         self._base.close()
 
     def _write(self, job: Job) -> None:
-        self._base.execute("update jobs set row = ? where number = ?", (json.dumps(asdict(job)), job.number))
+        self._base.execute("update jobs set row = ? where number = ?", (to_row(job), job.number))
 
 
-_FIELDS = {field.name for field in fields(Job)}
-
-
-def _job(row: str) -> Job:
-    values = {name: value for name, value in json.loads(row).items() if name in _FIELDS}
-    job = Job(**values)
-    job.wish, job.status = Wish(job.wish), Status(job.status)
-    job.target, job.held = tuple(job.target), tuple(job.held)
-    return job
+def _stay(job: Any, slots: Any, began: Any, ended: Any) -> Stay | None:
+    try:
+        return Stay(
+            checks.whole("job", job, 0, 1 << 62),
+            read_slots(json.loads(slots)),
+            checks.number("began", began),
+            None if ended is None else checks.number("ended", ended),
+        )
+    except (UserError, ValueError, TypeError, RecursionError):
+        return None

@@ -1,0 +1,33 @@
+"""What a job's supervisor is told when it begins and when its slots change: a command line, and a request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from manyhands.jobs.controller.record import Job
+
+
+def train(job: Job, run: Path, begun: bool, hosts: str | None) -> list[str]:
+    """The arguments of `manyhands` that train a job on as many workers as its target has.
+
+    Args:
+        run: the run's directory.
+        begun: there is a run in it, to be gone on with.
+        hosts: where the workers are to be; None on a cluster of this machine alone.
+    """
+    command = ["train", *(("--resume", str(run)) if begun else (job.file, "--run-dir", str(run)))]
+    command += ["--workers", str(len(job.target))]
+    if hosts is not None:
+        command += ["--hosts", hosts]
+    for name, value in job.flags.items():
+        command += [f"--{name.replace('_', '-')}", value]
+    if not begun and job.arguments:
+        command += ["--", *job.arguments]
+    return command
+
+
+def resize(job: Job, hosts: str | None) -> dict[str, Any]:
+    """The request that has a gang go on with its target."""
+    request: dict[str, Any] = {"command": "resize", "workers": len(job.target)}
+    return request if hosts is None else request | {"hosts": hosts}
