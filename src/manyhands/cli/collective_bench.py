@@ -93,13 +93,13 @@ def bound(cluster: Cluster | None, operation: str, size: int) -> float | None:
     return size / float(packed(cluster, operation, root=root).certificate.bound)  # type: ignore[arg-type]
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, flag: str = "--sizes") -> int:
     """Bytes of "4096", "64KiB", "16MB"."""
     digits = text.rstrip("BKMGibkmg ")
     unit = text[len(digits) :].strip().lower()
     unit = unit + "b" if unit in ("k", "m", "g", "ki", "mi", "gi") else unit
     if not digits.isdigit() or int(digits) < 1 or unit not in _UNITS:
-        raise UsageError(f"--sizes {text}: write bytes as 4096, 64KiB or 16MB.")
+        raise UsageError(f"{flag} {text}: write bytes as 4096, 64KiB or 16MB.")
     return int(digits) * _UNITS[unit]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from manyhands.cli.collective_bench import parse_size
 from manyhands.cli.collective_options import How, Planned, Where, make_plan, write_text
 from manyhands.cli.command import Command
 from manyhands.plan import Option
@@ -35,7 +36,7 @@ class Plan(Command):
     """Which algorithm."""
     max_trees: Annotated[int | None, Option("N", "as many as it takes")] = None
     """Pack at most so many trees."""
-    size: Annotated[int, Option("BYTES")] = 16 << 20
+    size: Annotated[str, Option("BYTES")] = "16MiB"
     """How much data `--algorithm auto` is to be fast for."""
     json: bool = False
     """Print JSON: rates in bytes/s, times in s, and every tree with its edges."""
@@ -45,9 +46,10 @@ class Plan(Command):
     """Where to write it as Chakra execution traces of --size bytes besides, RANK.et each."""
 
     def run(self, job_arguments: list[str]) -> int:
+        size = parse_size(self.size, "--size")
         cluster = self.where.select()
         root = self.where.rooted(cluster)
-        planned = make_plan(cluster, self.where.operation, root, self.how, max_trees=self.max_trees, size=self.size)
+        planned = make_plan(cluster, self.where.operation, root, self.how, max_trees=self.max_trees, size=size)
         facts = describe(cluster, planned, canonical=self.how.canonical)
         if self.msccl is not None:
             from manyhands.collective.formats import to_msccl
@@ -56,7 +58,7 @@ class Plan(Command):
         if self.chakra is not None:
             from manyhands.collective.formats import chakra_traces
 
-            for rank, trace in enumerate(chakra_traces(planned.forest, self.size)):
+            for rank, trace in enumerate(chakra_traces(planned.forest, size)):
                 write_text(self.chakra / f"{planned.forest.algorithm}.{rank}.et", trace)
         if self.json:
             print(json.dumps(facts))

@@ -71,8 +71,13 @@ def declared(command: type) -> list[Declared]:
     return found
 
 
-def fields_of(command: type) -> Iterator[Declared]:
+@cache
+def fields_of(command: type) -> tuple[Declared, ...]:
     """The fields of a command or a group."""
+    return tuple(_fields(command))
+
+
+def _fields(command: type) -> Iterator[Declared]:
     hints = get_type_hints(command, include_extras=True)
     texts = _docstrings(command)
     for field in fields(command):

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import shutil
 import textwrap
 from collections.abc import Sequence
+from dataclasses import is_dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 from tyro.constructors import (
@@ -29,6 +32,8 @@ from manyhands.cli.look_over import look_over
 from manyhands.errors import UsageError
 
 T = TypeVar("T")
+_TO_TYPE = re.compile(r"([\w ]+: +)?(sudo )?manyhands [a-z]")
+"""A line that is to be typed, perhaps after words that say when."""
 _WIDEST = 100
 """Characters of a line of prose, where the terminal has more."""
 
@@ -68,28 +73,36 @@ def parse(command: type[T], called: str, own: Sequence[str], after: Sequence[str
 
 
 def _texts(command: type) -> tuple[str, str]:
-    """The first sentence of a command's docstring, and what follows: prose broken at the terminal's width, examples
-    (what is indented) as they stand."""
+    """The first sentence of a command's docstring, and what follows: prose broken at the terminal's width, lines to
+    type as they stand."""
     summary, *paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
     width = min(shutil.get_terminal_size().columns, _WIDEST)
-    shown = [
-        text if text.startswith(" ") else textwrap.fill(text, width, break_on_hyphens=False) for text in paragraphs
-    ]
+    shown = []
+    for lines in map(textwrap.dedent, paragraphs):
+        if all(_TO_TYPE.match(line) for line in lines.splitlines()):
+            shown.append(textwrap.indent(lines, "    "))
+        else:
+            shown.append(textwrap.fill(lines, width, break_on_hyphens=False))
     return summary, "\n\n".join(shown)
 
 
 def _rule(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """Every dataclass, as its fields declare it."""
-    if not hasattr(info.type, "__dataclass_fields__"):
+    """A command as one list of options: tyro would put those of groups last."""
+    if not is_dataclass(info.type):
         return None
-    found = tuple(_field(each) for each in fields_of(info.type))
-    return StructConstructorSpec(instantiate=info.type, fields=found)
+    found = tuple(_field(each) for each in declared(info.type))
+    return StructConstructorSpec(instantiate=partial(_make, info.type), fields=found)
+
+
+def _make(command: type, **values: Any) -> Any:
+    """The command, and its groups, of what was given."""
+    parts = {each.field: each for each in fields_of(command)}
+    made = {name: _make(each.kind, **values) if each.group else values[name] for name, each in parts.items()}
+    return command(**made)
 
 
 def _field(each: Declared) -> StructFieldSpec:
-    default = tyro.MISSING_NONPROP if each.needed or each.group else each.default
-    if each.group:
-        return StructFieldSpec(each.field, cast(type, Annotated[each.kind, tyro.conf.arg(name="")]), default)
+    default = tyro.MISSING_NONPROP if each.needed else each.default
     shown = f"(default: {each.shown_default})" if each.shown_default else "(required)" if each.needed else ""
     short = (each.option.short,) if each.option.short else None
     if each.kind is bool:
