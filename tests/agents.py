@@ -23,7 +23,7 @@ class LentHost:
         spare=False,
     ) -> None:
         command = [sys.executable, "-m", "manyhands", "agent", "--port", "0", "--token", str(token)]
-        command += ["--spare" if spare else "--no-spare"]
+        command += [] if spare else ["--no-spare"]
         self.process = wrap(command)
         self.lines: list[str] = []
         for line in self.process.stdout:

@@ -155,13 +155,6 @@ def test_a_run_directory_that_cannot_be_made(tmp_path):
     refused(cli("train", TINY, "--run-dir", tmp_path / "file" / "run"), 2, "cannot make the run directory")
 
 
-def test_help_needs_no_torch(tmp_path):
-    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    done = cli("train", "--help", env={**os.environ, "PYTHONPATH": str(tmp_path)})
-    assert done.returncode == 0
-    assert "--workers" in done.stdout
-
-
 def test_more_workers_than_cores_is_a_warning(runs):
     done = runs["crowd"][0]
     assert done.returncode == 0

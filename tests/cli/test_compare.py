@@ -21,7 +21,7 @@ REFUSED = "dp=8"
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     text = ";".join([*LAYOUTS[1:], REFUSED])
-    return folder, cli("compare", SLEEPING, "--layouts", text, "--steps", 4, "--directory", folder / "all")
+    return folder, cli("compare", SLEEPING, "--layouts", text, "--steps", 4, "--run-dir", folder / "all")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_exit_codes():
     ],
 )
 def test_wrong_flags_are_refused_before_anything_runs(flags, words, tmp_path):
-    done = cli("compare", SLEEPING, *flags, "--directory", tmp_path / "no")
+    done = cli("compare", SLEEPING, *flags, "--run-dir", tmp_path / "no")
     assert done.returncode == 2 and not (tmp_path / "no").exists()
     for word in words:
         assert word in done.stderr

@@ -72,7 +72,7 @@ class Chaos:
 
     def _move(self, job) -> bool:
         to = self.chance.choice([("here",), (self.host.name,), ("here", self.host.name)])
-        return self.home.cli("move", job["id"], "--to", *to).returncode == 0
+        return self.home.cli("move", job["id"], "--to", ",".join(to)).returncode == 0
 
     def close(self) -> None:
         self.home.close()

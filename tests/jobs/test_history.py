@@ -61,23 +61,25 @@ def test_the_page_shows_who_held_which_slot(written):
 def test_the_command(tmp_path):
     trace = tmp_path / "trace.csv"
     trace.write_text("submitted,workers,seconds,user\n0,2,10,a\n1,1,5,b\n2,9,1,b\n3,0,1,b\n")
-    files = ["--json", tmp_path / "out.json", "--page", tmp_path / "out.html"]
-    done = cli("simulate", trace, "--cluster", "2x2", "--policy", "fifo,las:5+consolidate", *files)
+    flags = ["--cluster", "2x2", "--policies", "fifo,las:5+consolidate", "--output", tmp_path / "out.html"]
+    done = cli("simulate", trace, *flags)
     assert done.returncode == 0, done.stderr
     assert "1 that ask for no worker, or never ran, are left out" in done.stdout
     assert "1 that ask for more than 4 workers are refused" in done.stdout
-    found = json.loads((tmp_path / "out.json").read_text())
+    found = json.loads(cli("simulate", trace, *flags, "--json").stdout)
     assert found["policies"]["fifo"]["completion"]["mean"] == 7.5
     assert found["policies"]["fifo"]["makespan"] == 10
     assert (tmp_path / "out.html").read_text().startswith("<!doctype html>")
 
 
 WRONG = {
-    "--policy fif": "there is no 'fif'",
+    "--policies fif": "--policies fif: there is no 'fif'",
     "--cluster 0x4": "no slot",
     "--cluster nowhere": "nowhere",
     "--jobs 0": "--jobs must be at least 1",
     "--load -1": "--load",
+    "nowhere.csv": "columns submitted, workers, seconds",
+    "--output jobs.json": "must end in .html",
 }
 
 

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
-from manyhands.cli.cluster_probe import Probe
 from manyhands.cli.cluster_tables import print_cluster
-from manyhands.cluster import (
-    PRESET_HELP,
-    PRESETS,
-    Cluster,
-    format_toml,
-    read_cluster,
-)
+from manyhands.cli.command import Command
 from manyhands.errors import UsageError, UserError
+from manyhands.plan import Option
+
+if TYPE_CHECKING:
+    from manyhands.cluster import Cluster
 
 
-@dataclass(frozen=True)
-class Show:
-    """Show the nodes and links of a cluster: manyhands cluster show dgx1v"""
+@dataclass(frozen=True, kw_only=True)
+class Show(Command):
+    """Show the nodes and links of a cluster.
 
-    cluster: tyro.conf.Positional[str]
+    manyhands cluster show dgx1v
+    """
+
+    cluster: Annotated[str, Option("CLUSTER", positional=True)]
     """A preset (see `manyhands cluster presets`) or a file: TOML, NCCL_TOPO_DUMP_FILE's XML, `nvidia-smi topo -m`."""
     json: bool = False
-    """As JSON: `name`, `nodes`, `links`, with bandwidths in bytes/s and latencies in s."""
+    """Print JSON: `name`, `nodes`, `links`, with bandwidths in bytes/s and latencies in s."""
     toml: bool = False
-    """As TOML, to be changed and read again."""
+    """Print TOML, to be changed and read again."""
 
     def run(self, job_arguments: list[str]) -> int:
         if self.json and self.toml:
             raise UsageError("--json and --toml exclude each other.")
         cluster = cluster_of_user(self.cluster)
+        from manyhands.cluster import format_toml
+
         if self.json:
             print(json.dumps(asdict(cluster)))
         elif self.toml:
@@ -44,36 +44,23 @@ class Show:
         return 0
 
 
-@dataclass(frozen=True)
-class Presets:
+@dataclass(frozen=True, kw_only=True)
+class Presets(Command):
     """List the clusters that are known by name."""
 
     def run(self, job_arguments: list[str]) -> int:
+        from manyhands.cluster import PRESET_HELP, PRESETS
+
         for name, what in PRESETS.items():
             print(f"{name:12} {what}")
         print(PRESET_HELP)
         return 0
 
 
-Command = (
-    Annotated[Show, tyro.conf.subcommand("show")]
-    | Annotated[Presets, tyro.conf.subcommand("presets")]
-    | Annotated[Probe, tyro.conf.subcommand("probe")]
-)
-
-
-@dataclass(frozen=True)
-class ClusterCommand:
-    """Describe clusters: hosts, devices, switches, and the links between them."""
-
-    command: tyro.conf.OmitSubcommandPrefixes[Annotated[Command, tyro.conf.arg(name="")]]
-
-    def run(self, job_arguments: list[str]) -> int:
-        return self.command.run(job_arguments)
-
-
 def cluster_of_user(text: str) -> Cluster:
     """What the command line names; a wrong name is wrong usage."""
+    from manyhands.cluster import read_cluster
+
     try:
         return read_cluster(text)
     except UserError as error:

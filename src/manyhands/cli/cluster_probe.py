@@ -4,37 +4,54 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from manyhands.cli.cluster_tables import print_cluster
-from manyhands.cluster import Cluster, format_toml
+from manyhands.cli.command import Command
 from manyhands.errors import UsageError, UserError
+from manyhands.plan import Option
+
+if TYPE_CHECKING:
+    from manyhands.cluster import Cluster
+
+_ALONE = """links are measured between hosts, and here it runs on one. Run it on each of them at once; with two:
+  manyhands cluster probe --rank 0 --world-size 2 --master {0}:29500    # here
+  manyhands cluster probe --rank 1 --world-size 2 --master {0}:29500    # on the other host
+or on hosts that this machine emulates: sudo manyhands lab mesh-4 -- manyhands cluster probe"""
 
 
-@dataclass(frozen=True)
-class Probe:
-    """Measure every link between hosts: run it on all of them at once, as torchrun or the lab do.
+@dataclass(frozen=True, kw_only=True)
+class Probe(Command):
+    """Measure every link between hosts; run it on all of them at once.
 
-    manyhands lab mesh-4 -- manyhands cluster probe
+        On the first of two hosts: manyhands cluster probe --rank 0 --world-size 2 --master FIRST:29500
+        On the other one:          manyhands cluster probe --rank 1 --world-size 2 --master FIRST:29500
+        On emulated ones:          sudo manyhands lab mesh-4 -- manyhands cluster probe
+
+    FIRST is the first host's address. torchrun and `manyhands lab` set what the three options say.
     """
 
-    rank: int | None = None
-    """This host's number. Default: RANK."""
-    world_size: int | None = None
-    """How many hosts take part. Default: WORLD_SIZE."""
-    master: str | None = None
-    """HOST:PORT of rank 0. Default: MASTER_ADDR and MASTER_PORT."""
-    output: Path | None = None
-    """Write the cluster there as TOML (rank 0)."""
+    rank: Annotated[int | None, Option("N", "RANK")] = None
+    """This host's number, from 0."""
+    world_size: Annotated[int | None, Option("N", "WORLD_SIZE")] = None
+    """How many hosts take part."""
+    master: Annotated[str | None, Option("HOST:PORT", "MASTER_ADDR and MASTER_PORT")] = None
+    """Where rank 0 listens; any free port of its host."""
+    output: Annotated[Path | None, Option("FILE", "nowhere", short="-o")] = None
+    """Where to write the cluster as TOML (rank 0)."""
     json: bool = False
-    """Print it as JSON."""
-    timeout: float = 60.0
-    """Seconds to wait for the others."""
+    """Print JSON: the cluster, as `manyhands cluster show --json` does."""
+    timeout: Annotated[float, Option("SECONDS")] = 60.0
+    """How long to wait for others before giving up."""
 
     def run(self, job_arguments: list[str]) -> int:
+        if self.rank is None and self.world_size is None and not {"RANK", "WORLD_SIZE"} & set(os.environ):
+            raise UsageError(_ALONE.format(socket.gethostname()))
         rank = _given(self.rank, "rank", "RANK")
         world = _given(self.world_size, "world-size", "WORLD_SIZE")
         if world < 2 or not 0 <= rank < world:
@@ -54,6 +71,8 @@ class Probe:
         return host, int(port)
 
     def _tell(self, cluster: Cluster, world: int, seconds: float) -> None:
+        from manyhands.cluster import format_toml
+
         if self.output is not None:
             self.output.write_text(format_toml(cluster))
         if self.json:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
-from manyhands.cluster import Cluster, Link, Node, format_bandwidth, format_latency
+if TYPE_CHECKING:
+    from manyhands.cluster import Cluster, Link, Node
 
 
 def print_cluster(cluster: Cluster) -> None:
     """Its nodes and links as tables."""
     from rich.console import Console
     from rich.table import Table
+
+    from manyhands.cluster import format_bandwidth, format_latency
 
     nodes = Table()
     for heading in ("node", "kind", "host", "can"):

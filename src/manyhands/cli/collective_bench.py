@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from manyhands.cli.command import Command
+from manyhands.cli.groups import ScaleOption
 from manyhands.errors import UsageError
+from manyhands.plan import Option
 
 if TYPE_CHECKING:
     from manyhands.bench import Fleet, Timing
@@ -18,26 +21,27 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, 
 _OWN = "manyhands"
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Time collectives on this machine, or on a cluster that it emulates: manyhands collective bench --ranks 4
+@dataclass(frozen=True, kw_only=True)
+class Bench(ScaleOption, Command):
+    """Time collectives on this machine, or on a cluster that it emulates.
+
+        manyhands collective bench --ranks 4
+        sudo manyhands collective bench --cluster star-4
 
     Ranks of this machine talk through shared memory. With --cluster every host is emulated (see `manyhands lab`; needs
     root), and times stand beside the bound: no schedule at all is faster on those links.
     """
 
-    ranks: int = 2
-    """Of this machine; with --cluster there is one for each device or host."""
-    cluster: str = ""
-    """A preset (see `manyhands cluster presets`) or a file."""
-    scale: float = 1.0
-    """Multiply the bandwidths of the cluster: one machine cannot emulate NVLinks, but a thousandth of them."""
-    sizes: str = "64KiB,1MiB,16MiB"
-    """Bytes of the whole: what all-gather gives out, what reduce-scatter takes in."""
-    operations: str = "all_reduce"
-    """all_reduce, reduce_scatter, all_gather, broadcast, reduce."""
-    against: str = "gloo"
-    """Another backend of torch.distributed to alternate with; none: only ours."""
+    ranks: Annotated[int, Option("N", "2, or what --cluster has")] = 2
+    """How many processes take part."""
+    cluster: Annotated[str, Option("CLUSTER", "this machine")] = ""
+    """A preset (see `manyhands cluster presets`) or a file: TOML, NCCL_TOPO_DUMP_FILE's XML, `nvidia-smi topo -m`."""
+    sizes: Annotated[str, Option("BYTES,...")] = "64KiB,1MiB,16MiB"
+    """How much data there is in all: what all-gather gives out, what reduce-scatter takes in."""
+    operations: Annotated[str, Option("OPERATION,...")] = "all_reduce"
+    """What is timed: all_reduce, reduce_scatter, all_gather, broadcast, reduce."""
+    against: Annotated[str, Option("BACKEND|none")] = "gloo"
+    """Another backend of torch.distributed to alternate with."""
     rounds: int = 5
     """Measurements of each."""
 
@@ -89,13 +93,13 @@ def bound(cluster: Cluster | None, operation: str, size: int) -> float | None:
     return size / float(packed(cluster, operation, root=root).certificate.bound)  # type: ignore[arg-type]
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, flag: str = "--sizes") -> int:
     """Bytes of "4096", "64KiB", "16MB"."""
     digits = text.rstrip("BKMGibkmg ")
     unit = text[len(digits) :].strip().lower()
     unit = unit + "b" if unit in ("k", "m", "g", "ki", "mi", "gi") else unit
     if not digits.isdigit() or int(digits) < 1 or unit not in _UNITS:
-        raise UsageError(f"--sizes {text}: write bytes as 4096, 64KiB or 16MB.")
+        raise UsageError(f"{flag} {text}: write bytes as 4096, 64KiB or 16MB.")
     return int(digits) * _UNITS[unit]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from manyhands.collective.forest import Forest, Operation
 from manyhands.errors import UsageError, UserError
+from manyhands.plan import Option
 
 if TYPE_CHECKING:
     from manyhands.cluster import Cluster
@@ -20,16 +21,16 @@ _MOST_BOUND = 64
 class Where:
     """Which machines, links and operation."""
 
-    cluster: str
+    cluster: Annotated[str, Option("CLUSTER")]
     """A preset (see `manyhands cluster presets`) or a file: TOML, NCCL_TOPO_DUMP_FILE's XML, `nvidia-smi topo -m`."""
-    devices: str = ""
-    """Only these, by name or number: 0,1,4. Default: all."""
-    links: str = ""
-    """Only links of these kinds: nvlink,pcie. Default: nvlink on dgx1v, else all."""
-    operation: Operation = "all_reduce"
+    devices: Annotated[str, Option("DEVICE,...", "all")] = ""
+    """Only these, by name or number: 0,1,4."""
+    links: Annotated[str, Option("KIND,...", "nvlink on dgx1v, else all")] = ""
+    """Only links of these kinds: nvlink,pcie."""
+    operation: Annotated[Operation, Option("|".join(get_args(Operation)))] = "all_reduce"
     """What is to be done."""
-    root: str = ""
-    """Of a broadcast or reduce, by name or number. Default: the first device."""
+    root: Annotated[str, Option("DEVICE", "the first")] = ""
+    """Where a broadcast or reduce has its root, by name or number."""
 
     def select(self) -> Cluster:
         """The part of the cluster that is meant.
@@ -63,6 +64,17 @@ class Where:
 
 
 @dataclass(frozen=True)
+class How:
+    """Which algorithm, and what binds it."""
+
+    algorithm: Annotated[str, Option("ALGORITHM")] = "packed"
+    """What plans it: packed, ring, bidirectional_ring, tree, star, hierarchical, halving_doubling, helper_hosts; auto:
+    the fastest."""
+    canonical: bool = False
+    """Only sums in the order of law 1, so that the result has the same bits on any machines."""
+
+
+@dataclass(frozen=True)
 class Planned:
     """A forest, and what is known of its bound."""
 
@@ -77,9 +89,8 @@ def make_plan(
     cluster: Cluster,
     operation: Operation,
     root: str | None,
-    name: str,
+    how: How,
     *,
-    canonical: bool,
     max_trees: int | None,
     size: int,
 ) -> Planned:
@@ -91,6 +102,7 @@ def make_plan(
     from manyhands.collective.choose import PACKED, build, choose
     from manyhands.collective.packing import packed
 
+    name, canonical = how.algorithm, how.canonical
     if name == PACKED:
         plan = packed(cluster, operation, root=root, max_trees=max_trees, canonical=canonical)
         return Planned(plan.forest, plan.certificate)

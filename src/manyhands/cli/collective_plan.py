@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-
-from manyhands.cli.collective_options import Planned, Where, make_plan, write_text
+from manyhands.cli.collective_bench import parse_size
+from manyhands.cli.collective_options import How, Planned, Where, make_plan, write_text
+from manyhands.cli.command import Command
+from manyhands.plan import Option
 
 if TYPE_CHECKING:
     from manyhands.cluster import Cluster
@@ -22,39 +23,34 @@ _MOST_RING = 256
 """Ranks up to which a ring is predicted beside the plan: it has a tree for each, with edges between all."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Plan a collective: manyhands collective plan --cluster dgx1v --devices 0,1,4"""
+@dataclass(frozen=True, kw_only=True)
+class Plan(Command):
+    """Plan a collective: how data should travel, how fast, and why not faster.
 
-    where: Annotated[Where, tyro.conf.arg(name="")]
-    algorithm: str = "packed"
-    """packed, ring, bidirectional_ring, tree, star, hierarchical, halving_doubling, helper_hosts; auto: the fastest."""
-    canonical: bool = False
-    """Only sums in the order of law 1, so that the result has the same bits on any machines."""
-    max_trees: int | None = None
+    manyhands collective plan --cluster dgx1v --devices 0,1,4
+    """
+
+    where: Where
+    """Which machines, links and operation."""
+    how: How = field(default_factory=How)
+    """Which algorithm."""
+    max_trees: Annotated[int | None, Option("N", "as many as it takes")] = None
     """Pack at most so many trees."""
-    size: int = 16 << 20
-    """Bytes that `--algorithm auto` is to be fast for."""
+    size: Annotated[str, Option("BYTES")] = "16MiB"
+    """How much data `--algorithm auto` is to be fast for."""
     json: bool = False
-    """As JSON: rates in bytes/s, times in s, and every tree with its edges."""
-    msccl: Path | None = None
-    """Also write it as MSCCL XML to this file."""
-    chakra: Path | None = None
-    """Also write it as Chakra execution traces of `size` bytes into this directory, RANK.et each."""
+    """Print JSON: rates in bytes/s, times in s, and every tree with its edges."""
+    msccl: Annotated[Path | None, Option("FILE", "nowhere")] = None
+    """Where to write it as MSCCL XML besides."""
+    chakra: Annotated[Path | None, Option("DIR", "nowhere")] = None
+    """Where to write it as Chakra execution traces of --size bytes besides, RANK.et each."""
 
     def run(self, job_arguments: list[str]) -> int:
+        size = parse_size(self.size, "--size")
         cluster = self.where.select()
         root = self.where.rooted(cluster)
-        planned = make_plan(
-            cluster,
-            self.where.operation,
-            root,
-            self.algorithm,
-            canonical=self.canonical,
-            max_trees=self.max_trees,
-            size=self.size,
-        )
-        facts = describe(cluster, planned, canonical=self.canonical)
+        planned = make_plan(cluster, self.where.operation, root, self.how, max_trees=self.max_trees, size=size)
+        facts = describe(cluster, planned, canonical=self.how.canonical)
         if self.msccl is not None:
             from manyhands.collective.formats import to_msccl
 
@@ -62,7 +58,7 @@ class Plan:
         if self.chakra is not None:
             from manyhands.collective.formats import chakra_traces
 
-            for rank, trace in enumerate(chakra_traces(planned.forest, self.size)):
+            for rank, trace in enumerate(chakra_traces(planned.forest, size)):
                 write_text(self.chakra / f"{planned.forest.algorithm}.{rank}.et", trace)
         if self.json:
             print(json.dumps(facts))

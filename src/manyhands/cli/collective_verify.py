@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-import tyro
-
+from manyhands.cli.command import Command
 from manyhands.errors import UsageError, UserError
+from manyhands.plan import Option
 
 
-@dataclass(frozen=True)
-class Verify:
-    """Check an MSCCL XML file by symbolic execution: manyhands collective verify FILE.xml"""
+@dataclass(frozen=True, kw_only=True)
+class Verify(Command):
+    """Check an MSCCL XML file by symbolic execution.
 
-    file: tyro.conf.Positional[Path]
-    """The algorithm."""
+    manyhands collective verify FILE.xml
+    """
+
+    file: Annotated[Path, Option("FILE", positional=True)]
+    """The algorithm, as MSCCL XML."""
 
     def run(self, job_arguments: list[str]) -> int:
         from manyhands.collective.formats import read_msccl

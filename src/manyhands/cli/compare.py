@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import sys
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
-from rich.console import Console
-from rich.table import Table
-
+from manyhands.cli.groups import ForJob
+from manyhands.cli.train import new_directory
 from manyhands.errors import UsageError
-from manyhands.plan import Collective, Device
+from manyhands.plan import DeviceOptions, Option
 
 if TYPE_CHECKING:
     from manyhands.report.comparison import Comparison, Entry
@@ -24,33 +21,28 @@ _WIDTH = 120
 """Of the table where it is not printed to a terminal."""
 
 
-@dataclass(frozen=True)
-class Compare:
-    """Run a job under several layouts for a few steps and compare them: manyhands compare examples/gpt.py --layouts
-    "dp=2; pp=2; pp=2,schedule=zb-h1" -- --layers 6
+@dataclass(frozen=True, kw_only=True)
+class Compare(ForJob):
+    """Run a job under several layouts for a few steps and compare them.
 
-    What follows -- are the flags of the job file's `job` function. One worker is always run too, first: all is
-    predicted from it and compared with it.
+        manyhands compare examples/gpt.py --layouts "dp=2; pp=2; pp=2,schedule=zb-h1" -- --layers 6
+
+    One worker is always run too, first: all is predicted from it and compared with it. What follows -- are the flags
+    of the job file's `job` function.
     """
 
-    job_file: tyro.conf.Positional[Path]
-    """Python file with a function `job(...) -> manyhands.Job`."""
-    layouts: str
-    """Layouts (docs/layouts.md), divided by semicolons."""
+    layouts: Annotated[str, Option("LAYOUT;...")]
+    """Layouts (docs/layouts.md), divided by semicolons; in quotes, for the shell."""
     steps: int = 8
     """Steps of each run. The first two warm up; the last is not timed, for it counts operators."""
-    directory: Path | None = None
-    """Where the runs and compare.html are written. Default: runs/NAME-compare-TIME."""
-    device: Device | None = None
-    """Default: CUDA where there is some, else the CPU."""
-    threads: int | None = None
-    """Threads per worker on the CPU. Default: 1."""
-    workers_per_device: int | None = None
-    """Workers that may share one CUDA device. Default: 1."""
-    collective: Collective | None = None
-    """How gradients travel between replicas. Default: auto."""
+    run_dir: Annotated[Path | None, Option("DIR", "runs/NAME-compare-TIME")] = None
+    """Where what is made is written: a directory that is not there yet, or empty."""
+    plan: DeviceOptions = field(default_factory=DeviceOptions)
+    """What all runs have in common."""
 
     def run(self, job_arguments: list[str]) -> int:
+        from rich.console import Console
+
         from manyhands.compare import Trials, compare, parse_layouts
         from manyhands.report.compare import write_comparison
 
@@ -59,17 +51,16 @@ class Compare:
                 f"--steps must be at least {_FEWEST}; it is {self.steps}. Two warm up, and the last counts."
             )
         layouts = parse_layouts(self.layouts)
-        directory = self.directory or _default_directory(self.job_file)
+        directory = self.run_dir or new_directory(f"{self.job_file.stem}-compare")
         if directory.exists() and any(directory.iterdir()):
-            raise UsageError(f"{directory} is not empty. Give another --directory.")
-        given = {name: getattr(self, name) for name in ("device", "threads", "workers_per_device", "collective")}
+            raise UsageError(f"{directory} is not empty. Give another --run-dir.")
         trials = Trials(
             directory=directory,
             job_file=self.job_file,
             arguments=job_arguments,
             layouts=layouts,
             steps=self.steps,
-            plan={name: value for name, value in given.items() if value is not None},
+            plan=self.plan.given(),
         )
         told = Console(stderr=True, highlight=False)
         with told.status("") as status:
@@ -91,6 +82,9 @@ def exit_code(comparison: Comparison) -> int:
 
 def print_comparison(comparison: Comparison) -> None:
     """The table: what was measured, and below it what was predicted, with the error."""
+    from rich.console import Console
+    from rich.table import Table
+
     from manyhands.report.compare import crowded, findings
     from manyhands.report.figures import COLUMNS, shortened
 
@@ -129,12 +123,3 @@ def _cells(comparison: Comparison, entry: Entry) -> list[str]:
         cells.append(text)
     cells.append("-" if alone else "same bits" if entry.same_bits else f"{entry.difference:.1e}")
     return cells
-
-
-def _default_directory(job_file: Path) -> Path:
-    base = Path("runs") / f"{job_file.stem}-compare-{time.strftime('%Y%m%d-%H%M%S')}"
-    path, count = base, 1
-    while path.exists():
-        count += 1
-        path = base.with_name(f"{base.name}-{count}")
-    return path

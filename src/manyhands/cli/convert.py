@@ -5,29 +5,29 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-import tyro
-
+from manyhands.cli.groups import ExistingRun
 from manyhands.errors import UsageError
+from manyhands.plan import Option
 from manyhands.run import RunDirectory
 
 _FORMATS = ("safetensors",)
 
 
-@dataclass(frozen=True)
-class Convert:
-    """Write the newest whole checkpoint of a run for other programs: manyhands convert RUN --to safetensors
+@dataclass(frozen=True, kw_only=True)
+class Convert(ExistingRun):
+    """Write the newest whole checkpoint of a run for other programs.
+
+        manyhands convert RUN --to safetensors
 
     The file has the model's own names and dtypes. A transformers model becomes a folder that from_pretrained loads.
     """
 
-    directory: tyro.conf.Positional[Path]
-    """The run directory."""
-    to: str = "safetensors"
-    """The format. There is safetensors."""
-    output: Path | None = None
-    """Where to. A name that ends in .safetensors is a file of the weights alone, any other a folder. Default:
-    RUN/model.safetensors, or for a transformers model the folder RUN/model."""
+    to: Annotated[str, Option("safetensors")] = "safetensors"
+    """The format."""
+    output: Annotated[Path | None, Option("PATH", "RUN/model.safetensors, or RUN/model/", short="-o")] = None
+    """Where to write it. A name that ends in .safetensors is a file of the weights alone, any other a folder."""
 
     def run(self, job_arguments: list[str]) -> int:
         if self.to not in _FORMATS:

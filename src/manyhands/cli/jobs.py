@@ -7,14 +7,16 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from manyhands.cli.command import Command
 
-@dataclass(frozen=True)
-class JobsCommand:
+
+@dataclass(frozen=True, kw_only=True)
+class Jobs(Command):
     """Show the jobs of the controller: how each stands, what it has, and who waits."""
 
     json: bool = False
-    """As JSON: `controller` with its `pid`, `hosts`, and `jobs` with `id`, `name`, `status`, `step`, `workers` (rank,
-    pid, host), `slots`, `weights_sha256`, `directory` and more."""
+    """Print JSON: `controller` with its `pid`, `hosts`, and `jobs` with `id`, `name`, `status`, `step`, `workers`
+    (rank, pid, host), `slots`, `weights_sha256`, `directory` and more."""
     all: bool = False
     """Also those that were over an hour ago."""
 

@@ -9,31 +9,37 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from typing import IO
-
-import tyro
+from typing import IO, TYPE_CHECKING, Annotated
 
 from manyhands.cli.cluster import cluster_of_user
+from manyhands.cli.command import Command
+from manyhands.cli.groups import ScaleOption
 from manyhands.errors import UsageError
-from manyhands.lab import Lab, Process
+from manyhands.plan import Option
+
+if TYPE_CHECKING:
+    from manyhands.lab import Process
 
 _GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
 
 
-@dataclass(frozen=True)
-class LabCommand:
-    """Run a command for every rank of an emulated cluster: manyhands lab mesh-4 -- python train.py
+@dataclass(frozen=True, kw_only=True)
+class Lab(ScaleOption, Command):
+    """Run a command for every rank of an emulated cluster.
 
-    Every host is a set of Linux namespaces, every link a cable shaped to its bandwidth. Needs root. The command finds
-    RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT (and the LOCAL_ ones) as under torchrun, and the cluster's description in
-    MANYHANDS_CLUSTER; {rank}, {world_size}, {node} and {master} in it are replaced. Hosts reach each other by name.
+        sudo manyhands lab mesh-4 -- python train.py
+
+    Every host is a set of Linux namespaces, every link a cable shaped to its bandwidth. Needs root, and
+    `pip install 'manyhands[lab]'`. The command finds RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT (and the LOCAL_ ones)
+    as under torchrun, and the cluster's description in MANYHANDS_CLUSTER; {rank}, {world_size}, {node} and {master} in
+    it are replaced. Hosts reach each other by name.
     """
 
-    cluster: tyro.conf.Positional[str]
+    after_dashes = "The command to run goes after --"
+
+    cluster: Annotated[str, Option("CLUSTER", positional=True)]
     """A preset (see `manyhands cluster presets`) or a file with a cluster."""
-    scale: float = 1.0
-    """Multiply all bandwidths: one machine cannot emulate NVLinks, but a thousandth of them."""
     apart: bool = False
     """Give every device a host of its own, and so emulate the links inside of machines too."""
     keep_going: bool = False
@@ -48,7 +54,9 @@ class LabCommand:
         cluster = cluster.apart() if self.apart else cluster
         if not cluster.ranks:
             raise UsageError(f"cluster {cluster.name} has no host or device to run a command on.")
-        with Lab(cluster) as lab:
+        from manyhands.lab import Lab as Emulated
+
+        with Emulated(cluster) as lab:
             pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
             processes = dict(zip(cluster.ranks, lab.run_all(job_arguments, **pipes), strict=True))
             readers: list[threading.Thread] = []

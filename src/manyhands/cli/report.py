@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import tyro
-
+from manyhands.cli.groups import ExistingRun
 from manyhands.run import RunDirectory
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, kw_only=True)
+class Report(ExistingRun):
     """Write report.html of a run, also while it runs."""
-
-    directory: tyro.conf.Positional[Path]
-    """The run directory."""
 
     def run(self, job_arguments: list[str]) -> int:
         from manyhands.report import write_report

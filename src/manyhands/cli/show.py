@@ -5,27 +5,25 @@ from __future__ import annotations
 import json
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import tyro
-
-from manyhands.engine import HERE
+from manyhands.cli.groups import ExistingRun
 from manyhands.errors import UserError
 from manyhands.run import RunDirectory, read_journal, read_json
 
 
-@dataclass(frozen=True)
-class Show:
+@dataclass(frozen=True, kw_only=True)
+class Show(ExistingRun):
     """Show how a run stands: its status, step and workers."""
 
-    directory: tyro.conf.Positional[Path]
-    """The run directory."""
     json: bool = False
-    """As JSON: `status`, `step`, `total_steps`, `loss`, `workers` and `servers` (rank, pid, host), `weights_sha256`."""
+    """Print JSON: `status`, `step`, `total_steps`, `loss`, `workers` and `servers` (rank, pid, host),
+    `weights_sha256`."""
 
     def run(self, job_arguments: list[str]) -> int:
         directory = RunDirectory.open(self.directory)
+        from manyhands.engine import HERE
+
         status = _status(directory)
         if self.json:
             print(json.dumps(status))

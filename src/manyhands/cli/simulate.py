@@ -9,67 +9,74 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import tyro
+from typing import TYPE_CHECKING, Annotated, Any
 
 from manyhands.cli.cluster import cluster_of_user
+from manyhands.cli.command import Command
 from manyhands.errors import UsageError
+from manyhands.plan import Option
 
 if TYPE_CHECKING:
     from manyhands.jobs.simulator import Figures, Trace
 
 
-@dataclass(frozen=True)
-class Simulate:
-    """Try policies on the jobs of a trace: manyhands simulate trace.csv --cluster 16x8 --policy fifo,las
+@dataclass(frozen=True, kw_only=True)
+class Simulate(Command):
+    """Try policies on the jobs of a trace.
 
-    Policies: fifo, priority, las (least attained service), fair (between users); +elastic, +consolidate and +pack add
-    to any, as in las+elastic. las:600:6000 has other levels, in slot-seconds. docs/jobs.md says what each does.
+        manyhands simulate --policies fifo,las
+        manyhands simulate examples/trace.csv --cluster 4x8 --policies fifo,las,fifo+elastic
+
+    A trace is a CSV with the columns submitted, workers, seconds (docs/simulator.md has the others); without one, jobs
+    are generated. Policies: fifo, priority, las (least attained service), fair (between users); +elastic, +consolidate
+    and +pack add to any, as in las+elastic. las:600:6000 has other levels, in slot-seconds.
     """
 
-    trace: tyro.conf.Positional[Path | None] = None
-    """CSV with columns submitted, workers, seconds (docs/simulator.md), or a public trace. Default: generated jobs."""
-    cluster: str = "8x8"
-    """HOSTSxSLOTS, a preset (`manyhands cluster presets`) or a file with a cluster, whose devices are slots."""
-    policy: str = "fifo,las"
-    """Policies, side by side."""
-    jobs: int | None = None
-    """Only so many, the first ones. Of generated jobs: how many; default 2000."""
-    load: float | None = None
-    """Slot-seconds asked for, over those that there are while jobs come. Default: 1; of a trace, as it was."""
-    elastic: float = 0.0
+    trace: Annotated[Path | None, Option("TRACE", "generated jobs", positional=True)] = None
+    """CSV with columns submitted, workers, seconds (docs/simulator.md), or a public trace."""
+    cluster: Annotated[str, Option("HOSTSxSLOTS|CLUSTER")] = "8x8"
+    """How many hosts with how many slots each; or a preset (see `manyhands cluster presets`) or a file, whose devices
+    are slots."""
+    policies: Annotated[str, Option("POLICY,...")] = "fifo,las"
+    """Policies to try, side by side."""
+    jobs: Annotated[int | None, Option("N", "all of a trace; 2000 generated ones")] = None
+    """How many jobs there are, at most: the first ones."""
+    load: Annotated[float | None, Option("X", "1; of a trace, as it was")] = None
+    """Slot-seconds asked for, over those that there are while jobs come."""
+    elastic: Annotated[float, Option("FRACTION")] = 0.0
     """Of generated jobs: the share that can use four times the workers that they need."""
-    spread: float = 1.0
+    spread: Annotated[float, Option("FRACTION")] = 1.0
     """Of generated jobs: the speed of a gang on more hosts than it needs, over that on as few as can be."""
     seed: int = 0
-    """Of generated jobs."""
-    pairs: Path | None = None
-    """For +pack: speeds of jobs that share slots, by kind (docs/simulator.md). Generated jobs are of its kinds; without
-    it they are of 26 generated ones."""
-    trial: float = 60.0
-    """For +pack: seconds after which the speeds of two that share slots are known. 0: all are known from the start."""
-    restart: float = 5.0
-    """Seconds that a job stands still after a pause, a move or a resize."""
-    tick: float = 300.0
-    """Seconds between decisions while jobs wait and none comes or ends; up to four times as many while nothing is
+    """Of generated jobs: which ones."""
+    pairs: Annotated[Path | None, Option("FILE", "of generated jobs, 26 generated kinds")] = None
+    """For +pack: speeds of jobs that share slots, by kind (docs/simulator.md). Generated jobs are of its kinds."""
+    trial: Annotated[float, Option("SECONDS")] = 60.0
+    """For +pack: after how long the speeds of two that share slots are known. 0: all are known from the start."""
+    restart: Annotated[float, Option("SECONDS")] = 5.0
+    """How long a job stands still after a pause, a move or a resize."""
+    tick: Annotated[float, Option("SECONDS")] = 300.0
+    """Time between decisions while jobs wait and none comes or ends; up to four times as much while nothing is
     decided."""
-    page: Path | None = None
-    """Also write a page there: who held which slot when, and how many waited."""
-    json: Path | None = None
-    """Also write the figures there."""
+    output: Annotated[Path | None, Option("FILE.html", "nowhere", short="-o")] = None
+    """Where to write a page: who held which slot when, and how many waited."""
+    json: bool = False
+    """Print JSON: the figures of every policy, instead of the table."""
 
     def run(self, job_arguments: list[str]) -> int:
         from manyhands.jobs.policies import policy_of
         from manyhands.jobs.simulator import World, figures, simulate
 
-        names = [name.strip() for name in self.policy.split(",")]
-        policies = {name: policy_of(name, self.restart) for name in names}
+        names = [name.strip() for name in self.policies.split(",")]
+        try:
+            policies = {name: policy_of(name, self.restart) for name in names}
+        except UsageError as error:
+            raise UsageError(str(error).replace("--policy", "--policies", 1)) from None
         self._check()
         hosts = _hosts(self.cluster)
         trace, pairs = self._trace(sum(hosts), any("pack" in name for name in names))
         for note in _without_effect(trace, names, pairs):
-            print(f"note: {note}")
+            print(f"note: {note}", file=sys.stderr if self.json else sys.stdout)
         world = World(hosts=hosts, restart=self.restart, tick=self.tick, pairs=pairs, trial=self.trial or None)
         found: dict[str, dict[str, Any]] = {}
         results: dict[str, Figures] = {}
@@ -80,19 +87,27 @@ class Simulate:
             outcome = simulate(trace, world, policy)
             outcomes[name], results[name], refused = outcome, figures(outcome), len(outcome.refused)
             found[name] = results[name].as_dict() | {"simulated_in": time.perf_counter() - began}
-        _print(trace, hosts, results, refused)
-        if self.page is not None:
+        if self.json:
+            about = {"trace": trace.name, "jobs": len(trace), "hosts": list(hosts), "load": trace.load(sum(hosts))}
+            print(json.dumps({**about, "refused": refused, "policies": found}, indent=2))
+        else:
+            _print(trace, hosts, results, refused)
+        if self.output is not None:
             from manyhands.jobs.history import history_page
 
             about = _about(trace, hosts)
-            self.page.write_text(history_page(trace.name, about, hosts, outcomes, results))
-            print(f"page: {self.page}")
-        if self.json is not None:
-            about = {"trace": trace.name, "jobs": len(trace), "hosts": list(hosts), "load": trace.load(sum(hosts))}
-            self.json.write_text(json.dumps({**about, "refused": refused, "policies": found}, indent=2) + "\n")
+            self.output.write_text(history_page(trace.name, about, hosts, outcomes, results))
+            print(f"page: {self.output}", file=sys.stderr if self.json else sys.stdout)
         return 0
 
     def _check(self) -> None:
+        if self.trace is not None and not self.trace.is_file():
+            raise UsageError(
+                f"there is no trace {self.trace}. A trace is a CSV with the columns submitted, workers, seconds "
+                "(docs/simulator.md; examples/trace.csv is one). Without one, jobs are generated."
+            )
+        if self.output is not None and self.output.suffix != ".html":
+            raise UsageError(f"--output {self.output}: the name must end in .html. --json prints the figures.")
         if self.jobs is not None and self.jobs < 1:
             raise UsageError(f"--jobs must be at least 1; it is {self.jobs}.")
         if not 0 <= self.elastic <= 1 or not 0 < self.spread <= 1:

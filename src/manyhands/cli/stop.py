@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import tyro
-
+from manyhands.cli.groups import ExistingRun
 from manyhands.run import RunDirectory
 
 
-@dataclass(frozen=True)
-class Stop:
-    """End a running job at its next step boundary, with a checkpoint from which it can be resumed."""
+@dataclass(frozen=True, kw_only=True)
+class Stop(ExistingRun):
+    """End a running job at its next step boundary, with a checkpoint.
 
-    directory: tyro.conf.Positional[Path]
-    """The run directory."""
+    Go on later: manyhands train --resume RUN
+    """
 
     def run(self, job_arguments: list[str]) -> int:
         RunDirectory.open(self.directory).ask({"command": "stop"})

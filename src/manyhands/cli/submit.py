@@ -6,52 +6,49 @@ import getpass
 import json
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Annotated, Any
 
-import tyro
-
+from manyhands.cli.groups import ForJob
 from manyhands.errors import UsageError
-from manyhands.plan import Device, Layout, Sync
+from manyhands.plan import JobOptions, Layout, Option, Plan
+from manyhands.supervise import Care
 
 
-@dataclass(frozen=True)
-class Submit:
-    """Have the controller train a job: manyhands submit job.py --workers 2 -- --layers 6
+@dataclass(frozen=True, kw_only=True)
+class Submit(ForJob):
+    """Have the controller train a job.
 
-    What follows -- are the flags of the job file's `job` function.
+        manyhands submit my_job.py --workers 2 -- --width 256
+        manyhands submit my_job.py --workers 1:4 --priority 2
+
+    What follows -- are the flags of the job file's `job` function. `manyhands up` starts a controller.
     """
 
-    job_file: tyro.conf.Positional[Path]
-    """Python file with a function `job(...) -> manyhands.Job`."""
-    workers: str | None = None
-    """N, or MIN:MAX for a job that may grow and shrink while it runs. Default: 1, or what the layout has."""
+    workers: Annotated[str | None, Option("N|MIN:MAX", "1, or what the layout has")] = None
+    """Processes that share every batch. With MIN:MAX the job may grow and shrink while it runs."""
     priority: int = 0
     """Higher goes first."""
-    name: str | None = None
-    """Default: the file's."""
-    user: str | None = None
-    """On whose behalf. Default: you."""
-    layout: str | None = None
-    """How the work is divided among the workers: pp=2,dp=2 and so on (docs/layouts.md)."""
-    sync: str | None = None
-    """When replicas agree (docs/sync.md)."""
-    device: Device | None = None
-    """Default: CUDA where there is some, else the CPU."""
-    threads: int | None = None
-    """Threads per worker on the CPU. Default: 1."""
+    name: Annotated[str | None, Option("NAME", "the file's")] = None
+    """What the job is called."""
+    user: Annotated[str | None, Option("NAME", "you")] = None
+    """On whose behalf it runs."""
+    plan: JobOptions = field(default_factory=JobOptions)
+    """How the job is run."""
+    care: Care = field(default_factory=Care)
+    """How its workers are looked after."""
     json: bool = False
-    """Print the new job as JSON: `id`, `status`."""
+    """Print JSON: the new job's `id` and `status`."""
 
     def run(self, job_arguments: list[str]) -> int:
         from manyhands.jobs.controller import Client
 
         if not self.job_file.is_file():
             raise UsageError(f"the job file {self.job_file} does not exist.")
-        layout = Layout.parse(self.layout) if self.layout is not None else None
+        layout = Layout.parse(self.plan.layout) if self.plan.layout is not None else None
         least, most = _workers(self.workers, layout)
-        sync = str(Sync.parse(self.sync)) if self.sync is not None else None
-        given = {"layout": self.layout, "sync": sync, "device": self.device, "threads": self.threads}
+        Plan(**self.plan.given())  # refuses now what would fail when it is started
         answer = Client().post(
             "/api/jobs",
             {
@@ -64,7 +61,7 @@ class Submit:
                 "least": least,
                 "most": most,
                 "priority": self.priority,
-                "flags": {name: str(value) for name, value in given.items() if value is not None},
+                "flags": {name: str(value) for name, value in (self.plan.given() | _changed(self.care)).items()},
             },
         )
         if self.json:
@@ -72,6 +69,11 @@ class Submit:
         else:
             print(f"job {answer['id']} is submitted. See `manyhands jobs`, `manyhands logs {answer['id']} -f`.")
         return 0
+
+
+def _changed(care: Care) -> dict[str, Any]:
+    """What is not as it is by default."""
+    return {f.name: getattr(care, f.name) for f in fields(care) if getattr(care, f.name) != f.default}
 
 
 def _workers(text: str | None, layout: Layout | None) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""`manyhands train`: train a job on this machine."""
+"""`manyhands train`: train a job, here or on several machines."""
 
 from __future__ import annotations
 
@@ -7,53 +7,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
+from manyhands.cli.command import FOR_THE_JOB, Command
+from manyhands.cli.groups import TokenOption
 from manyhands.errors import UsageError
-from manyhands.plan import Collective, Device
-from manyhands.supervise import Care, Session, run_session
+from manyhands.plan import Option, PlanOptions
+from manyhands.supervise import Care
 
 
-@dataclass(frozen=True)
-class Train:
-    """Train a job: manyhands train examples/gpt.py --workers 2 -- --layers 6
+@dataclass(frozen=True, kw_only=True)
+class Train(Command):
+    """Train a job, or go on with a run.
 
-    What follows -- are the flags of the job file's `job` function; `-- --help` lists them.
+        manyhands train my_job.py --workers 2 -- --width 256
+        manyhands train --resume RUN
+
+    What follows -- are the flags of the job file's `job` function; `manyhands train my_job.py -- --help` lists them.
     """
 
-    job_file: tyro.conf.Positional[Path | None] = None
+    after_dashes = FOR_THE_JOB
+
+    job_file: Annotated[Path | None, Option("JOB_FILE", "that of the run that is resumed", positional=True)] = None
     """Python file with a function `job(...) -> manyhands.Job`."""
-    workers: int | None = None
-    """Processes that share every batch. Default: one per CUDA device, or one."""
-    layout: str | None = None
-    """How the work is divided among them: pp=2,dp=2 or tp=2 and so on (docs/layouts.md). Default: replicas."""
-    run_dir: Path | None = None
-    """Where the run is written. Default: runs/NAME-TIME."""
-    resume: Path | None = None
+    run_dir: Annotated[Path | None, Option("DIR", "runs/NAME-TIME")] = None
+    """Where what is made is written: a directory that is not there yet, or empty."""
+    resume: Annotated[Path | None, Option("RUN")] = None
     """Go on with the run in this directory, from its newest whole checkpoint."""
-    device: Device | None = None
-    """Default: CUDA where there is some, else the CPU."""
-    threads: int | None = None
-    """Threads per worker on the CPU. Default: 1. Part of what fixes the bits of the result."""
-    workers_per_device: int | None = None
-    """Workers that may share one CUDA device. Default: 1."""
-    collective: Collective | None = None
-    """How gradients travel between workers. Default: auto. The sums are the same bits whatever it is."""
-    sync: str | None = None
-    """When replicas agree: allreduce (every step), server,servers=2 (parameter servers), local,every=16 (every so many
-    steps) and so on (docs/sync.md). Default: allreduce."""
-    slow: str | None = None
-    """RANK:FACTOR, as in 1:3: make worker 1 three times slower, to see what that does. For experiments."""
-    hosts: str | None = None
-    """here,NAME[:PORT],...: machines of the workers; `manyhands agent` runs on the others. here=3,NAME=1 says how many
-    are on each. Default: this one."""
-    server_hosts: str | None = None
-    """The same for parameter servers, a machine for each. Default: where the workers are."""
-    token: Path | None = None
-    """What the agents know. Default: token in $MANYHANDS_HOME, or in ~/.manyhands."""
-    tracker: tuple[Literal["tensorboard"], ...] = ()
-    """Also write the figures there."""
-    care: Annotated[Care, tyro.conf.arg(name="")] = field(default_factory=Care)
+    plan: PlanOptions = field(default_factory=PlanOptions)
+    """How the job is run."""
+    token: TokenOption = field(default_factory=TokenOption)
+    """What the agents know."""
+    tracker: Annotated[Literal["tensorboard"] | None, Option("tensorboard", "none")] = None
+    """Where the figures are written besides the run's own files."""
+    care: Care = field(default_factory=Care)
     """How the gang is looked after."""
     quiet: bool = False
     """Print nothing but what the workers print and what goes wrong."""
@@ -67,35 +52,25 @@ class Train:
             )
         if self.resume is not None and self.run_dir is not None:
             raise UsageError("--resume and --run-dir exclude each other: a resumed run stays in its directory.")
-        given = {
-            "workers": self.workers,
-            "layout": self.layout,
-            "device": self.device,
-            "threads": self.threads,
-            "workers_per_device": self.workers_per_device,
-            "collective": self.collective,
-            "sync": self.sync,
-            "slow": self.slow,
-            "hosts": self.hosts,
-            "server_hosts": self.server_hosts,
-        }
+        from manyhands.supervise import Session, run_session
+
         return run_session(
             Session(
-                directory=self.resume or self.run_dir or _default_directory(self.job_file),
+                directory=self.resume or self.run_dir or new_directory(self.job_file.stem if self.job_file else "run"),
                 job_file=self.job_file,
                 arguments=job_arguments,
-                plan={name: value for name, value in given.items() if value is not None},
+                plan=self.plan.given(),
                 care=self.care,
-                trackers=self.tracker,
-                token=self.token,
+                trackers=(self.tracker,) if self.tracker else (),
+                token=self.token.token,
                 quiet=self.quiet,
                 debug=self.debug,
             )
         )
 
 
-def _default_directory(job_file: Path | None) -> Path:
-    name = job_file.stem if job_file else "run"
+def new_directory(name: str) -> Path:
+    """runs/NAME-TIME, where that is not there yet."""
     base = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, count = base, 1
     while path.exists():

@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from manyhands.engine import HERE
+from manyhands.cli.command import Command
 from manyhands.errors import UsageError, UserError
+from manyhands.plan import Option
 
 _REACH_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
-class Up:
-    """Start a controller: a queue of jobs on the slots of this machine, which outlives this command.
+@dataclass(frozen=True, kw_only=True)
+class Up(Command):
+    """Start a controller: a queue of jobs on the slots of a cluster.
 
-    manyhands up --slots 4; then manyhands submit job.py --workers 2, manyhands jobs, manyhands down
+        manyhands up --slots 4
+        manyhands submit my_job.py --workers 2
+
+    It outlives this command; `manyhands jobs` shows its jobs, and `manyhands down` ends it. A slot is a place for one
+    worker. Needs `pip install 'manyhands[jobs]'`.
     """
 
-    slots: int | None = None
-    """Workers that may run here at once; with --ray, on each node at most. Default: as many as there are CUDA devices,
-    else cores."""
-    hosts: str | None = None
-    """here=4,lab1=8,...: slots of several machines; `manyhands agent` runs on the others."""
-    ray: str | None = None
-    """HOST:PORT of a Ray cluster that this machine is a node of, or ray://HOST:PORT: its nodes are the hosts, as they
-    come and go. local: a Ray of its own on this machine, to try it."""
-    policy: str = "priority+elastic+consolidate"
+    slots: Annotated[int | None, Option("N", "as many as there are CUDA devices, else cores")] = None
+    """Workers that may run on this machine at once; with --ray, on each node at most."""
+    hosts: Annotated[str | None, Option("HOST=N,...", "this machine")] = None
+    """Machines with slots: here is this one, any other is NAME or NAME:PORT, and `manyhands agent` runs there. N says
+    how many slots each has."""
+    ray: Annotated[str | None, Option("HOST:PORT|ray://HOST:PORT|local", "none")] = None
+    """A Ray cluster whose nodes are the hosts, as they come and go; with HOST:PORT this machine is one of them. local
+    is a Ray of its own on this machine, to try it."""
+    policy: Annotated[str, Option("POLICY")] = "priority+elastic+consolidate"
     """Who gets which slots (docs/jobs.md)."""
-    shares: str = ""
-    """alice=2,bob=1: users' shares, for the policy fair. Default: all the same."""
-    port: int | None = None
-    """Of the page and the API, on this machine only. Default: 7420, or any if that is taken."""
+    shares: Annotated[str, Option("USER=X,...", "the same for all")] = ""
+    """Users' shares, for the policy fair: alice=2,bob=1."""
+    port: Annotated[int | None, Option("N", "7420, or any if that is taken")] = None
+    """Port to listen on: that of the page and the API, on this machine only."""
     foreground: bool = False
     """Stay; Ctrl-C ends the controller, and leaves the jobs running."""
 
     def run(self, job_arguments: list[str]) -> int:
+        from manyhands.engine import HERE
         from manyhands.jobs.controller import Home, Settings, serve, start
         from manyhands.jobs.policies import policy_of
 
@@ -49,6 +56,7 @@ class Up:
             raise UsageError(f"--slots must be at least 1; it is {self.slots}.")
         devices = _cuda_devices()
         hosts = {} if self.ray is not None else self._hosts(devices)
+        _check_installed("starlette", "uvicorn")
         settings = Settings(
             hosts=hosts,
             ray=self._ray_address(),
@@ -84,6 +92,8 @@ class Up:
         return self.ray
 
     def _hosts(self, devices: int) -> dict[str, int]:
+        from manyhands.engine import HERE
+
         if self.hosts is None:
             return {HERE: self.slots or devices or os.cpu_count() or 1}
         if self.slots is not None:
@@ -95,6 +105,15 @@ class Up:
             hosts[name] = int(count)
         _check_reachable([name for name in hosts if name != HERE])
         return hosts
+
+
+def _check_installed(*names: str) -> None:
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"a controller needs {' and '.join(missing)}: pip install 'manyhands[jobs]', or in a clone of the project "
+            "pip install '.[jobs]'"
+        )
 
 
 def _pairs(flag: str, text: str) -> list[tuple[str, str]]:

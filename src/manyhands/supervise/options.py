@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from manyhands.errors import UsageError
+from manyhands.plan import Option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,19 +17,19 @@ class Care:
         UsageError: a value makes no sense.
     """
 
-    checkpoint_every: int | None = None
-    """Durable checkpoint after every so many steps; None goes by `checkpoint_seconds`."""
-    checkpoint_seconds: float = 30.0
+    checkpoint_every: Annotated[int | None, Option("N", "by --checkpoint-seconds")] = None
+    """Durable checkpoint after every so many steps."""
+    checkpoint_seconds: Annotated[float, Option("SECONDS")] = 30.0
     """Seconds between durable checkpoints; longer if writing one takes over 1 % of the time."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Annotated[int, Option("N")] = 3
     """Newest checkpoints that are kept on disk."""
-    snapshot_share: float = 0.01
+    snapshot_share: Annotated[float, Option("FRACTION")] = 0.01
     """Largest share of the training time that snapshots in shared memory may take."""
-    patience: float = 10.0
+    patience: Annotated[float, Option("SECONDS")] = 10.0
     """A worker that stands still for so many seconds, and for ten times the longest step, is hung."""
-    startup_patience: float = 600.0
-    """The same while a worker builds, compiles its first step, evaluates or saves."""
-    attempts: int = 3
+    startup_patience: Annotated[float, Option("SECONDS")] = 600.0
+    """The same as --patience, while a worker builds, compiles its first step, evaluates or saves."""
+    attempts: Annotated[int, Option("N")] = 3
     """So many workers lost to crashes, hangs or want of memory without one more committed step end the run; ten times
     as many may be killed from outside."""
 
