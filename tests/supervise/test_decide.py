@@ -2,6 +2,7 @@
 newcomers that die while building. Whatever happens, the run ends, from the newest state there is, and nobody is
 left."""
 
+import random
 import signal
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -116,21 +117,26 @@ def check_end(model: Model) -> None:
     assert not at.phases & {Phase.RUNNING, Phase.SAVING, Phase.STARTING}
 
 
-def chooser(data) -> Choose:
-    return lambda options: data.draw(st.sampled_from(options))
+def chooser(seed: int) -> Choose:
+    """By one number, which a failure names: drawing every choice through hypothesis takes twenty times as long."""
+    chance = random.Random(seed)
+    return lambda options: options[chance.randrange(len(options))]
+
+
+seeds = st.integers(0, 2**40)
+
+
+@settings(max_examples=1500)
+@given(seeds)
+def test_every_history_ends_with_nothing_lost(seed):
+    check_end(history(chooser(seed)))
 
 
 @settings(max_examples=300)
-@given(st.data())
-def test_every_history_ends_with_nothing_lost(data):
-    check_end(history(chooser(data)))
-
-
-@settings(max_examples=150)
-@given(st.data())
-def test_a_decision_is_made_once(data):
+@given(seeds)
+def test_a_decision_is_made_once(seed):
     """Asked again in the same situation, nothing more is done."""
-    choose = chooser(data)
+    choose = chooser(seed)
     model = Model(PLANS[choose(sorted(PLANS))])
     for _ in range(choose(range(60))):
         model.decide()
@@ -140,7 +146,7 @@ def test_a_decision_is_made_once(data):
         if model.done or not events:
             return
         if choose(range(9)) == 0:
-            mishap(model, choose(LIKELY), choose)
+            mishap(model, choose(MISHAPS), choose)
         else:
             model.happen(choose(events))
 

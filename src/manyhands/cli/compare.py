@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from manyhands.cli.groups import ForJob
-from manyhands.cli.train import new_directory
 from manyhands.errors import UsageError
 from manyhands.plan import DeviceOptions, Option
+from manyhands.run import new_directory
 
 if TYPE_CHECKING:
     from manyhands.report.comparison import Comparison, Entry

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from manyhands.cli.command import FOR_THE_JOB, Command
 from manyhands.cli.groups import TokenOption
@@ -52,28 +51,21 @@ class Train(Command):
             )
         if self.resume is not None and self.run_dir is not None:
             raise UsageError("--resume and --run-dir exclude each other: a resumed run stays in its directory.")
-        from manyhands.supervise import Session, run_session
+        from manyhands import api
 
-        return run_session(
-            Session(
-                directory=self.resume or self.run_dir or new_directory(self.job_file.stem if self.job_file else "run"),
-                job_file=self.job_file,
-                arguments=job_arguments,
-                plan=self.plan.given(),
-                care=self.care,
-                trackers=(self.tracker,) if self.tracker else (),
-                token=self.token.token,
-                quiet=self.quiet,
-                debug=self.debug,
-            )
-        )
-
-
-def new_directory(name: str) -> Path:
-    """runs/NAME-TIME, where that is not there yet."""
-    base = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path, count = base, 1
-    while path.exists():
-        count += 1
-        path = base.with_name(f"{base.name}-{count}")
-    return path
+        given: dict[str, Any] = {
+            **self.plan.given(),
+            **vars(self.care),
+            "trackers": (self.tracker,) if self.tracker else (),
+            "token": self.token.token,
+            "quiet": self.quiet,
+            "debug": self.debug,
+        }
+        if self.resume is not None:
+            if job_arguments:
+                raise UsageError("a resumed run keeps the flags it began with. Leave out what follows --.")
+            run = api.resume(self.resume, **given)
+        else:
+            assert self.job_file is not None
+            run = api.train(self.job_file, run_dir=self.run_dir, arguments=job_arguments, **given)
+        return run.exit_code or 0

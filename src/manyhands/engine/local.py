@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from manyhands.engine.channel import Channel
 from manyhands.engine.engine import HERE, EngineEvent, Exited, Printed, Said
@@ -34,8 +35,34 @@ class _Worker:
     unfinished_line: bytearray = field(default_factory=bytearray)
 
 
+class Process(Protocol):
+    """A child of this process."""
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+
+class AnyTemplate(Protocol):
+    """A process to fork workers from, on its way."""
+
+    @property
+    def control(self) -> Channel: ...
+
+    @property
+    def process(self) -> Process: ...
+
+    def load(self, entry: str, spec: object, place: Place) -> None:
+        """Have it call an entry."""
+        ...
+
+
 class Template:
-    """A process to fork workers from (template.py), on its way.
+    """A process of its own to fork workers from (template.py), on its way.
 
     Args:
         inherit: descriptors that it and all workers keep open under the same numbers.
@@ -70,6 +97,7 @@ class LocalEngine:
             `inherit`, under the same numbers.
         loop: the loop that `poll` runs.
         template: one that inherits the same, and has loaded nothing yet.
+        make_template: makes another one; by default a process of its own.
     """
 
     def __init__(
@@ -79,7 +107,8 @@ class LocalEngine:
         place: Place,
         loop: Loop,
         inherit: Sequence[int] = (),
-        template: Template | None = None,
+        template: AnyTemplate | None = None,
+        make_template: Callable[[], AnyTemplate] | None = None,
     ) -> None:
         self._entry = entry
         self._spec, self._place = spec, place
@@ -87,7 +116,8 @@ class LocalEngine:
         self._loop = loop
         self._workers: dict[int, _Worker] = {}
         self._prepared = template
-        self._template: subprocess.Popen[bytes] | None = None
+        self._make_template = make_template or (lambda: Template(self._inherit))
+        self._template: Process | None = None
         self._control: Channel | None = None
         self._on_event: Callable[[EngineEvent], None] = lambda event: None
         self._early: list[Ended] = []
@@ -101,7 +131,7 @@ class LocalEngine:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         few = most == resource.RLIM_INFINITY or most > _DESCRIPTORS
         resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS if few else most, most))
-        template, self._prepared = self._prepared or Template(self._inherit), None
+        template, self._prepared = self._prepared or self._make_template(), None
         self._template, control = template.process, template.control
         template.load(self._entry, self._spec, self._place)
         received = self._answer_within(control, _LOAD_SECONDS)

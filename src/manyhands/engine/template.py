@@ -32,8 +32,12 @@ WorkerMain = Callable[[Channel, int], None]
 
 
 def main(descriptor: int, preload: str = "") -> int:
-    """Load the entry, then fork workers until the supervisor goes away."""
-    channel = Channel(socket.socket(fileno=descriptor))
+    """Be the template that talks over this descriptor."""
+    return serve(Channel(socket.socket(fileno=descriptor)), preload)
+
+
+def serve(channel: Channel, preload: str = "") -> int:
+    """Load the entry, then fork workers until the supervisor goes away. Returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
     parent = channel.receive()
     if parent is None:

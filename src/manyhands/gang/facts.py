@@ -24,8 +24,10 @@ class Probing:
 class Spec:
     """What is to be run: the same on every host."""
 
-    job_file: Path
-    arguments: tuple[str, ...]
+    job_file: Path | None
+    """None: the job is in memory (held.py), under the name `held`."""
+    held: str = ""
+    arguments: tuple[str, ...] = ()
     """The flags of its `job` function."""
     cwd: Path
     """Where the run began: flags may hold relative paths."""

@@ -57,7 +57,7 @@ def _facts(run: Story) -> dict[str, str]:
     hardware = run.settings.get("hardware", {})
     sameness = "reproducible" if job.get("reproducible") else "not reproducible"
     facts = {
-        "Job file": run.settings.get("job_file"),
+        "Job file": run.settings.get("job_file") or f"{run.settings.get('job_name', '')} in memory",
         "Flags": " ".join(run.settings.get("arguments", [])) or None,
         "Batch": f"{job['batch_size']} in {job['micro_batches']} micro-batches" if "micro_batches" in job else None,
         "Numbers": f"{job['precision']}, seed {job['seed']}, {sameness}" if "seed" in job else None,

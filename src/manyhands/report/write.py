@@ -28,7 +28,7 @@ def write_report(directory: RunDirectory) -> None:
         OSError: the disk is full or gone. The report that was there stays.
     """
     run = load_story(directory)
-    name = Path(run.settings.get("job_file", directory.path)).name
+    name = Path(run.settings.get("job_file") or run.settings.get("job_name") or directory.path).name
     body = [
         header(run, name),
         losses(run),

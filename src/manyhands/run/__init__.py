@@ -1,7 +1,7 @@
 """One execution of a job, as a directory from which everything can be resumed or explained. No torch here."""
 
 from manyhands.run.checkpoint import Checkpoint, newest_checkpoint, prune, verify, write_checkpoint
-from manyhands.run.directory import RunDirectory, read_json, write_json
+from manyhands.run.directory import RunDirectory, new_directory, read_json, write_json
 from manyhands.run.journal import Journal, read_journal
 from manyhands.run.tracker import JsonLines, TensorBoard, Tracker
 
@@ -12,6 +12,7 @@ __all__ = [
     "RunDirectory",
     "TensorBoard",
     "Tracker",
+    "new_directory",
     "newest_checkpoint",
     "prune",
     "read_journal",

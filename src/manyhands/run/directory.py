@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ class RunDirectory:
                 f"manyhands stop {self.path}"
             )
         sign(self._lock)
+
+    def release(self) -> None:
+        """Be its supervisor no more."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def is_live(self) -> bool:
         """Whether a supervisor holds the directory."""
@@ -135,6 +142,16 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def new_directory(name: str) -> Path:
+    """runs/NAME-TIME, where that is not there yet."""
+    base = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, count = base, 1
+    while path.exists():
+        count += 1
+        path = base.with_name(f"{base.name}-{count}")
+    return path
 
 
 def read_json(path: Path) -> dict[str, Any]:

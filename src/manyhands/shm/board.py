@@ -46,3 +46,7 @@ class Board:
 
     def read(self, line: int) -> Whereabouts:
         return Whereabouts(*_LINE.unpack_from(self._memory.view, line % self.LINES * _STRIDE))
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._memory.close()

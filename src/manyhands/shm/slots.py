@@ -78,6 +78,11 @@ class Slots:
         memory.grow(_OFFSET + length)
         return memoryview(memory.view)[_OFFSET : _OFFSET + length]
 
+    def close(self) -> None:
+        """Let go of both; the memory goes with the last process that holds it."""
+        for memory in self._memory:
+            memory.close()
+
     def _held(self, slot: int) -> Held | None:
         magic, step, _ = _HEADER.unpack_from(self._memory[slot].view)
         return Held(slot, step) if magic == _MAGIC else None

@@ -45,11 +45,11 @@ def decide(standing: Standing) -> Outcome:
         _dismiss_unfit(draft)
     for host in to_start(draft.at.members.values(), draft.at.wanted):
         _start(draft, host)
-    if Phase.RUNNING in standing.phases:
+    if draft.at.phases <= {Phase.IDLE, Phase.FINISHED} and not draft.at.unheard:
+        _form(draft)
+    if Phase.RUNNING in draft.at.phases:
         _admit(draft)
         _keep_running(draft)
-    elif draft.at.phases <= {Phase.IDLE, Phase.FINISHED} and not draft.at.unheard:
-        _form(draft)
     return draft.outcome()
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,11 @@ from manyhands.run import RunDirectory
 
 @contextmanager
 def catch_signals(loop: Loop, on_signal: Callable[[signal.Signals], None], *numbers: signal.Signals) -> Iterator[None]:
-    """Have the loop call `on_signal`, instead of the interpreter whatever it would do, for the given signals."""
+    """Have the loop call `on_signal`, instead of the interpreter whatever it would do, for the given signals. In
+    another thread than the main one, which alone gets signals, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     wakeup, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     previous = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)

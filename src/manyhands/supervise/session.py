@@ -6,15 +6,18 @@ import hashlib
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from manyhands.engine import HERE, LocalEngine, Loop, Place
 from manyhands.engine import Depot as DepotAt
+from manyhands.engine.forked import ForkedTemplate
 from manyhands.engine.hosts import Depot, HostsEngine, default_token, read_token
 from manyhands.errors import UsageError, UserError
 from manyhands.gang import Facts, Probing, Spec
+from manyhands.gang.held import HeldJob, hold, let_go
 from manyhands.plan import Plan, parse_address
 from manyhands.run import Checkpoint, RunDirectory, TensorBoard, Tracker, newest_checkpoint, read_json, write_json
 from manyhands.shm import Board, Slots
@@ -32,9 +35,14 @@ class Session:
     """One sitting of a run."""
 
     directory: Path
-    job_file: Path | None
-    """None goes on with the run that the directory holds."""
+    job_file: Path | None = None
+    """Where the job is from; None if it is `held`, or that of the run that is gone on with."""
+    held: HeldJob | None = None
+    """A job in memory."""
     arguments: list[str] = field(default_factory=list)
+    """The flags of the job file's function."""
+    resume: bool = False
+    """Go on with the run that the directory holds."""
     plan: dict[str, Any] = field(default_factory=dict)
     """Fields of `Plan` that were given; a resumed run keeps its own for the others."""
     care: Care = field(default_factory=Care)
@@ -46,6 +54,8 @@ class Session:
     """The file with what the hosts' agents know; None: where it is by default."""
     quiet: bool = False
     debug: bool = False
+    begun: Callable[[], None] = lambda: None
+    """Called when the run is under way, and takes commands."""
 
 
 def run_session(session: Session) -> int:
@@ -54,22 +64,31 @@ def run_session(session: Session) -> int:
     Raises:
         UserError: it could not begin, or it failed.
     """
+    held = hold(session.held) if session.held is not None else ""
+    slots, board, loop = Slots(), Board(), Loop()
+    try:
+        return _sit(session, held, slots, board, loop)
+    finally:
+        let_go(held)
+        loop.close()
+        slots.close()
+        board.close()
+
+
+def _sit(session: Session, held: str, slots: Slots, board: Board, loop: Loop) -> int:
     directory = RunDirectory(session.directory)
-    resuming = session.job_file is None
+    resuming = session.resume
     if resuming:
         directory = RunDirectory.open(session.directory)
         settings = read_json(directory.run)
         _check_resumable(session, settings)
     else:
-        assert session.job_file is not None
-        settings = _settings(session.job_file, session.arguments)
-        if session.probe is not None:
-            settings["probe"] = asdict(session.probe)
+        settings = _settings(session)
     before = settings.get("plan", {})
     plan = Plan.merged(before, session.plan)
-    slots, board, loop = Slots(), Board(), Loop()
     spec = Spec(
-        job_file=Path(settings["job_file"]),
+        job_file=None if held else Path(settings["job_file"]),
+        held=held,
         arguments=tuple(settings["arguments"]),
         cwd=Path(settings["cwd"]),
         plan=plan,
@@ -99,9 +118,10 @@ def run_session(session: Session) -> int:
             view.note(f"run directory {directory.path}", urgent=False)
         if facts.warning:
             view.note(facts.warning)
-        if _digest(settings["job_file"]) != settings["job_sha256"]:
+        if facts.job_sha256 != settings["job_sha256"]:
             view.note(
-                f"{settings['job_file']} has changed since the run began: the result is the new job's, if it fits."
+                f"{settings['job_file'] or 'the job'} has changed since the run began: the result is the new job's, if "
+                "it fits."
             )
         if resuming and plan.threads != before["threads"]:
             view.note(f"--threads is {plan.threads} and was {before['threads']}: the bits of the result may differ.")
@@ -110,9 +130,10 @@ def run_session(session: Session) -> int:
         supervisor = Supervisor(
             directory, engine, loop, plan, session.care, facts, record, view, slots, board, checkpoint
         )
-        code = supervisor.run()
+        code = supervisor.run(session.begun)
     finally:
         engine.close()
+        directory.release()
     _finish(session, directory, supervisor, view)
     return code
 
@@ -135,7 +156,10 @@ def _engine(
     told = encode(spec)
     others = {name: parse_address(name) for name in plan.places if name != HERE}
     if not plan.hosts and not plan.server_hosts:
-        return LocalEngine(entry, told, place, loop)
+        # What is in memory here cannot be imported elsewhere: workers are forked from a fork of this process.
+        return LocalEngine(entry, told, place, loop, make_template=ForkedTemplate if spec.held else None)
+    if spec.held:
+        raise UsageError("a job that is no file is trained on this machine alone. Put it into a file to use --hosts.")
     secret = read_token(token or default_token())
     depot = Depot(secret, slots.descriptors, directory.checkpoints)
     home = DepotAt(host="127.0.0.1", port=depot.port, token=secret.decode())
@@ -143,24 +167,27 @@ def _engine(
     return HostsEngine(here, others, secret, depot, entry, told, loop, board, only_there=HERE not in plan.places)
 
 
-def _settings(job_file: Path, arguments: list[str]) -> dict[str, Any]:
-    if not job_file.is_file():
-        raise UsageError(f"the job file {job_file} does not exist.")
-    return {
-        "format": _FORMAT,
-        "created": time.time(),
-        "job_file": str(job_file.resolve()),
-        "job_sha256": _digest(job_file),
-        "arguments": arguments,
-        "cwd": str(Path.cwd()),
-    }
-
-
-def _digest(path: Path | str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _settings(session: Session) -> dict[str, Any]:
+    """What `run.json` says of a run from its beginning on."""
+    settings = {"format": _FORMAT, "created": time.time(), "arguments": session.arguments, "cwd": str(Path.cwd())}
+    if session.held is not None:
+        return settings | {"job_file": None, "job_name": session.held.name, "job_sha256": session.held.sha256}
+    assert session.job_file is not None
+    if not session.job_file.is_file():
+        raise UsageError(f"the job file {session.job_file} does not exist.")
+    digest = hashlib.sha256(session.job_file.read_bytes()).hexdigest()
+    settings |= {"job_file": str(session.job_file.resolve()), "job_sha256": digest}
+    return settings | ({"probe": asdict(session.probe)} if session.probe is not None else {})
 
 
 def _check_resumable(session: Session, settings: dict[str, Any]) -> None:
+    if session.held is not None:
+        return
+    if settings["job_file"] is None:
+        raise UsageError(
+            "the run's job is no file: it was in memory when the run began. Go on from there: "
+            f"manyhands.train(job, resume={str(session.directory)!r})"
+        )
     if session.arguments:
         raise UsageError(
             f"a resumed run keeps the flags it began with ({' '.join(settings['arguments']) or 'none'}). Leave out "

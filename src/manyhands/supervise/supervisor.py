@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, assert_never
 
@@ -93,13 +94,18 @@ class Supervisor:
         self._requests = Requests(facts.micro_batches, engine, loop, lambda: self._standing, self._apply, self.status)
         engine.report_to(self._on_event)
 
-    def run(self) -> int:
-        """Train to the end. Returns the exit code: 0 finished, 1 failed, 130 interrupted."""
+    def run(self, begun: Callable[[], None] = lambda: None) -> int:
+        """Train to the end. Returns the exit code: 0 finished, 1 failed, 130 interrupted.
+
+        Args:
+            begun: called when commands are taken.
+        """
         with (
             catch_signals(self._loop, self._on_signal, signal.SIGINT, signal.SIGTERM),
             serve_commands(self._loop, self._directory, self._requests.answer, self._onlookers),
         ):
             try:
+                begun()
                 while not done(self._standing):
                     self._look()
                     self._apply(decide(self._standing))

@@ -21,6 +21,7 @@ from manyhands import __version__
 from manyhands.engine import Channel, Loaded, Place
 from manyhands.errors import UserError
 from manyhands.gang import ORDERS, SPEC, Facts, Order, Spec
+from manyhands.gang.held import held
 from manyhands.gang.orders import Build
 from manyhands.gang.reports import Built
 from manyhands.job import Job
@@ -28,7 +29,7 @@ from manyhands.plan import Plan
 from manyhands.shm import Board, Slots
 from manyhands.state import bit_sum
 from manyhands.timeline import Recorder
-from manyhands.train.jobfile import load_job
+from manyhands.train.jobfile import held_job, load_job
 from manyhands.train.keeper import Keeper
 from manyhands.train.links import slots_at
 from manyhands.train.probe import Probe, shortened
@@ -53,14 +54,12 @@ def prepare(told: object, place: Place) -> tuple[Loaded, Callable[[Channel, int]
     """
     spec = SPEC.decode(told)
     if place.slots is None:
-        for path in (spec.cwd, spec.job_file):
-            if not path.exists():
-                raise UserError(f"there is no {path}. The job's files have to be in the same place on every host.")
+        _check_files(spec)
     torch.set_num_threads(1)  # a thread pool would not survive the fork
     importlib.import_module("torch._dynamo")  # optimizers import it when first built; that takes a second
     library()  # compiled once on a machine, loaded before the workers are forked
     os.chdir(spec.cwd)
-    job = load_job(spec.job_file, list(spec.arguments))
+    job = load_job(spec.job_file, list(spec.arguments)) if spec.job_file is not None else held_job(spec.held)
     if spec.probe:
         job = shortened(job, spec.probe.steps)
     if spec.plan.layout.split:
@@ -72,12 +71,24 @@ def prepare(told: object, place: Place) -> tuple[Loaded, Callable[[Channel, int]
     return loaded, lambda channel, worker: _work(job, spec, place, channel, worker)
 
 
+def _check_files(spec: Spec) -> None:
+    """
+    Raises:
+        UserError: this is another host than the one that the run was started on, and it has not the job's files.
+    """
+    if spec.job_file is None:
+        raise UserError("the job is in the memory of another host. Put it into a file to train it on several.")
+    for path in (spec.cwd, spec.job_file):
+        if not path.exists():
+            raise UserError(f"there is no {path}. The job's files have to be in the same place on every host.")
+
+
 def _facts(job: Job, spec: Spec) -> Facts:
     plan, cuda_devices, cores = spec.plan, torch.cuda.device_count(), os.cpu_count() or 1
     if torch.cuda.is_initialized():
         raise UserError(
-            f"{spec.job_file} uses CUDA when it is imported. Move that into model(), data() or loss(), which run "
-            "in the workers."
+            f"{spec.job_file or 'this process'} uses CUDA before the workers are forked. Move that into model(), "
+            "data() or loss(), which run in the workers."
         )
     note = ""
     if plan.workers > cores and not plan.uses_cuda(cuda_devices) and not plan.hosts:
@@ -92,7 +103,7 @@ def _facts(job: Job, spec: Spec) -> Facts:
         cuda_devices=cuda_devices,
         device="cuda" if plan.uses_cuda(cuda_devices) else "cpu",
         warning=note,
-        job_sha256=hashlib.sha256(spec.job_file.read_bytes()).hexdigest(),
+        job_sha256=_digest(spec),
         versions={
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -100,6 +111,10 @@ def _facts(job: Job, spec: Spec) -> Facts:
             "manyhands": __version__,
         },
     )
+
+
+def _digest(spec: Spec) -> str:
+    return hashlib.sha256(spec.job_file.read_bytes()).hexdigest() if spec.job_file else held(spec.held).sha256
 
 
 def _work(job: Job, spec: Spec, place: Place, channel: Channel, worker: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 import traceback
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import tyro
 
 from manyhands.errors import UsageError, UserError
+from manyhands.gang.held import held
 from manyhands.job import Job
 
 
@@ -44,6 +46,30 @@ def load_job(path: Path, arguments: list[str]) -> Job:
         raise UsageError(f"job() in {path} failed: {where(error, path)}") from error
     if not isinstance(built, Job):
         raise UsageError(f"job() in {path} must return a manyhands.Job; it returned a {type(built).__name__}.")
+    return built
+
+
+def held_job(name: str) -> Job:
+    """The job that this process has in memory under a name, or what the function there makes of its flags.
+
+    Raises:
+        UsageError: the function does not take these flags, fails, or returns no `Job`.
+    """
+    found = held(name)
+    if isinstance(found.job, Job):
+        return found.job
+    try:
+        inspect.signature(found.job).bind(**found.flags)
+    except TypeError as error:
+        raise UsageError(f"{found.name}(): {error}. Keywords that are not the plan's go to this function.") from None
+    try:
+        built = found.job(**found.flags)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{found.name}() failed: {where(error)}") from error
+    if not isinstance(built, Job):
+        raise UsageError(f"{found.name}() must return a manyhands.Job; it returned a {type(built).__name__}.")
     return built
 
 

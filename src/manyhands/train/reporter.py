@@ -68,7 +68,7 @@ class Reporter:
         self._reported_at = time.monotonic()
 
     def failed(
-        self, error: Exception, doing: str, step: int, whole: bool, job_file: Path, splitting: bool = False
+        self, error: Exception, doing: str, step: int, whole: bool, job_file: Path | None, splitting: bool = False
     ) -> None:
         """The job's code, or ours, has failed while `doing` something."""
         text = str(error) if isinstance(error, UserError) else where(error, job_file)

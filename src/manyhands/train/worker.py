@@ -45,7 +45,7 @@ class Worker:
 
     Args:
         job, plan: what is computed, and how to begin with.
-        job_file: where the job is from, to say where it failed.
+        job_file: where the job is from, to say where it failed; None: from memory.
         depot: where processes of other hosts are met; None if there are none.
         worker: its number.
         channel: to the supervisor.
@@ -58,7 +58,7 @@ class Worker:
         self,
         job: Job,
         plan: Plan,
-        job_file: Path,
+        job_file: Path | None,
         depot: Depot | None,
         worker: int,
         channel: Channel,
