@@ -39,9 +39,8 @@ def train(
         model = run.model()
 
     From a script or a notebook the job may be a function, or a `Job`, that is defined right there: workers are forked
-    from this process, and have all that it has in memory. That works on one machine, and for as long as this process
-    has not computed gradients itself, has run no operator on several threads and has not used CUDA: torch cannot be
-    forked after that. What is in a file has no such limits.
+    from this process, and have all that it has in memory. That works on one machine, and for as long as torch can be
+    forked: not after this process has used CUDA, say. What is in a file has no such limits.
 
     Args:
         job: a Python file with a function `job(...) -> manyhands.Job`, such a function, or a `Job`.
@@ -54,8 +53,8 @@ def train(
         quiet: print nothing but what the workers print and what goes wrong.
         debug: say the trace behind a failure.
         **options: those of the plan (`workers`, `layout`, `sync`, `device`, `threads`, `hosts` and so on, as of
-            `manyhands train --help`), those of the run's care (`checkpoint_every`, `patience` and so on). All others go
-            to the `job` function.
+            `manyhands train --help`), those of the run's care (`checkpoint_every`, `patience` and so on). All others
+            go to the `job` function.
 
     Raises:
         UsageError: something that was given makes no sense; nothing was begun.
@@ -81,6 +80,7 @@ def resume(
     job: Job | Callable[..., Job] | None = None,
     *,
     wait: bool = True,
+    arguments: Sequence[str] = (),
     trackers: Sequence[str] = (),
     token: str | Path | None = None,
     quiet: bool = False,
@@ -90,10 +90,12 @@ def resume(
     """Go on with a run from its newest whole checkpoint.
 
     Args:
-        run_dir: the run's directory. job: the job of a run that was begun with one in memory; others know their file.
-        wait, trackers, token, quiet, debug: as of `train`. **options: of the plan and the run's care, where they are to
-        be others than before. Flags of the job stay as they
-            were; a function in memory gets those that are left over.
+        run_dir: the run's directory.
+        job: the job of a run that was begun with one in memory; others know their file.
+        wait, trackers, token, quiet, debug: as of `train`.
+        arguments: none; the flags of a job file stay as they were.
+        **options: of the plan and the run's care, where they are to be others than before. A function in memory gets
+            those that are left over, as it did when the run began.
 
     Raises:
         UsageError: there is no such run, or something that was given makes no sense.
@@ -105,6 +107,7 @@ def resume(
     session = {
         "directory": Path(run_dir),
         "resume": True,
+        "arguments": list(arguments),
         "plan": plan.given(),
         "care": care,
         "trackers": tuple(trackers),

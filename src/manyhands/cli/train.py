@@ -62,9 +62,7 @@ class Train(Command):
             "debug": self.debug,
         }
         if self.resume is not None:
-            if job_arguments:
-                raise UsageError("a resumed run keeps the flags it began with. Leave out what follows --.")
-            run = api.resume(self.resume, **given)
+            run = api.resume(self.resume, arguments=job_arguments, **given)
         else:
             assert self.job_file is not None
             run = api.train(self.job_file, run_dir=self.run_dir, arguments=job_arguments, **given)
