@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -10,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,17 +35,6 @@ def cli(*arguments: object, **options) -> subprocess.CompletedProcess:
     """Run a command to its end."""
     options.setdefault("timeout", DEADLINE)
     return subprocess.run(command(*arguments), capture_output=True, text=True, **options)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """What is started here can be interrupted, even if the tests cannot: a shell has what it starts in the background
-    ignore Ctrl-C, and children inherit that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def side_by_side(*calls: Callable) -> list:

@@ -41,9 +41,7 @@ def test_the_others_may_go_on():
 
 
 UNHURRIED = """
-import signal
 from manyhands.cli import lab, main
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it
 lab._GRACE = float("inf")
 main()
 """

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from manyhands.cli.command import FOR_THE_JOB, Command
 from manyhands.cli.groups import TokenOption
+from manyhands.cli.interrupts import tell_how_to_end
 from manyhands.errors import UsageError
 from manyhands.plan import Option, PlanOptions
 from manyhands.supervise import Care
@@ -54,6 +55,8 @@ class Train(Command):
             raise UsageError("--resume and --run-dir exclude each other: a resumed run stays in its directory.")
         from manyhands.supervise import Session, run_session
 
+        if not self.quiet:
+            tell_how_to_end()
         return run_session(
             Session(
                 directory=self.resume or self.run_dir or new_directory(self.job_file.stem if self.job_file else "run"),
