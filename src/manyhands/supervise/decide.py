@@ -42,6 +42,8 @@ def decide(standing: Standing) -> Outcome:
         _let_finish(draft)
         return draft.outcome()
     if not standing.phases & {Phase.RUNNING, Phase.SAVING}:
+        if _keep_what_goes(draft):
+            return draft.outcome()
         _dismiss_unfit(draft)
     for host in to_start(draft.at.members.values(), draft.at.wanted):
         _start(draft, host)
@@ -50,6 +52,8 @@ def decide(standing: Standing) -> Outcome:
         _keep_running(draft)
     elif draft.at.phases <= {Phase.IDLE, Phase.FINISHED} and not draft.at.unheard:
         _form(draft)
+        if Phase.RUNNING in draft.at.phases:
+            _keep_running(draft)  # what it begins from may be due for a checkpoint
     return draft.outcome()
 
 
@@ -81,6 +85,22 @@ def _let_finish(draft: Draft) -> None:
     if draft.at.phases == {Phase.FINISHED}:  # the chief among them, which has said with which weights
         draft.set(ending=Ending(status="finished"))
         _wind_down(draft, Ending(status="finished"))
+
+
+def _keep_what_goes(draft: Draft) -> bool:
+    """Whether a replica has to leave its state in memory first: members of a gang that is no longer one of replicas
+    are made anew, and load what is kept. Parts have left theirs when they paused."""
+    at = draft.at
+    if Kind.of(at.wanted).whole:
+        return False
+    holders = [m for m in at.members.values() if m.phase is Phase.IDLE and m.holds_state and m.kind.whole]
+    newest = max(holders, key=lambda member: member.step, default=None)
+    kept = max(at.held.step if at.held else 0, at.checkpoint.step if at.checkpoint else 0)
+    if newest is None or newest.step <= kept:
+        return False
+    draft.set(saving_for=(at.generation.number if at.generation else 0) + 1)
+    _save(draft, newest.worker)
+    return True
 
 
 def _dismiss_unfit(draft: Draft) -> None:
