@@ -199,7 +199,11 @@ def port_of(process: Any) -> str:
 
 def end(process: Any) -> None:
     process.terminate()
-    process.wait(20)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:  # whatever it started dies with it
+        process.kill()
+        process.wait()
 
 
 if __name__ == "__main__":

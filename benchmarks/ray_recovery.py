@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from common import BENCHMARKS, ROOT, arguments, console, machine, summary, table, write_results
+from peer_process import finish, kill_all
 
 from manyhands.jobs.controller import Client, Home
 
@@ -101,13 +101,7 @@ def manyhands(cluster: RayCluster, folder: Path) -> Iterator[Steps]:
     home = Home(folder / "home")
 
     def do(*command: object) -> str:
-        environment = {**os.environ, "MANYHANDS_HOME": str(home.path)}
-        done = subprocess.run(
-            [sys.executable, "-m", "manyhands", *map(str, command)], capture_output=True, text=True, env=environment
-        )
-        if done.returncode:
-            raise RuntimeError(f"{command}: {done.stderr}")
-        return done.stdout
+        return finish([sys.executable, "-m", "manyhands", *command], _DEADLINE, {"MANYHANDS_HOME": str(home.path)})
 
     do("up", "--ray", cluster.address, "--port", 0)
     job = BENCHMARKS / "jobs" / "naps.py"
@@ -150,6 +144,7 @@ def ray_train(cluster: RayCluster, folder: Path) -> Iterator[Steps]:
         ],
         stdout=(folder / "driver.txt").open("w"),
         stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
 
     def look() -> tuple[int, int, int]:
@@ -166,7 +161,8 @@ def ray_train(cluster: RayCluster, folder: Path) -> Iterator[Steps]:
         try:
             driver.wait(30)
         except subprocess.TimeoutExpired:
-            driver.kill()
+            pass
+        kill_all(driver)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,12 +32,14 @@ from typing import Any
 import numpy as np
 import torch
 from common import arguments, console, machine, ratios, summary, table, write_results
+from peer_process import finish
 
 from manyhands.tables import RowAdagrad, RowAdam, RowOptimizer, RowSGD, TableFile, TableSpec
 
 DRAWN = 16384
 """Ids per step."""
 LARGE = 20 * 10**9
+LARGE_DEADLINE = 3600.0
 TORCH_BYTES = 1.5e9
 OPTIMIZERS: dict[str, RowOptimizer] = {"sgd": RowSGD(lr=0.1), "adagrad": RowAdagrad(lr=0.1), "adam": RowAdam(lr=0.01)}
 
@@ -162,10 +163,10 @@ def in_torch(rows: int, width: int, optimizer: str) -> Callable[[torch.Tensor, t
 def run_large(path: Path, seconds: float, full: bool) -> dict[str, Any]:
     """The large table in a process of its own, whose memory is then its own."""
     command = [sys.executable, __file__, "--worker", str(path), "--large-seconds", str(seconds)]
-    done = subprocess.run([*command, *(["--fill"] if full else [])], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"the large table failed: {done.stderr}")
-    return json.loads(done.stdout)
+    try:
+        return json.loads(finish([*command, *(["--fill"] if full else [])], seconds + LARGE_DEADLINE))
+    except RuntimeError as error:
+        raise SystemExit(f"the large table failed: {error}") from None
 
 
 def train_large(path: Path, seconds: float, full: bool) -> dict[str, Any]:

@@ -8,7 +8,8 @@ taken within a round, so that the machine's moods cancel out:
   DDP             the same micro-batches, accumulated under no_sync; gloo
   DDP, one pass   every worker takes its share of the batch in one pass: what cutting the batch costs
 
-Steady state: the first fifth of the steps is left out. Bound: manyhands / DDP at least 0.97.
+Steady state: the first fifth of the steps is left out. Bound: manyhands / DDP at least 0.97. A run of DDP that has
+not ended in five minutes is killed, is said to be late, and is in no ratio.
 
 The sweep then shows manyhands alone with other `micro_batches`: more of them suit more workers, and cost kernels
 that are less efficient.
@@ -17,16 +18,14 @@ that are less efficient.
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import statistics
-import subprocess
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common import BENCHMARKS, EXAMPLE_JOB, ROOT, arguments, console, machine, ratios, table, write_results
+from common import BENCHMARKS, EXAMPLE_JOB, arguments, console, machine, ratios, table, write_results
+from peer_process import LateError, finish
 from runs import Run, samples_per_second, torchrun
 
 from manyhands.train.jobfile import load_job
@@ -73,19 +72,30 @@ def main() -> None:
 
 def compare(folder: Path, example: str, steps: int, pairs: int) -> dict[str, Any]:
     """The three sides in turn; their rates, and the ratios within each round."""
-    rates: dict[str, list[float]] = {side: [] for side in SIDES}
+    rates: dict[str, list[float | None]] = {side: [] for side in SIDES}
     for number in range(pairs):
         rates["manyhands"].append(ours(folder / f"{example}-{number}", example, f"--steps {steps}"))
         rates["DDP"].append(ddp(example, steps, []))
         rates["DDP, one pass"].append(ddp(example, steps, ["--micro-batches", str(WORKERS)]))
-        newest = ", ".join(f"{side} {values[-1]:.0f}" for side, values in rates.items())
+        newest = ", ".join(f"{side} {_rate(values[-1])}" for side, values in rates.items())
         console.print(f"{example} {number + 1}/{pairs}, samples/s: {newest}")
     return {
         "samples_per_second": rates,
-        "ratio_to_ddp": ratios(rates["manyhands"], rates["DDP"]),
-        "ratio_to_ddp_one_pass": ratios(rates["manyhands"], rates["DDP, one pass"]),
-        "ddp_ratio_to_one_pass": ratios(rates["DDP"], rates["DDP, one pass"]),
+        "late": {side: values.count(None) for side, values in rates.items()},
+        "ratio_to_ddp": _ratios(rates, "manyhands", "DDP"),
+        "ratio_to_ddp_one_pass": _ratios(rates, "manyhands", "DDP, one pass"),
+        "ddp_ratio_to_one_pass": _ratios(rates, "DDP", "DDP, one pass"),
     }
+
+
+def _rate(rate: float | None) -> str:
+    return f"late: not within {DEADLINE:.0f} s" if rate is None else f"{rate:.0f}"
+
+
+def _ratios(rates: dict[str, list[float | None]], one: str, other: str) -> dict[str, float] | None:
+    """Of the rounds in which both ended; None if there are none."""
+    pairs = [(a, b) for a, b in zip(rates[one], rates[other], strict=True) if a is not None and b is not None]
+    return ratios([a for a, _ in pairs], [b for _, b in pairs]) if pairs else None
 
 
 def sweep(folder: Path, example: str, steps: int, counts: tuple[int, ...], rounds: int) -> dict[int, list[float]]:
@@ -107,17 +117,14 @@ def ours(directory: Path, example: str, flags: str) -> float:
     return samples_per_second(run.files, load_job(EXAMPLE_JOB, job_flags).batch_size)
 
 
-def ddp(example: str, steps: int, flags: list[str]) -> float:
-    """Train with DDP; samples/s."""
+def ddp(example: str, steps: int, flags: list[str]) -> float | None:
+    """Train with DDP; samples/s. None if it hung."""
     given = ["--example", example, "--steps", str(steps), f"--flags=--steps {steps}", *flags]
-    command = torchrun(BENCHMARKS / "peers" / "ddp_train.py", given)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=DEADLINE, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{shlex.join(command)} ended with code {done.returncode}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])["samples_per_second"]
+    try:
+        said = finish(torchrun(BENCHMARKS / "peers" / "ddp_train.py", given), DEADLINE, {"OMP_NUM_THREADS": "1"})
+    except LateError:
+        return None
+    return json.loads(said.splitlines()[-1])["samples_per_second"]
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -129,10 +136,12 @@ def show(figures: dict[str, Any]) -> None:
             ("manyhands / DDP, one pass", "ratio_to_ddp_one_pass"),
             ("DDP / DDP, one pass", "ddp_ratio_to_one_pass"),
         ):
-            values = measured[key]
-            cells = [f"{values[k]:.3f}" for k in ("median", "min", "max")]
-            rows.append([f"{case.example}: {name}", *cells, str(values["count"])])
-    table("Throughput as ratios, 2 workers", ["", "median", "min", "max", "pairs"], rows)
+            values, sides = measured[key], name.split(" / ")
+            late = {side: measured["late"][side] for side in sides if measured["late"][side]}
+            said = [f"{count} x {side} not within {DEADLINE:.0f} s" for side, count in late.items()]
+            cells = [f"{values[k]:.3f}" for k in ("median", "min", "max")] if values else ["-"] * 3
+            rows.append([f"{case.example}: {name}", *cells, str(values["count"] if values else 0), "; ".join(said)])
+    table("Throughput as ratios, 2 workers", ["", "median", "min", "max", "pairs", "late"], rows)
     rows = []
     for case in CASES:
         swept = {count: statistics.median(v) for count, v in figures[case.example]["micro_batches"].items()}

@@ -11,6 +11,8 @@ import threading
 import time
 from pathlib import Path
 
+from deadlines import DEADLINE, Deadline
+
 
 class LentHost:
     """An agent in a process of its own. `name` is what a run calls it."""
@@ -36,11 +38,11 @@ class LentHost:
     def _read(self) -> None:
         self.lines.extend(self.process.stdout)
 
-    def until_line(self, text: str, seconds: float = 30.0) -> None:
+    def until_line(self, text: str) -> None:
         """Wait for a line that holds `text`."""
-        end = time.monotonic() + seconds
+        end = Deadline()
         while not any(text in line for line in self.lines):
-            assert time.monotonic() < end, f"no {text!r} within {seconds} s in {self.lines}"
+            assert not end.passed, f"no {text!r} within {end} in {self.lines}"
             time.sleep(0.02)
 
     def kill(self) -> None:
@@ -51,7 +53,7 @@ class LentHost:
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        self.process.wait(20)
+        self.process.wait(DEADLINE)
         self.process.stdout.close()
 
 

@@ -7,7 +7,7 @@ import traceback
 import warnings
 from contextlib import contextmanager
 
-DEADLINE = 120.0
+from deadlines import DEADLINE
 
 
 @contextmanager

@@ -14,22 +14,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from deadlines import DEADLINE, PATIENT, QUIET, Deadline
 
 from manyhands.errors import UserError
 from manyhands.run import RunDirectory, read_journal
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-DEADLINE = 240.0
-"""Seconds after which a run that a test started counts as hung."""
+
+
+def command(*arguments: object) -> list[str]:
+    """The words of a command of manyhands. A training is patient, unless they say how patient it is."""
+    words = [str(argument) for argument in arguments]
+    if words[:1] == ["train"] and not any(word.startswith("--patience") for word in words):
+        words[1:1] = PATIENT
+    return [sys.executable, "-m", "manyhands", *words]
 
 
 def cli(*arguments: object, **options) -> subprocess.CompletedProcess:
     """Run a command to its end."""
     options.setdefault("timeout", DEADLINE)
-    return subprocess.run(
-        [sys.executable, "-m", "manyhands", *map(str, arguments)], capture_output=True, text=True, **options
-    )
+    return subprocess.run(command(*arguments), capture_output=True, text=True, **options)
 
 
 def side_by_side(*calls: Callable) -> list:
@@ -59,11 +64,8 @@ class Run:
     def __init__(self, directory: Path, *arguments: object) -> None:
         self.directory = RunDirectory(directory)
         self.log = (directory.parent / f"{directory.name}.stderr").open("w+")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "manyhands", "train", *map(str, arguments)],
-            stderr=self.log,
-            stdout=subprocess.DEVNULL,
-        )
+        words = command("train", *arguments)
+        self.process = subprocess.Popen(words, stderr=self.log, stdout=subprocess.DEVNULL)
         Run.started.append(self)
 
     @staticmethod
@@ -100,13 +102,13 @@ class Run:
     def show(self) -> dict:
         return self.ask(command="show")
 
-    def until(self, condition, what: str, deadline: float = DEADLINE) -> None:
+    def until(self, condition, what: str, seconds: float = QUIET) -> None:
         """Wait until the condition holds; fail the test, with the run's output, if it does not in time."""
-        end = time.monotonic() + deadline
+        end = Deadline(seconds)
         while not condition():
-            if time.monotonic() > end:
+            if end.passed:
                 self.kill()
-                raise AssertionError(f"waited {deadline} s for {what}\n{self.output()}")
+                raise AssertionError(f"waited {end} for {what}\n{self.output()}")
             time.sleep(0.005)
 
     def until_step(self, step: int) -> None:
@@ -125,9 +127,9 @@ class Run:
     def ended(self) -> bool:
         return self.process.poll() is not None
 
-    def wait(self, deadline: float = DEADLINE) -> int:
+    def wait(self, seconds: float = QUIET) -> int:
         """The exit code."""
-        self.until(self.ended, "the end of the run", deadline)
+        self.until(self.ended, "the end of the run", seconds)
         return self.process.returncode
 
     def result(self) -> dict:
@@ -168,10 +170,6 @@ class Brake:
 
     def release(self) -> None:
         self.file.unlink()
-
-
-PATIENT = "--patience=600"
-"""Whoever is held is not hung."""
 
 
 def kill_worker(run: Run, chance: random.Random) -> bool:

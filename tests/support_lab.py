@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from deadlines import DEADLINE, Deadline
 
 from manyhands.cluster import Cluster, preset
 from manyhands.lab import Lab, obstacle
 
-DEADLINE = 120.0
 FLOW = Path(__file__).parent / "lab" / "flow.py"
 PYTHON = (sys.executable, "-I", "-S")
 """Without site packages it starts in 0.02 s."""
@@ -97,8 +97,8 @@ def processes_in(namespaces: set[str]) -> list[int]:
     return found
 
 
-def eventually(condition: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
-    end = time.monotonic() + deadline
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    end = Deadline()
     while not condition():
-        assert time.monotonic() < end, f"waited {deadline} s for {what}"
+        assert not end.passed, f"waited {end} for {what}"
         time.sleep(0.005)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import reference
-from support import EXAMPLES, PATIENT, ROOT, Brake, Run, kill_worker, ledger_positions, side_by_side, train
+from support import EXAMPLES, ROOT, Brake, Run, kill_worker, ledger_positions, side_by_side, train
 
 BRAKED = ROOT / "tests" / "jobfiles" / "braked_digits.py"
 JOBS = {
@@ -86,7 +86,7 @@ def test_chaos(tmp_path):
     chance = random.Random(1)
     brake = Brake(tmp_path / "brake", 198, 0)  # it does not end before the last fault, however long that takes
     job = (*flags(settings), *brake.job)
-    run = Run.begin(tmp_path / "chaos", BRAKED, PATIENT, "--checkpoint-every=20", job=job)
+    run = Run.begin(tmp_path / "chaos", BRAKED, "--checkpoint-every=20", job=job)
     faults = resizes = 0
     while faults < 24 or run.show().get("recoveries", 0) + resizes < 20:
         # Faults are spread over the steps, and hit within them at random moments. Not all kills are losses: some hit a

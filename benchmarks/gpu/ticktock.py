@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from common import BENCHMARKS, ROOT, arguments, device_missing, machine, table, write_results
-from migration import ask, wait_for
+from migration import ask, end, wait_for
 from multiplex import Training
 
 from manyhands.jobs.controller.memory import used_by
@@ -79,8 +79,7 @@ def measure(way: str | None, device: str, megabytes: float, seconds: float) -> d
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                 )
-                stack.callback(process.wait)
-                stack.callback(process.terminate)
+                stack.callback(end, process)
                 wait_for(run, lambda status: status["step"] >= 3)
                 runs.append(Training(run, [f"{folder}/slot"]))
                 if way is not None:

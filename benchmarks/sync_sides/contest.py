@@ -39,7 +39,7 @@ def compete(case: Case, goal: float, sides: Mapping[str, Train], rounds: int) ->
             course = sides[side](trial)
             outcomes[side].append(outcome := course.outcome(trial))
             curves.setdefault(side, course.curve())
-            when = "not reached" if outcome["seconds"] is None else f"{outcome['seconds']:.1f} s"
+            when = course.late or "not reached" if outcome["seconds"] is None else f"{outcome['seconds']:.1f} s"
             console.print(f"{case.example} {number + 1}/{rounds}, {side}: {when}, {outcome['steps']} steps")
     judged = {side: _judged(rows, outcomes) | {"curve": curves[side]} for side, rows in outcomes.items()}
     return {"goal": goal, "sides": judged}
@@ -57,7 +57,9 @@ def _judged(rows: list[dict[str, Any]], outcomes: Mapping[str, list[dict[str, An
     if reached:
         figures["seconds"] = summary([row["seconds"] for row in reached])
         figures["steps"] = summary([row["steps"] for row in reached])
-    figures["seconds_per_step"] = summary([row["seconds_per_step"] for row in rows if row["seconds_per_step"]])
+    figures["late"] = sum("late" in row for row in rows)
+    if speeds := [row["seconds_per_step"] for row in rows if row["seconds_per_step"]]:
+        figures["seconds_per_step"] = summary(speeds)
     for name, other in (("over_ddp", PEER), ("over_allreduce", FIRST)):
         pairs = zip(rows, outcomes.get(other, []), strict=False)
         both = [(a["seconds"], b["seconds"]) for a, b in pairs if a["seconds"] and b["seconds"]]
@@ -72,8 +74,10 @@ def show(title: str, result: dict[str, Any], bounds: Mapping[str, float] | None 
     for side, figures in result["sides"].items():
         seconds = spread(figures["seconds"], "{:.1f}") if "seconds" in figures else "not reached"
         steps = f"{figures['steps']['median']:.0f}" if "steps" in figures else "-"
+        if figures["late"]:
+            seconds += f"; {figures['late']} hung and was killed"
         cells = [side, f"{figures['reached']}/{figures['of']}", seconds, steps]
-        cells.append(f"{figures['seconds_per_step']['median'] * 1e3:.0f}")
+        cells.append(f"{figures['seconds_per_step']['median'] * 1e3:.0f}" if "seconds_per_step" in figures else "-")
         if bounds is not None:
             cells.append(f"{bounds[side] * 1e3:.0f}" if side in bounds else "-")
         cells += [

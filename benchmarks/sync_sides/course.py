@@ -62,6 +62,8 @@ class Course:
 
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    late: str = ""
+    """Why there is nothing: whoever trained did not come to an end."""
 
     def add(self, seconds: float, loss: float) -> None:
         self.seconds.append(seconds)
@@ -91,6 +93,7 @@ class Course:
             "seconds_per_step": self.seconds[-1] / len(self.seconds) if self.seconds else None,
             "best": self.best(len(self.losses)) if len(self.losses) >= WINDOW else None,
             "limit": trial.limit,
+            **({"late": self.late} if self.late else {}),
         }
 
     def curve(self) -> list[tuple[float, float]]:

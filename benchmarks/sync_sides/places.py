@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import BENCHMARKS, ROOT
+from common import BENCHMARKS
+from peer_process import LateError, finish
 
 from manyhands.cli.collective_bench import bound
 from manyhands.cluster import Cluster, preset
@@ -39,6 +38,8 @@ POLICIES = (
 RAY = "Ray actors"
 FAST, SLOW = "12.5MB", "2.5MB"
 _PORTS = (29500, 29600)
+_START_SECONDS = 180.0
+"""Ray's, and that of its actors, before the clock of a trial runs."""
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,14 @@ def ray_actors(trial: Trial, slow: str) -> Course:
     flags = {"example": trial.case.example, "flags": trial.flags, "workers": WORKERS, "slow": slow}
     flags |= {"goal": trial.goal, "limit": trial.limit, "last": trial.last}
     command = [sys.executable, str(BENCHMARKS / "peers" / "ray_server.py"), *(f"--{k}={v}" for k, v in flags.items())]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=trial.limit + 180, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with code {done.returncode}:\n{done.stderr[-2000:]}")
+    environment = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     course = Course()
-    for seconds, loss in json.loads(done.stdout.splitlines()[-1]):
+    try:
+        said = finish(command, trial.limit + _START_SECONDS, environment)
+    except LateError as error:
+        course.late = str(error)
+        return course
+    for seconds, loss in json.loads(said.splitlines()[-1]):
         course.add(seconds, loss)
     return course
 

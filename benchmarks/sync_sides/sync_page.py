@@ -100,7 +100,7 @@ def _side(side: str, figures: Figures, bounds: dict[str, float] | None) -> list[
     cells = [f"`{side}`", f"{figures['reached']} of {figures['of']}"]
     cells.append(_spread(figures["seconds"], "{:.1f}") if "seconds" in figures else "not reached")
     cells.append(_spread(figures["steps"], "{:.0f}") if "steps" in figures else "")
-    cells.append(f"{figures['seconds_per_step']['median'] * 1e3:.0f}")
+    cells.append(f"{figures['seconds_per_step']['median'] * 1e3:.0f}" if "seconds_per_step" in figures else "-")
     if bounds is not None:
         cells.append(f"{bounds[side] * 1e3:.0f}" if side in bounds else "")
     return cells + [_spread(figures[n], "{:.2f}") if n in figures else "" for n in ("over_ddp", "over_allreduce")]

@@ -8,6 +8,7 @@ from collections import defaultdict
 from itertools import groupby
 
 import pytest
+from deadlines import DEADLINE
 
 from manyhands.cli.catalogue import COMMANDS, GROUPS, every
 from manyhands.cli.declared import declared
@@ -104,7 +105,7 @@ for call in ["", *sys.argv[2:]]:
 def test_help_loads_nothing_heavy():
     """Nor does the list of commands need the parser."""
     command = [sys.executable, "-c", LOOK, repr(HEAVY), *CALLS]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == 0, done.stderr
     loaded = [ast.literal_eval(line) for line in done.stdout.splitlines()]
     assert loaded == [(call, []) for call in ("", *CALLS)]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from deadlines import DEADLINE
 from support import cli
 from support_lab import eventually, leftovers
 
@@ -25,7 +26,7 @@ def test_output_has_the_name_of_its_host_and_codes_pass_through():
 
 
 def test_the_first_failure_ends_the_others():
-    done = cli("lab", "mesh-2", "--", "sh", "-c", "[ {rank} = 1 ] && exit 7; sleep 1000", timeout=240)
+    done = cli("lab", "mesh-2", "--", "sh", "-c", "[ {rank} = 1 ] && exit 7; sleep 1000", timeout=DEADLINE)
     assert done.returncode == 7
     assert "h1 exited with code 7" in done.stderr
     assert "h0" not in done.stderr
@@ -33,17 +34,15 @@ def test_the_first_failure_ends_the_others():
 
 def test_the_others_may_go_on():
     command = ("sh", "-c", "[ {rank} = 1 ] && kill -9 $$; sleep 0.3; echo done")
-    done = cli("lab", "mesh-2", "--keep-going", "--", *command, timeout=240)
+    done = cli("lab", "mesh-2", "--keep-going", "--", *command, timeout=DEADLINE)
     assert done.returncode == 128 + signal.SIGKILL
     assert "h1 was ended by SIGKILL" in done.stderr
     assert done.stdout == "h0 | done\n"
 
 
 UNHURRIED = """
-import signal
 from manyhands.cli import lab, main
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it
-lab._GRACE = 120.0
+lab._GRACE = float("inf")
 main()
 """
 
@@ -57,7 +56,7 @@ def test_an_interrupt_ends_all():
             assert sorted(lab.stdout.readline() for _ in range(2)) == ["h0 | ready\n", "h1 | ready\n"]
             assert len(leftovers(lab.pid)) == 3
             os.kill(lab.pid, signal.SIGINT)
-            out, _ = lab.communicate(timeout=240)
+            out, _ = lab.communicate(timeout=DEADLINE)
         finally:
             lab.kill()
     assert lab.returncode == 130

@@ -3,6 +3,8 @@
 import threading
 import time
 
+from deadlines import DEADLINE
+
 from manyhands.cli.main import run
 from manyhands.run import RunDirectory
 
@@ -35,5 +37,5 @@ def test_following(tmp_path, capsys, monkeypatch):
     with directory.log.open("a") as log:
         log.write("second\n")
     over.set()
-    following.join(60)
+    following.join(DEADLINE)
     assert said + capsys.readouterr().out == "first\nsecond\n"

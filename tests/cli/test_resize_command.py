@@ -4,6 +4,7 @@ import json
 import threading
 
 import pytest
+from deadlines import DEADLINE
 
 from manyhands.cli.main import main
 from manyhands.run import RunDirectory
@@ -36,7 +37,7 @@ def asked(directory, *flags):
         thread = threading.Thread(target=answer)
         thread.start()
         assert resize(directory.path, *flags) == 0
-        thread.join(60)
+        thread.join(DEADLINE)
     return requests[0]
 
 

@@ -107,7 +107,7 @@ def run(forest, numel, chunks, data, **options):
     return [buffers[r][programs[r].output] for r in members], [buffers[r][0] for r in members]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data(), st.sampled_from(["all_reduce", "reduce", "broadcast", "reduce_scatter", "all_gather"]))
 def test_every_forest_does_its_operation(data, operation):
     forest = data.draw(forests(operation))
@@ -137,7 +137,7 @@ def test_every_forest_does_its_operation(data, operation):
             assert np.array_equal(inputs[rank], given_[rank][0])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_aligned_sums_are_the_same_bits_for_every_forest_and_every_number_of_members(data):
     forest = data.draw(forests("all_reduce"))

@@ -144,7 +144,7 @@ def test_parallel_rails_share_a_hop_behind_a_switch():
     assert carried[("s", "b", "x")] == Fraction(1, 4) and carried[("s", "b", "y")] == Fraction(3, 4)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), min_size=1, max_size=4),
     st.integers(0, 20),
@@ -160,7 +160,7 @@ def test_water_is_level(links, amount):
     assert all(level >= max(wet) for level in levels if wet)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cluster=clusters(most=6, least=2), name=st.sampled_from(list(ALGORITHMS)), size=st.integers(0, 10**8))
 def test_bounds_are_kept(cluster, name, size):
     """Never faster than the busiest link or the latencies, never negative, and the rate is what the seconds say."""
@@ -171,7 +171,7 @@ def test_bounds_are_kept(cluster, name, size):
     assert predict(forest, cluster, 2 * size + 1).seconds >= cost.seconds
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_partial_sums_by_brute_force(data):
     """As many as there are aligned nodes within the leaves whose parents are not."""

@@ -18,7 +18,7 @@ OPERATIONS = ("all_reduce", "reduce_scatter", "all_gather", "broadcast", "reduce
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(cluster=clusters(most=5, least=2), canonical=st.booleans(), limit=st.sampled_from([None, 8]))
 def test_packings_are_valid_and_as_fast_as_certified(operation, cluster, canonical, limit):
     root = cluster.ranks[0] if operation in ("broadcast", "reduce") else None
@@ -37,7 +37,7 @@ def test_packings_are_valid_and_as_fast_as_certified(operation, cluster, canonic
         assert len(plan.forest.trees) <= limit
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_no_algorithm_beats_the_bound(data):
     cluster = data.draw(clusters(most=5, least=2))
@@ -50,7 +50,7 @@ def test_no_algorithm_beats_the_bound(data):
     assert rate(forest, cluster) <= packed(cluster, operation, root=root).certificate.bound
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_programs_send_as_many_partial_sums_as_predicted(data):
     cluster = data.draw(clusters(most=8, least=2))

@@ -36,7 +36,7 @@ def brute_force(forest: Forest) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", ALGORITHMS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cluster=clusters())
 def test_every_generator_is_valid(name, operation, cluster):
     try:
@@ -89,7 +89,7 @@ def _swap(forest: Forest, index: int, tree: Tree) -> tuple[Tree, ...]:
     return (*forest.trees[:index], tree, *forest.trees[index + 1 :])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_broken_forests_are_refused(data):
     cluster = data.draw(clusters(most=6, least=2))

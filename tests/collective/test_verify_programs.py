@@ -27,7 +27,7 @@ def check(programs: list[Program], forest: Forest) -> None:
     verify_programs(programs, forest.operation, members=len(forest.members), root=root)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_all_generators_compile_to_valid_programs(data):
     cluster = data.draw(clusters(most=6))
@@ -54,7 +54,7 @@ def test_a_rank_may_bring_several_contributions():
         check([skipped, programs[1]], forest)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_changed_programs_are_refused(data):
     cluster = data.draw(clusters(most=5, least=2))
@@ -101,7 +101,7 @@ def test_changed_programs_are_refused(data):
         check(changed, forest)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_swapped_messages_on_a_channel_are_refused(data):
     """Two sends of different data to the same peer, the wrong way round."""

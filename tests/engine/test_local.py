@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from deadlines import DEADLINE, Deadline
 from support import alive
 
 from manyhands.engine import Exited, LocalEngine, Loop, Place, Printed, Said
 from manyhands.errors import UsageError, UserError
 from manyhands.shm import Board
 
-DEADLINE = 120.0
 HERE = Path(__file__).parent
 
 
@@ -35,9 +35,9 @@ class Desk:
         return self.engine.open().facts
 
     def until(self, condition, what: str) -> None:
-        end = time.monotonic() + DEADLINE
+        end = Deadline()
         while not condition():
-            assert time.monotonic() < end, f"waited {DEADLINE} s for {what}; so far: {self.events}"
+            assert not end.passed, f"waited {end} for {what}; so far: {self.events}"
             self.engine.poll(1.0)
 
     def said(self, worker: int) -> list:
@@ -81,9 +81,9 @@ def desk(monkeypatch):
 
 
 def until_gone(*pids: int) -> None:
-    end = time.monotonic() + DEADLINE
+    end = Deadline()
     while any(map(alive, pids)):
-        assert time.monotonic() < end, f"still there: {[pid for pid in pids if alive(pid)]}"
+        assert not end.passed, f"still there: {[pid for pid in pids if alive(pid)]}"
         time.sleep(0.005)
 
 

@@ -8,7 +8,8 @@ import signal
 import time
 from pathlib import Path
 
-from support import DEADLINE, ROOT, cli
+from deadlines import PATIENT, QUIET, Deadline
+from support import ROOT, cli
 
 from manyhands.jobs.controller import Client, Home
 
@@ -37,7 +38,7 @@ class TestHome:
         return self.do("up", "--port", 0, *flags)
 
     def submit(self, *flags: object, job: tuple = (), file: Path = JOB) -> int:
-        return json.loads(self.do("submit", file, "--json", *flags, "--", *job))["id"]
+        return json.loads(self.do("submit", file, "--json", *PATIENT, *flags, "--", *job))["id"]
 
     def show(self) -> dict:
         """What `jobs --json` prints, without starting Python for it."""
@@ -46,16 +47,14 @@ class TestHome:
     def job(self, number: int) -> dict:
         return next(job for job in self.show()["jobs"] if job["id"] == number)
 
-    def until(self, condition, what: str, deadline: float = DEADLINE) -> dict:
+    def until(self, condition, what: str, seconds: float = QUIET) -> dict:
         """Wait until the condition holds of what `jobs` shows; returns that."""
-        end = time.monotonic() + deadline
+        end = Deadline(seconds)
         while True:
             shown = self.show()
             if condition(shown):
                 return shown
-            assert time.monotonic() < end, (
-                f"waited {deadline} s for {what}\n{json.dumps(shown, indent=1)}\n{self.log()}"
-            )
+            assert not end.passed, f"waited {end} for {what}\n{json.dumps(shown, indent=1)}\n{self.log()}"
             time.sleep(0.05)
 
     def until_job(self, number: int, *statuses: str, step: int = 0, workers: int | None = None) -> dict:

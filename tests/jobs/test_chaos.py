@@ -104,7 +104,7 @@ def test_every_job_ends_as_if_nothing_had_happened(tmp_path, calm, jobs, seconds
         for job in chaos.home.show()["jobs"]:
             chaos.home.cli("resume", job["id"])
         shown = chaos.home.until(
-            lambda shown: all(job["ended"] for job in shown["jobs"]), "all jobs to end", deadline=600.0
+            lambda shown: all(job["ended"] for job in shown["jobs"]), "all jobs to end", seconds=600.0
         )
         assert len(shown["jobs"]) == jobs
         for job in shown["jobs"]:

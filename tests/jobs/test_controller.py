@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from agents import LentHost
+from deadlines import DEADLINE
 from home import JOB
 from support import Brake, cli, ledger_positions, train
 
@@ -171,7 +172,7 @@ def test_in_the_foreground(home):
     assert "page: http://127.0.0.1:" in process.stdout.readline()
     assert home.pid() == process.pid
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) in (0, 130)
+    assert process.wait(DEADLINE) in (0, 130)
     process.stdout.close()
     assert "no controller runs" in home.cli("jobs").stderr
 

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 
 import pytest
+from deadlines import DEADLINE
 from hypothesis import given
 from hypothesis import strategies as st
 from test_orders import job as plain_job
@@ -23,7 +24,6 @@ from manyhands.jobs.controller.remains import DamagedError, Result, last_words, 
 from manyhands.jobs.controller.rows import from_row, to_row
 from manyhands.jobs.controller.store import Store
 
-DEADLINE = 60.0
 NO_OBJECT = [b"", b"garbage", b"\xff\xfe\x00", b"{", b"[]", b"3", b"null", b'"x"', b"[" * 100_000, b"\0" * 100]
 BAD_RESULTS = [
     *NO_OBJECT,

@@ -8,6 +8,7 @@ import shutil
 import threading
 
 import pytest
+from deadlines import DEADLINE
 
 from manyhands.jobs.controller import Home
 from manyhands.jobs.controller.door import refusal
@@ -72,7 +73,7 @@ def test_other_names_for_this_machine_get_nothing(home):
     home.up("--slots", 1)
     token = Home(home.path).read_secret()
     for path in ("/", "/api/cluster"):
-        link = http.client.HTTPConnection("127.0.0.1", Home(home.path).published()["port"], timeout=30)
+        link = http.client.HTTPConnection("127.0.0.1", Home(home.path).published()["port"], timeout=DEADLINE)
         link.request("GET", path, headers={"Host": "attacker.example", "Authorization": f"Bearer {token}"})
         answer = link.getresponse()
         assert answer.status == 403 and b"attacker.example" in answer.read()
@@ -95,7 +96,7 @@ def test_a_page_of_another_port_gets_no_token_and_no_job(home, tmp_path):
         assert context.cookies() == []
         other = context.new_page()
         other.goto(attacker.url)
-        other.locator("#done").wait_for(timeout=60_000)
+        other.locator("#done").wait_for(timeout=1000 * DEADLINE)
         found = json.loads(other.text_content("#done"))
         page.reload()
         page.get_by_text("live").wait_for()

@@ -4,6 +4,7 @@ import re
 import shutil
 
 import pytest
+from deadlines import DEADLINE
 from support import Brake
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -35,7 +36,7 @@ def test_the_page_follows_the_jobs(home, tmp_path):
         page.locator(f"tr[data-job='{second}']").get_by_text("waiting").wait_for()
         page.locator("#chart").hover(position={"x": 400, "y": 30})
         brake.release()
-        page.locator(f"tr[data-job='{second}']").get_by_text("finished").wait_for(timeout=60_000)
+        page.locator(f"tr[data-job='{second}']").get_by_text("finished").wait_for(timeout=1000 * DEADLINE)
         page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
         assert "1 <b>first</b>" in _hover_everywhere(page), "the chart knows who held a slot"
         page.get_by_label("also those that are over").uncheck()
@@ -68,7 +69,7 @@ def test_who_does_not_know_the_token_sees_nothing(home):
         request = urllib.request.Request(f"http://127.0.0.1:{port}/api/{path}", method=method)
         request.add_header("Authorization", "Bearer guess")
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(request, timeout=10)
+            urllib.request.urlopen(request, timeout=DEADLINE)
         assert refused.value.code == 401
         refused.value.close()
     assert (home.path / "controller.token").stat().st_mode & 0o077 == 0

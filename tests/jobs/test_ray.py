@@ -1,8 +1,7 @@
-"""Jobs on the nodes of a Ray cluster, which come and go."""
+"""Jobs on the nodes of a Ray cluster, which come and go. (How long it takes, benchmarks/ray_recovery.py measures.)"""
 
 import subprocess
 import sys
-import time
 
 import pytest
 from home import JOB, TestHome
@@ -10,8 +9,6 @@ from ray_cluster import RayCluster
 from support import Brake, train
 
 STEPS = 500
-SLOW = 3.0
-"""How much longer a busy machine may take than benchmarks/ray_recovery.py says."""
 LONG = (f"--steps={STEPS}",)
 
 pytest.importorskip("starlette", reason="starlette is not installed")
@@ -51,19 +48,15 @@ def test_nodes_come_and_go(cluster, home, brake, calm):
     before = home.until_job(number, "running", workers=3)
 
     lost = before["workers"][0]
-    began = time.monotonic()
     cluster.kill(lost["pid"])
     home.until(lambda shown: there(shown) == 2, "the loss of a node to be seen")
     back = home.until_job(number, "running", step=before["step"] + 1, workers=3)
-    assert time.monotonic() - began < 15 * SLOW
     assert lost["host"] not in {worker["host"] for worker in back["workers"]}
 
     waiting = home.submit("--workers", 3, job=(*LONG, *brake.job))
     assert home.job(waiting)["status"] == "waiting"
-    began = time.monotonic()
     cluster.add()
     home.until_job(waiting, "running", step=1, workers=3)
-    assert time.monotonic() - began < 15 * SLOW
 
     brake.release()
     for job in (number, waiting):

@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from deadlines import DEADLINE
 
 from manyhands.errors import UserError
 from manyhands.jobs.controller.secret import is_secret, make_secret, read_secret
@@ -47,7 +48,7 @@ def test_a_secret_that_could_not_be_written_is_not_there(tmp_path, monkeypatch, 
 
 
 def _make(path, barrier, found):
-    barrier.wait(60)
+    barrier.wait(DEADLINE)
     found.put(make_secret(path))
 
 
@@ -57,9 +58,9 @@ def test_many_that_make_it_at_once_have_the_same(tmp_path):
     makers = [context.Process(target=_make, args=(tmp_path / "token", barrier, found)) for _ in range(4)]
     for maker in makers:
         maker.start()
-    assert len({found.get(timeout=60) for _ in makers}) == 1
+    assert len({found.get(timeout=DEADLINE) for _ in makers}) == 1
     for maker in makers:
-        maker.join(60)
+        maker.join(DEADLINE)
 
 
 def test_no_controller_with_an_empty_token(home):
@@ -93,7 +94,7 @@ def _status(home, header: str | None) -> int:
     if header is not None:
         request.add_header("Authorization", header)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
             return answer.status
     except urllib.error.HTTPError as refused:
         refused.close()

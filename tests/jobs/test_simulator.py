@@ -2,7 +2,6 @@
 
 import dataclasses
 import heapq
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -235,11 +234,11 @@ def test_wrong_lines_are_named(text, tmp_path):
 
 
 @pytest.mark.slow
-def test_thirty_thousand_jobs_in_a_minute():
+def test_thirty_thousand_jobs():
+    """As many as in the traces of real clusters. (How long it takes, benchmarks/simulator.py measures.)"""
     trace = generate(30_000, 256, seed=1, load=1.1)
-    began = time.perf_counter()
-    simulate(trace, World(hosts=[8] * 32), policy_of("las"))
-    assert time.perf_counter() - began < 60
+    outcome = simulate(trace, World(hosts=[8] * 32), policy_of("las"))
+    assert (outcome.ended >= trace.submitted).all() and np.isfinite(outcome.ended).all()
 
 
 def test_a_trace_at_another_load():

@@ -5,6 +5,7 @@ import json
 import os
 
 import pytest
+from deadlines import DEADLINE
 from home import JOB
 
 from manyhands.errors import UsageError
@@ -60,7 +61,7 @@ def test_what_is_refused_harms_nobody(home, tmp_path):
     token, port = Home(home.path).read_secret(), Home(home.path).published()["port"]
 
     def send(path: str, body: bytes) -> tuple[int, dict]:
-        link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        link = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         link.request("POST", path, body, headers)
         answer = link.getresponse()

@@ -26,8 +26,7 @@ def receive(port: int) -> None:
 
 
 def send(address: str, port: int, size: int) -> None:
-    with socket.create_connection((address, port), timeout=120) as connection:
-        connection.settimeout(None)
+    with socket.create_connection((address, port)) as connection:
         block = bytes(1 << 18)
         while size > 0:
             size -= connection.send(block[:size])

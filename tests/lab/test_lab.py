@@ -9,14 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
-from support_lab import DEADLINE, PYTHON, Flow, carries, eventually, leftovers, output, processes_in
+from deadlines import DEADLINE
+from support_lab import PYTHON, Flow, carries, eventually, leftovers, output, processes_in
 
 from manyhands.cluster import Cluster, Node, parse_toml, preset
 from manyhands.errors import UserError
 from manyhands.lab import Lab, obstacle
 
 MB = 1_000_000
-CONNECT = "import socket,sys; socket.create_connection((sys.argv[1], 9), timeout=60)"
+CONNECT = f"import socket,sys; socket.create_connection((sys.argv[1], 9), timeout={DEADLINE})"
 
 
 def connect_error(lab: Lab, node: str, address: str) -> str:

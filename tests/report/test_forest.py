@@ -19,7 +19,7 @@ from manyhands.report.topology import SIDE, place_nodes, strands
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cluster=clusters(least=2))
 def test_nodes_stand_apart_and_inside(cluster):
     places = place_nodes(cluster, cluster.ranks)
@@ -28,7 +28,7 @@ def test_nodes_stand_apart_and_inside(cluster):
     assert len({(round(p.x), round(p.y)) for p in places.values()}) == len(places)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cluster=clusters(least=2))
 def test_strands_are_the_loads(cluster):
     """At a forest's rate no link is more than full, some link is full, and the strands sum to the loads."""

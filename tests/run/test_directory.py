@@ -9,11 +9,11 @@ import sys
 import threading
 
 import pytest
+from deadlines import DEADLINE
 
 from manyhands.errors import UsageError, UserError
 from manyhands.run import RunDirectory, read_json, write_json
 
-DEADLINE = 120.0
 HOLDER = """
 import sys, time
 from pathlib import Path

@@ -32,7 +32,7 @@ def test_what_is_appended_is_there_at_once_and_after_closing(tmp_path):
     assert lines(tmp_path / "none.jsonl") == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 5), st.integers(0, 9000), st.integers(1, 9000))
 def test_a_torn_last_line_is_cut(tmp_path_factory, count, length, torn):
     path = tmp_path_factory.mktemp("journal") / "ledger.jsonl"

@@ -82,7 +82,7 @@ trees = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(trees, st.dictionaries(st.text(min_size=1, max_size=5).filter(lambda s: s != "tree"), st.text(max_size=9)))
 def test_a_tree_comes_back_bit_for_bit(tree, metadata):
     back, notes = read_image(memoryview(written(tree, metadata)))
@@ -90,7 +90,7 @@ def test_a_tree_comes_back_bit_for_bit(tree, metadata):
     assert notes == metadata
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(st.text("abcxyz", min_size=1, max_size=6), tensors, max_size=8))
 def test_the_library_reads_every_tensor(tree):
     loaded = library_load(bytes(written(tree)))

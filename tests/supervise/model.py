@@ -79,6 +79,8 @@ class Model:
         self.impossible: set[str] = set()
         """Layouts that the model cannot be divided by."""
         self.broken_host = ""
+        self.refused: list[int] = []
+        """Who could not be started, and the supervisor does not know yet."""
         self.fails_to_build = 0
         self.told: list[str] = []
 
@@ -102,7 +104,7 @@ class Model:
             case Start(worker=worker, host=host, build=build):
                 assert worker not in self.puppets, "a number is used once"
                 if host == self.broken_host:
-                    self.take(heard.not_started(self.at, worker, f"host {host} is not to be reached"))
+                    self.refused.append(worker)
                     return
                 self.puppets[worker] = Puppet(worker, host, build.plan)
                 self.at = heard.started(self.at, worker, 1000 + worker)
@@ -306,6 +308,7 @@ class Model:
             elif puppet.doing == "giving" and puppet is self.gang_of(puppet)[0]:
                 found.append(("hands", puppet.worker))
         found += [("ends", worker) for worker, _ in self.ended]
+        found += [("refused", worker) for worker in self.refused]
         if self.writing is not None:
             found.append(("written", -1))
         return found
@@ -324,6 +327,9 @@ class Model:
                 self.hand(self.puppets[worker])
             case "ends":
                 self.bury(worker)
+            case "refused":
+                self.refused.remove(worker)
+                self.take(heard.not_started(self.at, worker, "its host is not to be reached"))
             case "written":
                 assert self.writing is not None
                 step, self.writing, self.pinned = self.writing[1], None, None

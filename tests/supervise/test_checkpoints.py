@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+from deadlines import Deadline
 
 from manyhands.engine import Loop
 from manyhands.errors import UsageError
@@ -13,8 +14,6 @@ from manyhands.shm import Slots
 from manyhands.supervise import Care, checkpoints
 from manyhands.supervise.checkpoints import Checkpoints
 from manyhands.supervise.standing import Durable
-
-DEADLINE = 120.0
 
 
 class Desk:
@@ -40,9 +39,9 @@ class Desk:
         """Save and write; what was said of it."""
         count = len(self.written)
         self.checkpoints.write(self.save(step), step)
-        end = time.monotonic() + DEADLINE
+        end = Deadline()
         while len(self.written) == count:
-            assert time.monotonic() < end, "the write did not end"
+            assert not end.passed, "the write did not end"
             self.loop.run_once(1.0)
         return self.written[-1]
 

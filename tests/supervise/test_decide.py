@@ -66,7 +66,8 @@ def check(model: Model, before: int) -> None:
     assert at.committed >= before, "committed steps stay committed"
     assert not at.members.keys() & at.leaving.keys()
     for member in [*at.members.values(), *at.leaving.values()]:
-        known = member.worker in model.puppets or any(number == member.worker for number, _ in model.ended)
+        gone = [*model.refused, *(number for number, _ in model.ended)]
+        known = member.worker in model.puppets or member.worker in gone
         assert known, f"{member} is no process"
     for worker, puppet in model.puppets.items():
         assert worker in at.members or worker in at.leaving, f"{puppet} is nobody's"
@@ -164,15 +165,178 @@ def test_an_undisturbed_run_has_one_generation(name):
     assert model.at.committed == TOTAL
 
 
-def test_replicas_that_survive_are_kept():
-    model = Model(PLANS["three"])
-    while model.at.committed < 3:
+# Named histories. What they need of real processes, one test of each kind shows (test_recovery.py and its neighbours);
+# the other tests there are slow, as what they do beyond that is decided here.
+
+
+def go_on(model: Model, until: Callable[[], bool] = lambda: False) -> None:
+    """All that can happen happens in turn, until something has come about, or the run is over."""
+    for turn in range(MOST_EVENTS):
         model.decide()
-        model.happen(model.events()[0])
+        if until() or model.done:
+            return
+        events = model.events()
+        model.happen(events[turn % len(events)])
+    raise AssertionError(f"it never comes about: {model.at}")
+
+
+def begun(name: str, step: int, **how: int) -> Model:
+    """A run that has committed so many steps."""
+    model = Model(PLANS[name], **how)
+    go_on(model, lambda: model.at.committed >= step)
+    return model
+
+
+def begins_again(model: Model) -> int:
+    """Let it go on until the next generation trains; the step that it begins from."""
+    before = generation(model)
+    go_on(model, lambda: generation(model) > before)
+    return min(puppet.step for puppet in model.puppets.values() if puppet.doing == "running")
+
+
+def generation(model: Model) -> int:
+    assert model.at.generation is not None
+    return model.at.generation.number
+
+
+def finishes(model: Model) -> None:
+    go_on(model)
+    assert model.at.ending is not None and model.at.ending.status == "finished", model.at.ending
+    check_end(model)
+
+
+def test_replicas_that_survive_are_kept():
+    model = begun("three", 3)
     first = set(model.at.members)
     model.die(min(first), -signal.SIGKILL)
-    while model.at.generation.number < 2:
-        model.decide()
-        model.happen(model.events()[0])
+    steps = {puppet.step for puppet in model.puppets.values()}
+    assert {begins_again(model)} == steps
     assert set(model.at.generation.gang) & first == first - {min(first)}
     assert Kind.of(model.at.generation.plan).whole
+    finishes(model)
+
+
+@pytest.mark.parametrize("name", ["one", "three", "hosts", "pp", "shard", "local", "server", "stale"])
+def test_if_all_are_killed_at_once_the_newest_state_in_memory_is_what_is_left(name):
+    model = begun(name, 6, every=2)
+    assert model.held is not None and 0 < model.held.step <= 6
+    for worker in list(model.puppets):
+        model.die(worker, -signal.SIGKILL)
+    assert begins_again(model) == model.held.step
+    finishes(model)
+
+
+def test_a_newcomer_that_fails_costs_the_resize_not_the_run():
+    model = begun("two", 3)
+    gang = model.at.generation.gang
+    model.take(heard.resized(model.at, PLANS["three"]))
+    model.fails_to_build = 1
+    finishes(model)
+    assert model.at.wanted == PLANS["two"] and model.at.generation.gang == gang and generation(model) == 1
+    assert any("goes on with 2 worker(s)" in text for text in model.told)
+
+
+@pytest.mark.parametrize("name", ["one", "two", "pp", "server"])
+def test_a_worker_that_dies_of_itself_is_replaced_but_not_for_ever(name):
+    model = begun(name, 3)
+    model.die(min(model.puppets), 1)
+    finishes(model)
+    model = begun(name, 3)
+    for attempt in range(3):
+        model.die(min(model.puppets), 1)
+        if attempt < 2:
+            begins_again(model)
+    go_on(model)
+    assert model.at.ending is not None and model.at.ending.status == "failed"
+
+
+@pytest.mark.parametrize("name", ["pp", "shard"])
+def test_a_part_that_hangs_costs_all_parts(name):
+    """None of them holds a whole state: all are forked anew, from the newest that was put together."""
+    model = begun(name, 6, every=2)
+    parts, kept = set(model.puppets), model.held.step
+    model.die(max(parts), -signal.SIGKILL, hung=True)
+    assert begins_again(model) == kept
+    assert not parts & set(model.puppets)
+    finishes(model)
+
+
+@pytest.mark.parametrize("name", sorted(PLANS))
+def test_a_stop_leaves_the_newest_state_and_any_other_plan_goes_on_from_it(name):
+    model = begun(name, 5, every=100)
+    model.at = heard.asked_to_stop(model.at, "stopped by command")
+    go_on(model)
+    check_end(model)
+    assert model.at.ending.status == "stopped" and model.at.durable.step == model.at.committed >= 5
+    for other in sorted(PLANS):
+        resumed = Model(PLANS[other], model.at.durable.step)
+        go_on(resumed, lambda run=resumed: run.at.generation is not None)
+        steps = {puppet.step for puppet in resumed.puppets.values() if puppet.doing == "running"}
+        assert steps == {model.at.durable.step}
+        finishes(resumed)
+
+
+@pytest.mark.parametrize("way", [("two", "local", "three", "two"), ("stale", "stale1", "two"), ("pp", "shard", "one")])
+def test_policies_and_layouts_change_at_step_boundaries(way):
+    """Each change is one generation more, from the step at which the one before paused."""
+    model = begun(way[0], 2, every=100)
+    for number, name in enumerate(way[1:], 2):
+        model.take(heard.resized(model.at, PLANS[name]))
+        assert begins_again(model) == model.at.committed
+        assert generation(model) == number and model.at.generation.plan == PLANS[name]
+        go_on(model, lambda step=model.at.committed: model.at.committed > step)
+    finishes(model)
+
+
+def test_the_only_server_is_lost_with_what_it_held():
+    """Workers that wait for nobody hold no whole state: the run goes back to the newest that was kept."""
+    model = begun("stale1", 6, every=4)
+    (server,) = [worker for worker, puppet in model.puppets.items() if puppet.rank == 2]
+    kept = model.held.step
+    model.die(server, -signal.SIGKILL)
+    assert begins_again(model) == kept
+    finishes(model)
+
+
+@pytest.mark.parametrize("rank", range(4))
+def test_where_nobody_waits_whoever_is_lost_is_replaced_in_the_same_generation(rank):
+    model = begun("stale", 3)
+    (lost,) = [worker for worker, puppet in model.puppets.items() if puppet.rank == rank]
+    model.die(lost, -signal.SIGKILL)
+    finishes(model)
+    assert generation(model) == 1
+    assert model.at.generation.gang[rank] != lost
+
+
+def test_a_stop_while_a_server_is_missing_waits_for_nobody():
+    model = begun("stale", 6, every=4)
+    (server,) = [worker for worker, puppet in model.puppets.items() if puppet.rank == 3]
+    model.die(server, -signal.SIGKILL)
+    go_on(model, lambda: server not in model.at.members)
+    model.take(heard.interrupted(model.at, "SIGTERM"))
+    go_on(model)
+    check_end(model)
+    assert model.at.ending.status == "stopped" and 0 < model.at.durable.step <= model.at.committed
+
+
+@pytest.mark.parametrize("name", ["hosts", "away"])
+def test_workers_anywhere_are_replaced_where_they_were(name):
+    model = begun(name, 3)
+    for host in sorted({puppet.host for puppet in model.puppets.values()}):
+        (lost,) = [worker for worker, puppet in model.puppets.items() if puppet.host == host]
+        places = sorted(puppet.host for puppet in model.puppets.values())
+        model.die(lost, -signal.SIGKILL)
+        begins_again(model)
+        assert sorted(puppet.host for puppet in model.puppets.values()) == places
+    finishes(model)
+
+
+def test_a_run_on_a_host_that_is_not_to_be_reached_again_fails():
+    model = begun("hosts", 3)
+    model.broken_host = "a"
+    for worker in [worker for worker, puppet in model.puppets.items() if puppet.host == "a"]:
+        model.die(worker, None)
+    go_on(model)
+    assert model.at.ending is not None and model.at.ending.status == "failed"
+    check_end(model)
+    assert model.at.durable.step == model.newest

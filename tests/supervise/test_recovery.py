@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import EXAMPLES, PATIENT, ROOT, Brake, Run, alive, cli, kill_worker, ledger_positions, side_by_side, train
+from deadlines import HASTY
+from support import EXAMPLES, ROOT, Brake, Run, alive, cli, kill_worker, ledger_positions, side_by_side, train
 
 from manyhands import Trainer
 from manyhands.train.jobfile import load_job
@@ -18,8 +19,6 @@ from manyhands.train.jobfile import load_job
 TINY = ROOT / "tests" / "jobfiles" / "tiny.py"
 STEPS = 150
 LONG = (f"--steps={STEPS}", "--evaluate")
-GRACE = 60.0
-"""Seconds for what happens at once."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def brake(tmp_path) -> Brake:
 
 
 def begin(directory: Path, brake: Brake, *flags: object, workers: int = 2, job: tuple = ()) -> Run:
-    return Run.begin(directory, TINY, PATIENT, *flags, workers=workers, job=(*LONG, *brake.job, *job))
+    return Run.begin(directory, TINY, *flags, workers=workers, job=(*LONG, *brake.job, *job))
 
 
 def finishes_as(run: Run, expected: dict) -> None:
@@ -143,8 +142,8 @@ def test_second_interrupt_ends_at_once(tmp_path):
     run.process.send_signal(signal.SIGINT)
     run.until(lambda: run.show().get("status") == "ending", "the first interrupt to be taken")
     run.process.send_signal(signal.SIGINT)
-    assert run.wait(GRACE) == 130
-    run.until(lambda: not any(map(alive, pids)), "the workers' end", GRACE)
+    assert run.wait() == 130
+    run.until(lambda: not any(map(alive, pids)), "the workers' end")
 
 
 def supervisor_killed(run: Run, checkpoints: int) -> list[Path]:
@@ -153,7 +152,7 @@ def supervisor_killed(run: Run, checkpoints: int) -> list[Path]:
     run.until(lambda: run.ended() or len(list(folder.glob("step-*"))) >= checkpoints, "checkpoints")
     pids = run.workers(2)
     run.kill()
-    run.until(lambda: not any(map(alive, pids)), "the workers' end", GRACE)
+    run.until(lambda: not any(map(alive, pids)), "the workers' end")
     return sorted(folder.glob("step-*"))
 
 
@@ -192,7 +191,7 @@ def test_a_hung_worker_is_replaced(expected, tmp_path):
     test_patience.py shows: here, on a machine that stalls, it may really stand still.)"""
     mark = tmp_path / "mark"
     job = (*LONG, "--fault=stop_self", f"--mark={mark}")
-    run = Run.begin(tmp_path / "run", TINY, "--patience=3", job=job)
+    run = Run.begin(tmp_path / "run", TINY, *HASTY, job=job)
     finishes_as(run, expected)
     blamed = re.findall(r"\(process\s+(\d+)\)\s+has\s+stood\s+still", run.output())
     assert mark.read_text() in blamed
@@ -236,7 +235,7 @@ def test_a_full_disk(tmp_path):
     try:
         brake = Brake(tmp_path / "brake", 118, 0.004)
         job = ("--width=20000", "--steps=120", *brake.job)
-        run = Run.begin(disk / "run", TINY, PATIENT, "--checkpoint-every=10", job=job)
+        run = Run.begin(disk / "run", TINY, "--checkpoint-every=10", job=job)
         run.until(lambda: "could not be written" in run.output() or run.ended(), "the complaint")
         run.until(lambda: run.ended() or run.show().get("step", 0) > 30, "training to go on")
         assert not run.ended(), run.output()

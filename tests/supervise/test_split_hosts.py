@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from agents import PIPES, LentHost
-from support import DEADLINE, PATIENT, ROOT, Brake, Run, ledger_positions, train
+from deadlines import DEADLINE, PATIENT
+from support import ROOT, Brake, Run, ledger_positions, train
 from support_lab import PYTHON, eventually, output
 
 JOB = ROOT / "tests" / "jobfiles" / "split_net.py"
@@ -88,7 +89,7 @@ def test_nothing_of_a_run_on_one_host_listens(layout, calm, brake, tmp_path):
     """From its first moment on, while gangs form too: workers that share a host meet without the network."""
     before = listening()
     job = (f"--steps={STEPS}", *brake.job)
-    run = Run(tmp_path / "run", JOB, "--layout", layout, "--run-dir", tmp_path / "run", PATIENT, "--", *job)
+    run = Run(tmp_path / "run", JOB, "--layout", layout, "--run-dir", tmp_path / "run", "--", *job)
     seen: list[tuple[str, int]] = []
 
     def look() -> None:
@@ -126,7 +127,7 @@ def test_split_runs_across_machines(lab, calm, brake, tmp_path):
 def begin(machines, host, layout, token, directory, job=()):
     """A run that was started on h0, with a worker there and one on the host."""
     words = ["train", JOB, "--run-dir", directory, "--token", token, "--hosts", f"here,{host.name}"]
-    words += ["--layout", layout, PATIENT, "--", f"--steps={STEPS}", *job]
+    words += ["--layout", layout, *PATIENT, "--", f"--steps={STEPS}", *job]
     return machines.run("h0", [sys.executable, "-m", "manyhands", *map(str, words)], **PIPES)
 
 

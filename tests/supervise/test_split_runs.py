@@ -5,13 +5,12 @@ import random
 from pathlib import Path
 
 import pytest
-from support import PATIENT, ROOT, Brake, Run, alive, chosen, cli, kill_worker, ledger_positions, side_by_side, train
+from deadlines import HASTY
+from support import ROOT, Brake, Run, alive, chosen, cli, kill_worker, ledger_positions, side_by_side, train
 
 JOB = ROOT / "tests" / "jobfiles" / "split_net.py"
 STEPS = 90
 LONG = (f"--steps={STEPS}", "--evaluate")
-GRACE = 60.0
-"""Seconds for what happens at once."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def brake(tmp_path) -> Brake:
     return Brake(tmp_path / "brake", STEPS - 2, 0.03)
 
 
-def begin(directory, layout: str, *job: str, flags: tuple = (PATIENT,)) -> Run:
+def begin(directory, layout: str, *job: str, flags: tuple = ()) -> Run:
     return Run(directory, JOB, "--layout", layout, "--run-dir", directory, *flags, "--", *LONG, *job)
 
 
@@ -61,7 +60,7 @@ def test_killed_workers(layout, expected, brake, tmp_path):
 
 def test_a_hung_worker(expected, tmp_path):
     mark = tmp_path / "mark"
-    run = begin(tmp_path / "run", "pp=2", "--fault=stop_self", f"--mark={mark}", flags=("--patience=3",))
+    run = begin(tmp_path / "run", "pp=2", "--fault=stop_self", f"--mark={mark}", flags=HASTY)
     finishes_as(run, expected)
     assert run.result()["recoveries"] >= 1
     assert not alive(int(mark.read_text()))
@@ -166,7 +165,7 @@ def refusals(request, tmp_path_factory):
     asked = chosen(request, "case")
     calls = [
         lambda n=n, layout=layout, job=job: cli(
-            "train", JOB, "--layout", layout, "--run-dir", folder / str(n), "--", *job.split(), timeout=GRACE * 2
+            "train", JOB, "--layout", layout, "--run-dir", folder / str(n), "--", *job.split()
         )
         for n, (layout, job) in enumerate(asked)
     ]

@@ -7,7 +7,7 @@ import re
 import signal
 
 import pytest
-from support import EXAMPLES, PATIENT, ROOT, Brake, Run, cli, kill_worker, ledger_positions, side_by_side, train
+from support import EXAMPLES, ROOT, Brake, Run, cli, kill_worker, ledger_positions, side_by_side, train
 
 from manyhands.errors import UserError
 from manyhands.tables import RowAdagrad, TableFile, TableSpec
@@ -24,7 +24,7 @@ def brake(tmp_path) -> Brake:
 
 
 def begin(directory, sync: str, *job: str, workers: int = 2) -> Run:
-    return Run.begin(directory, JOB, "--sync", sync, PATIENT, workers=workers, job=(*LONG, *job))
+    return Run.begin(directory, JOB, "--sync", sync, workers=workers, job=(*LONG, *job))
 
 
 def finishes(run: Run) -> dict:
@@ -231,7 +231,7 @@ def test_tables_survive(tmp_path):
     """Killed workers and servers, a stop and other servers: the rows are those of a calm run of one worker."""
     job = EXAMPLES / "recommend.py"
     calm = train(tmp_path / "calm", job, workers=1, job=RECOMMEND)
-    run = Run.begin(tmp_path / "run", job, "--sync", "server,servers=2", "--slow", "0:9,1:9", PATIENT, job=RECOMMEND)
+    run = Run.begin(tmp_path / "run", job, "--sync", "server,servers=2", "--slow", "0:9,1:9", job=RECOMMEND)
     for step, kind in ((4, "servers"), (9, "workers")):
         run.until_step(step)
         kill(run, kind, random.Random(0))
@@ -280,7 +280,7 @@ def test_a_run_is_stopped_while_a_server_is_missing(brake, tmp_path):
     run.until_step(8)
     os.kill(run.show()["servers"][1]["pid"], signal.SIGKILL)
     run.process.send_signal(signal.SIGTERM)
-    assert run.wait(60.0) == 130, run.output()
+    assert run.wait() == 130, run.output()
     run = Run.resume(tmp_path / "run")
     brake.release()
     finishes(run)

@@ -10,6 +10,7 @@ from typing import get_args
 
 import pytest
 import torch
+from deadlines import DEADLINE
 
 from manyhands.cluster import preset
 from manyhands.collective import Fold, Node, assign_blocks, fold, leaves
@@ -17,7 +18,6 @@ from manyhands.plan import Collective
 from manyhands.sync import Exchange, LocalSum, choose_forest, lay_out
 from manyhands.transport import Group, PeerLostError, links_over
 
-DEADLINE = 120.0
 CPU = torch.device("cpu")
 SHAPES = [
     ((5, 7), torch.float32),

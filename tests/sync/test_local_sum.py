@@ -30,7 +30,7 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.dtype is b.dtype and a.shape == b.shape and torch.equal(a.view(torch.int32), b.view(torch.int32))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.integers(1, 24), st.integers(0, 2**31))
 def test_a_block_leaves_its_subtrees_in_the_outputs(data, total, seed):
     start = data.draw(st.integers(0, total - 1))
@@ -49,7 +49,7 @@ def test_a_block_leaves_its_subtrees_in_the_outputs(data, total, seed):
             assert same_bits(row[item], over(node, [v[item] for v in values]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 33), st.integers(0, 2**31))
 def test_alone_the_whole_tree_is_the_result(total, seed):
     values = values_of(total, 2, seed)

@@ -9,6 +9,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from deadlines import DEADLINE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from table_models import MemoryTable, content, same, some_rows, spec_of
@@ -159,7 +160,7 @@ def test_created_by_many_at_once(tmp_path):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(DEADLINE)
     assert not errors and len(files) == 8
     for writer, file in enumerate(files):
         file.update(torch.tensor([writer]), torch.ones(1, 4))
@@ -299,7 +300,7 @@ for resident in map(int, sys.argv[2:]):
 def test_little_of_it_is_resident(tmp_path):
     """120 MB are read and written; 16 MB may stay mapped."""
     command = [sys.executable, "-c", RESIDENT, tmp_path / "a.table", str(16 << 20), str(1 << 40)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=DEADLINE)
     bounded, free = map(int, done.stdout.split())
     assert bounded < 40 << 20
     assert free > 110 << 20

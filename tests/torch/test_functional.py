@@ -129,4 +129,4 @@ def test_checkpoints(server, tmp_path, world, check):
 @pytest.mark.slow
 @pytest.mark.parametrize("check", [check_compiled, check_compiled_collectives])
 def test_traced(pair, check):
-    pair.run(check, deadline=180.0)
+    pair.run(check)

@@ -1,12 +1,12 @@
 """Groups of some of the ranks, and the life of groups."""
 
 import gc
-import time
 import weakref
 
 import pytest
 import torch
 import torch.distributed as dist
+from deadlines import Deadline
 from torch.distributed.device_mesh import init_device_mesh
 
 
@@ -86,8 +86,8 @@ def check_collection():
     with pytest.raises(RuntimeError, match="closed"):
         group.allreduce(torch.ones(1)).wait()
     del group
-    end = time.monotonic() + 30
-    while gone() is not None and time.monotonic() < end:  # a thread may be about to let go of it
+    end = Deadline()
+    while gone() is not None and not end.passed:  # a thread may be about to let go of it
         gc.collect()
     assert gone() is None
 

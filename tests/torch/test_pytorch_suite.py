@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+from deadlines import stretched
 from torch_gang import MEMBER, CheckFailed, Gang
 
 WORLD = 3
@@ -63,7 +64,7 @@ def run_one(name, backend):
     store = dist.FileStore(f"{MEMBER['folder']}/store.{name}", MEMBER["world"])
     test = suite()(name)
     dist.init_process_group(
-        backend, store=store, rank=MEMBER["rank"], world_size=MEMBER["world"], timeout=timedelta(seconds=20)
+        backend, store=store, rank=MEMBER["rank"], world_size=MEMBER["world"], timeout=timedelta(seconds=stretched(20))
     )
     test.rank, test.file_name = MEMBER["rank"], f"{MEMBER['folder']}/init"
     try:
@@ -90,7 +91,7 @@ def outcomes(server, backend, chosen=None):
         if gang is None or gang.broken:
             gang = Gang(server, WORLD, {"BACKEND": "gloo"}, init=False)
         try:
-            results[name] = gang.run(run_one, name, backend, deadline=30.0)[0]
+            results[name] = gang.run(run_one, name, backend, deadline=stretched(30.0))[0]
         except CheckFailed as error:
             results[name] = f"failed: {error}"
     gang.close()

@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+from deadlines import DEADLINE
 from support import EXAMPLES
 
 from manyhands.cluster import preset, write_toml
@@ -53,7 +54,7 @@ def script(body, world=2, **environment):
         for rank in range(world)
     ]
     try:
-        outputs = [process.communicate(timeout=180) for process in processes]
+        outputs = [process.communicate(timeout=DEADLINE) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -145,7 +146,7 @@ def test_a_cluster_that_is_given(tmp_path):
 
 def torchrun(*arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", f"--master-port={free_port()}"]
-    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -4,11 +4,12 @@ import threading
 import time
 from contextlib import contextmanager
 
+from deadlines import DEADLINE, Deadline
+
 from manyhands.transport import Group, caller
 
-DEADLINE = 60.0
-"""Seconds after which a test counts as hung. Longer than any stall of the machine, and far below the groups' timeout,
-so that what must be noticed was not waited for."""
+NEVER = 10 * DEADLINE
+"""The groups' timeout: far beyond the deadline, so that what must be noticed was not waited for."""
 
 
 def together(*functions):
@@ -52,7 +53,7 @@ def no_unix(monkeypatch):
     monkeypatch.setattr(caller, "_unix", lambda name: None)
 
 
-def join(world, *, portable=(), timeout=600.0, **options):
+def join(world, *, portable=(), timeout=NEVER, **options):
     """Groups of ranks that joined, some of which interpret in Python."""
     store = Store()
 
@@ -67,9 +68,9 @@ def join(world, *, portable=(), timeout=600.0, **options):
 
 
 def until(condition, what):
-    end = time.monotonic() + DEADLINE
+    end = Deadline()
     while not condition():
-        assert time.monotonic() < end, f"waited {DEADLINE} s for {what}"
+        assert not end.passed, f"waited {end} for {what}"
         time.sleep(0.002)
 
 

@@ -6,10 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from deadlines import DEADLINE
 from support_lab import eventually, lab  # noqa: F401
-
-DEADLINE = 180.0
-"""Seconds, most of them for three processes to import torch."""
 
 
 @pytest.mark.parametrize(
@@ -23,9 +21,9 @@ DEADLINE = 180.0
 def test_every_rank_is_told(lab, tmp_path, cluster, a, b):  # noqa: F811
     made = lab(cluster)
     processes = made.run_all([sys.executable, str(Path(__file__).with_name("reduce_for_ever.py")), str(tmp_path)])
-    eventually(lambda: all((tmp_path / f"ready{r}").exists() for r in range(3)), "ranks to reduce", DEADLINE)
+    eventually(lambda: all((tmp_path / f"ready{r}").exists() for r in range(3)), "ranks to reduce")
     made.cut(a, b)
-    eventually(lambda: all((tmp_path / f"end{r}").exists() for r in range(3)), "ranks to learn of the cut", DEADLINE)
+    eventually(lambda: all((tmp_path / f"end{r}").exists() for r in range(3)), "ranks to learn of the cut")
     for r in range(3):
         text = (tmp_path / f"end{r}").read_text()
         assert "all_reduce" in text and re.search(r"rank \d (cannot be reached|was lost)", text), text

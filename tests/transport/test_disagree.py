@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+from deadlines import stretched
 from groups import DEADLINE, join, joined, no_unix, outcomes, together
 
 from manyhands.transport import GroupError, MismatchError, PeerLostError, WaitedTooLongError
@@ -95,7 +96,7 @@ def test_a_rank_that_is_only_late_is_not_lost(monkeypatch):
 
 @pytest.mark.parametrize("portable", [(), (0, 1, 2)], ids=["C", "Python"])
 def test_a_rank_that_never_comes_is_named(portable):
-    for patience in (0.5, 20):  # the longer one if rank 2 was late itself
+    for patience in (0.5, stretched(20)):  # the longer one if rank 2 was late itself
         with joined(3, portable=portable) as groups:
             outcomes([g.barrier() for g in groups])
             for group in groups:

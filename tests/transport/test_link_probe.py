@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from deadlines import DEADLINE
 from support import cli
 from support_lab import lab  # noqa: F401
 
@@ -121,7 +122,7 @@ def test_a_lab_is_found_as_it_was_made(lab, tmp_path):  # noqa: F811
     found = []
     for _ in range(5):
         processes = made.run_all(command, {"XDG_CACHE_HOME": str(tmp_path)})
-        assert [p.wait(timeout=180) for p in processes] == [0, 0, 0]
+        assert [p.wait(timeout=DEADLINE) for p in processes] == [0, 0, 0]
         cluster = read_cluster(str(tmp_path / "probed.toml"))
         assert len(cluster.ranks) == 3
         switches = [n.name for n in cluster.nodes if n.kind == "switch"]

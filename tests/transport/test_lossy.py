@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from groups import joined, outcomes
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from manyhands.collective.lossy import BLOCK
@@ -24,14 +24,12 @@ def through(wire: str, value: np.ndarray, lost: np.ndarray | None = None) -> np.
 
 
 @pytest.mark.parametrize("wire", FORMATS)
-@settings(deadline=None)
 @given(floats)
 def test_what_was_once_encoded_is_encoded_again_without_loss(wire, numbers):
     once = through(wire, np.array(numbers, np.float32))
     assert np.array_equal(through(wire, once), once, equal_nan=True)
 
 
-@settings(deadline=None)
 @given(floats)
 def test_int8_is_off_by_half_a_quantum_of_its_block_at_most(numbers):
     value = np.array(numbers, np.float32)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from groups import DEADLINE, Store, call, join, joined, no_unix, outcomes, together, until
+from deadlines import stretched
+from groups import DEADLINE, NEVER, Store, call, join, joined, no_unix, outcomes, together, until
 
 from manyhands.transport import Group, GroupError, PeerLostError, WaitedTooLongError
 from manyhands.wire import MAX_FRAME, pack
@@ -51,7 +52,7 @@ def test_strangers_at_the_door_change_nothing(network, monkeypatch, caplog):
         no_unix(monkeypatch)
     caplog.set_level(logging.WARNING, logger="manyhands")
     store = Store()
-    first = start(store, 0, 2, timeout=600)
+    first = start(store, 0, 2, timeout=NEVER)
     card = door(store)
     strangers = []
     for said in (
@@ -71,7 +72,7 @@ def test_strangers_at_the_door_change_nothing(network, monkeypatch, caplog):
     other.close()
     turned_away = "turned away a connection"
     until(lambda: any(turned_away in record.getMessage() for record in caplog.records), turned_away)
-    groups = joined_by([first, start(store, 1, 2, timeout=600)])
+    groups = joined_by([first, start(store, 1, 2, timeout=NEVER)])
     assert call(groups, "barrier", [(), ()]) == [None, None]
     for stranger in strangers:
         stranger.close()
@@ -79,7 +80,7 @@ def test_strangers_at_the_door_change_nothing(network, monkeypatch, caplog):
 
 
 def test_a_rank_that_does_not_come_is_named():
-    for patience in (0.5, 20):  # the longer one if rank 1 was late itself
+    for patience in (0.5, stretched(20)):  # the longer one if rank 1 was late itself
         store = Store()
         results = together(*(lambda r=r: Group.connect(store, r, 3, timeout=patience) for r in (0, 1)))  # noqa: B023
         if all("rank(s) 2" in str(result) for result in results):
@@ -90,13 +91,13 @@ def test_a_rank_that_does_not_come_is_named():
 
 def test_a_rank_of_another_run_is_not_let_in():
     store, stranger = Store(), Store()
-    first = start(store, 0, 2, timeout=600)
+    first = start(store, 0, 2, timeout=NEVER)
     card = store.get("group/0")
     stranger.set("group/secret", "00" * 32)
     stranger.set("group/0", card)
     with pytest.raises(GroupError, match="rank 1 lost rank 0 while connecting"):
         Group.connect(stranger, 1, 2, timeout=DEADLINE)
-    groups = joined_by([first, start(store, 1, 2, timeout=600)])  # the place is still free
+    groups = joined_by([first, start(store, 1, 2, timeout=NEVER)])  # the place is still free
     assert call(groups, "barrier", [(), ()]) == [None, None]
     together(*(group.close for group in groups))
 
@@ -109,7 +110,7 @@ def test_nobody_where_a_rank_should_be(monkeypatch):
         deaf.bind(("", 0))  # and listens to nobody
         store.set("group/secret", "00" * 32)
         store.set("group/0", json.dumps({"port": deaf.getsockname()[1], "unix": "x", "interfaces": []}))
-        (error,) = together(lambda: Group.connect(store, 1, 2, timeout=600))
+        (error,) = together(lambda: Group.connect(store, 1, 2, timeout=NEVER))
     assert isinstance(error, GroupError) and "cannot reach rank 0" in str(error)
 
 
@@ -139,7 +140,7 @@ def test_nothing_is_left_of_groups_that_were_closed_or_broke(network, monkeypatc
 
 SCRIPT = """
 import sys, threading, torch
-sys.path.insert(0, {folder!r})
+sys.path[:0] = {folders}
 from groups import join
 groups = join(2)
 [f.result() for f in [g.all_reduce(torch.ones(1000)) for g in groups]]
@@ -150,8 +151,9 @@ print("done", flush=True)
 
 @pytest.mark.parametrize("end", ["", "groups[0].all_reduce(torch.ones(5))", "groups[0].receive(torch.ones(5), 1)"])
 def test_a_process_may_end_without_closing_its_groups(end):
-    script = SCRIPT.format(folder=str(Path(__file__).parent), end=end)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    here = Path(__file__).parent
+    script = SCRIPT.format(folders=[str(here), str(here.parent)], end=end)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == 0 and done.stdout == "done\n", done.stderr
     assert "Traceback" not in done.stderr
 

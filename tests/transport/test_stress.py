@@ -4,8 +4,8 @@ import random
 
 import pytest
 import torch
-from groups import no_unix
-from test_kills import TIMEOUT, FileStore, Patch, forked
+from groups import DEADLINE, NEVER, no_unix
+from test_kills import FileStore, Patch, forked
 
 from manyhands.transport import Group
 
@@ -14,7 +14,7 @@ def rank(folder, number, world, network, count):
     if network == "TCP":
         no_unix(Patch())
     torch.set_num_threads(1)
-    group = Group.connect(FileStore(folder), number, world, timeout=TIMEOUT)
+    group = Group.connect(FileStore(folder), number, world, timeout=NEVER)
     chance = random.Random(count)
     waiting = []
     for i in range(count):
@@ -23,7 +23,7 @@ def rank(folder, number, world, network, count):
         waiting.append((group.all_reduce(tensor), tensor, float(world * value + world * (world - 1) // 2)))
         if chance.random() < 0.5 or i == count - 1:
             for future, result, wanted in waiting:
-                future.result(TIMEOUT)
+                future.result(NEVER)
                 assert bool((result == wanted).all()), (i, size)
             waiting.clear()
     group.close()
@@ -33,7 +33,7 @@ def rank(folder, number, world, network, count):
 def test_thousands_of_small_operations(tmp_path, world, network, count):
     processes = [forked(rank, tmp_path, r, world, network, count) for r in range(world)]
     for process in processes:
-        process.join(120)
+        process.join(DEADLINE)
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()

@@ -9,12 +9,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from deadlines import DEADLINE
 from hypothesis import given
 from hypothesis import strategies as st
 
 from manyhands.wire import MAGIC, MAX_FRAME, VERSION, FrameError, Frames, StrangerError, admit, introduce, pack
 
-DEADLINE = 60.0
 SECRET = b"s" * 32
 PURPOSE = {"rank": 3, "to": 1, "kind": "data", "rail": "", "ways": []}
 values = st.dictionaries(st.text(), st.integers() | st.text() | st.lists(st.text(), max_size=3), max_size=4)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from manyhands.cli.command import Command
 from manyhands.cli.groups import TokenOption
+from manyhands.cli.interrupts import tell_how_to_end
 from manyhands.plan import PORT, Option
 
 
@@ -44,6 +45,7 @@ class Agent(Command):
             raise KeyboardInterrupt
 
         signal.signal(signal.SIGTERM, end)
+        tell_how_to_end()
         print(f"listening on port {agent.port}; Ctrl-C ends this, and the workers here.", flush=True)
         try:
             agent.serve()

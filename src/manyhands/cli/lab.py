@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 from manyhands.cli.cluster import cluster_of_user
 from manyhands.cli.command import Command
 from manyhands.cli.groups import ScaleOption
+from manyhands.cli.interrupts import tell_how_to_end
 from manyhands.errors import UsageError
 from manyhands.plan import Option
 
@@ -56,6 +57,7 @@ class Lab(ScaleOption, Command):
             raise UsageError(f"cluster {cluster.name} has no host or device to run a command on.")
         from manyhands.lab import Lab as Emulated
 
+        tell_how_to_end()
         with Emulated(cluster) as lab:
             pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
             processes = dict(zip(cluster.ranks, lab.run_all(job_arguments, **pipes), strict=True))

@@ -10,6 +10,9 @@ from manyhands.errors import UsageError
 from manyhands.plan import GangOptions, Layout, Sync
 from manyhands.run import RunDirectory
 
+_ANSWER_SECONDS = 60.0
+"""The supervisor first reaches for hosts that are new, and bears with a busy one for half a minute."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resize(ExistingRun):
@@ -41,6 +44,6 @@ class Resize(ExistingRun):
             request["sync"] = str(Sync.parse(self.gang.sync))
         for name in ("sync", "hosts", "server_hosts"):
             what += f", --{name.replace('_', '-')} {given[name]}" if name in given else ""
-        RunDirectory.open(self.directory).ask(request)
+        RunDirectory.open(self.directory).ask(request, _ANSWER_SECONDS)
         print(f"{self.directory}: going to {what} at the next step boundary")
         return 0

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from manyhands.cli.command import FOR_THE_JOB, Command
 from manyhands.cli.groups import TokenOption
+from manyhands.cli.interrupts import tell_how_to_end
 from manyhands.errors import UsageError
 from manyhands.plan import Option, PlanOptions
 from manyhands.supervise import Care
@@ -53,6 +54,8 @@ class Train(Command):
             raise UsageError("--resume and --run-dir exclude each other: a resumed run stays in its directory.")
         from manyhands import api
 
+        if not self.quiet:
+            tell_how_to_end()
         given: dict[str, Any] = {
             **self.plan.given(),
             **vars(self.care),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from manyhands.cli.command import Command
+from manyhands.cli.interrupts import tell_how_to_end
 from manyhands.errors import UsageError, UserError
 from manyhands.plan import Option
 
@@ -75,6 +76,7 @@ class Up(Command):
             print(f"page: {found['url']}", flush=True)
 
         if self.foreground:
+            tell_how_to_end()
             serve(home, settings, ready)
         else:
             ready(start(home, settings))

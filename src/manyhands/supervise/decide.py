@@ -42,6 +42,8 @@ def decide(standing: Standing) -> Outcome:
         _let_finish(draft)
         return draft.outcome()
     if not standing.phases & {Phase.RUNNING, Phase.SAVING}:
+        if _keep_what_goes(draft):
+            return draft.outcome()
         _dismiss_unfit(draft)
     for host in to_start(draft.at.members.values(), draft.at.wanted):
         _start(draft, host)
@@ -49,7 +51,7 @@ def decide(standing: Standing) -> Outcome:
         _form(draft)
     if Phase.RUNNING in draft.at.phases:
         _admit(draft)
-        _keep_running(draft)
+        _keep_running(draft)  # what it begins from may be due for a checkpoint
     return draft.outcome()
 
 
@@ -76,11 +78,33 @@ def _let_finish(draft: Draft) -> None:
     for member in list(draft.at.members.values()):
         if not member.placed:
             draft.dismiss(member)
-        elif member.late and member.phase is Phase.RUNNING:
-            draft.kill(member.worker)  # it may have come when nobody answered any more
+    _release_late(draft)
     if draft.at.phases == {Phase.FINISHED}:  # the chief among them, which has said with which weights
         draft.set(ending=Ending(status="finished"))
         _wind_down(draft, Ending(status="finished"))
+
+
+def _release_late(draft: Draft) -> None:
+    """End those who took a lost one's place: they may have come when nobody answered any more."""
+    for member in list(draft.at.members.values()):
+        if member.late and member.phase is Phase.RUNNING:
+            draft.kill(member.worker)
+
+
+def _keep_what_goes(draft: Draft) -> bool:
+    """Whether a replica has to leave its state in memory first: members of a gang that is no longer one of replicas
+    are made anew, and load what is kept. Parts have left theirs when they paused."""
+    at = draft.at
+    if Kind.of(at.wanted).whole:
+        return False
+    holders = [m for m in at.members.values() if m.phase is Phase.IDLE and m.holds_state and m.kind.whole]
+    newest = max(holders, key=lambda member: member.step, default=None)
+    kept = max(at.held.step if at.held else 0, at.checkpoint.step if at.checkpoint else 0)
+    if newest is None or newest.step <= kept:
+        return False
+    draft.set(saving_for=(at.generation.number if at.generation else 0) + 1)
+    _save(draft, newest.worker)
+    return True
 
 
 def _dismiss_unfit(draft: Draft) -> None:
@@ -237,6 +261,8 @@ def _wind_down(draft: Draft, ending: Ending) -> None:
             draft.dismiss(member)
     if draft.at.generation is not None and lacks_a_server(draft.at.generation, draft.at.members):
         draft.end_generation()
+    if _has_ended(draft.at):
+        _release_late(draft)
     if Phase.RUNNING in draft.at.phases:
         if not ending.paused:
             draft.set(ending=replace(ending, paused=True))

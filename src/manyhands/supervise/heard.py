@@ -184,9 +184,10 @@ def _failed(draft: Draft, member: Member, report: said.Failed) -> None:
 def _gives_up_growing(draft: Draft, member: Member, reason: str) -> bool:
     """Whether `member` was to join a gang that works well without it: the resize is given up then, not the run."""
     generation = draft.at.generation
-    if member.phase is not Phase.STARTING or generation is None or not draft.at.working:
+    if member.phase is not Phase.STARTING or generation is None:
         return False
-    if len(draft.at.working) < len(generation.gang):
+    gang = [draft.at.members.get(worker) for worker in generation.gang]
+    if not all(other is not None and other.phase in (Phase.RUNNING, Phase.FINISHED) for other in gang):
         return False
     draft.set(wanted=generation.plan)
     workers = generation.plan.workers

@@ -225,7 +225,9 @@ class Supervisor:
         try:
             pid = self._engine.start(worker, host)
         except UserError as error:  # a template that cannot be started again, a host that cannot be reached
-            self._apply(heard.not_started(self._standing, worker, str(error)))
+            text = str(error)
+            # As news, which comes after the rest of what was decided, and before anything is waited for.
+            self._loop.post(lambda: self._apply(heard.not_started(self._standing, worker, text)))
             return
         self._standing = heard.started(self._standing, worker, pid)
         self._engine.send(worker, build)

@@ -19,7 +19,7 @@ def two_way(pairs: dict[tuple[str, str], int]) -> tuple[Link, ...]:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cluster=clusters(most=6, least=2))
 def test_order_is_as_good_as_any_where_every_hop_is_a_link(cluster):
     """Where no hop shares a link, the order is the best of all."""

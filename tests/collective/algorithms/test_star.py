@@ -53,7 +53,7 @@ def test_given_weights():
         star(star_cluster(3), roots=["switch"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6), st.integers(1, 20)), min_size=1, max_size=6))
 def test_shares_are_optimal(rows):
     """No other shares finish earlier: the linear programme, solved by SciPy, has the same optimum."""

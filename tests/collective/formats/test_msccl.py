@@ -20,7 +20,7 @@ from manyhands.errors import UserError
 OPERATIONS = ("all_reduce", "reduce_scatter", "all_gather", "broadcast", "reduce")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_round_trip(data):
     cluster = data.draw(clusters(most=6))
@@ -115,7 +115,7 @@ def _fields(trees: list[Tree]) -> list[tuple]:
     return [(tree.share, tree.root, tree.reduce, tree.broadcast) for tree in trees]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=9), st.sampled_from([4, 10, 1024]))
 def test_rounded_shares(weights, most):
     total = sum(weights)

@@ -87,7 +87,7 @@ def _below_links(links, count, root):
         yield frozenset(leaves)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     edges=st.lists(st.integers(0, 4), min_size=6, max_size=6).map(
         lambda widths: [
@@ -109,7 +109,7 @@ def test_canonical_is_the_best_of_all_canonical_trees(edges):
     assert result.certificate.price == result.certificate.rate / packed(undirected(4, edges)).certificate.rate
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(cluster=clusters(most_ranks=6, most_switches=2), operation=st.sampled_from(["all_reduce", "reduce_scatter"]))
 def test_canonical_packings_of_random_clusters(cluster, operation):
     try:
@@ -191,7 +191,7 @@ def test_one_tree_is_the_least():
         packed(dgx1v(), max_trees=0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(cluster=clusters(most_ranks=6, most_switches=2))
 def test_each_edge_of_a_canonical_tree_carries_one_sum(cluster):
     """The cost model of exchanges in the job's order, with one leaf a rank, finds the rate that is promised."""

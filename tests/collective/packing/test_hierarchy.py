@@ -36,7 +36,7 @@ def boxed(draw):
     return Cluster(name="boxed", nodes=tuple(nodes), links=tuple(links))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cluster=boxed(), operation=st.sampled_from(OPERATIONS))
 def test_a_composition_fits_and_is_at_most_the_optimum(cluster, operation):
     network = network_of(cluster)

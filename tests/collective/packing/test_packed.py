@@ -35,7 +35,7 @@ def hosts(*links, switches=()):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cluster=clusters(), operation=st.sampled_from(OPERATIONS))
 def test_random_clusters_get_what_the_flow_program_says(cluster, operation):
     certificate = plan(cluster, operation).certificate
@@ -44,13 +44,13 @@ def test_random_clusters_get_what_the_flow_program_says(cluster, operation):
     assert float(certificate.rate) == pytest.approx(flow_rate(cluster, operation, root), rel=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cluster=clusters(most_ranks=7, most_switches=3), operation=st.sampled_from(OPERATIONS))
 def test_larger_random_clusters_have_an_exact_certificate(cluster, operation):
     assert plan(cluster, operation).certificate.exact
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cluster=clusters(most_switches=0, duplex=True), data=st.data())
 def test_no_cut_is_beaten(cluster, data):
     """Whatever set of ranks is drawn: everything has to come in and go out over its links."""
@@ -139,7 +139,7 @@ def test_what_cannot_be_packed_says_why():
         packed(replace(dgx1v([0, 1]), nodes=(Node(name="0", kind="host", adds=False), Node(name="1", kind="host"))))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cluster=clusters(), operation=st.sampled_from(OPERATIONS))
 def test_the_verifier_and_the_cost_model_agree(cluster, operation):
     result = plan(cluster, operation)

@@ -94,7 +94,7 @@ def test_rates_for_people(rate, words):
     assert human(rate) == words
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cluster=clusters(most_ranks=4), data=st.data())
 def test_the_checker_rejects_what_was_tampered_with(cluster, data):
     result = packed(cluster)

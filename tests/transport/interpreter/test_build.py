@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from deadlines import DEADLINE
 
 from manyhands.transport.interpreter import build
 
@@ -93,7 +94,7 @@ def test_processes_may_build_at_the_same_time(cache):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(DEADLINE)
     assert [process.exitcode for process in processes] == [0] * 4
     (library,) = kept(cache)
     assert build._is_whole(library)
@@ -127,5 +128,5 @@ int main(void) {
     made = subprocess.run(["cc", "-O2", "-o", tmp_path / "halves", program], capture_output=True, text=True)
     if made.returncode:
         pytest.skip("this compiler does not know _Float16 itself")
-    done = subprocess.run([tmp_path / "halves"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([tmp_path / "halves"], capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == 0, done.stdout

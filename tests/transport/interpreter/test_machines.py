@@ -84,7 +84,7 @@ def test_every_pair_of_halves_adds_up_as_in_torch():
                 assert torch.equal(result.signbit()[positive], wanted.signbit()[positive])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.data())
 def test_any_forest_over_any_channels_gives_the_same_bits_as_computed_at_once(data):
     operation = data.draw(st.sampled_from(["all_reduce", "reduce", "broadcast", "reduce_scatter", "all_gather"]))
