@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from manyhands.plan.matrix import Row, matrix, matrix_markdown, rules_markdown
     from manyhands.plan.option import Option
     from manyhands.plan.options import DeviceOptions, DivisionOptions, GangOptions, JobOptions, PlanOptions
-    from manyhands.plan.placement import place
     from manyhands.plan.plan import Collective, Device, Plan
     from manyhands.plan.rules import RULES, Coupling, Effect, Rule, Traits
     from manyhands.plan.sharing import WAYS
@@ -28,7 +27,6 @@ _PLACES = {
     "matrix": ("Row", "matrix", "matrix_markdown", "rules_markdown"),
     "option": ("Option",),
     "options": ("DeviceOptions", "DivisionOptions", "GangOptions", "JobOptions", "PlanOptions"),
-    "placement": ("place",),
     "plan": ("Collective", "Device", "Plan"),
     "rules": ("Coupling", "Effect", "RULES", "Rule", "Traits"),
     "sharing": ("WAYS",),
@@ -71,7 +69,6 @@ __all__ = [
     "nearest_legal",
     "parse_address",
     "parse_hosts",
-    "place",
     "rules_markdown",
 ]
 
