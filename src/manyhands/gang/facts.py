@@ -44,6 +44,10 @@ class Spec:
 SPEC: Codec[Spec] = Codec(Spec)
 
 
+_ALIKE = ("torch", "numpy", "manyhands")
+"""What bits depend on by its version; Python's own generators give the same numbers in all that are supported."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """Of the job, and of the machine that it was loaded on."""
@@ -66,12 +70,9 @@ class Facts:
     @property
     def alike(self) -> dict[str, str]:
         """What must be the same on every host, by what it is called."""
-        job = {name: str(getattr(self, name)) for name in ("micro_batches", "batch_size", "seed", "precision")}
-        return {
-            "the job file's sha256": self.job_sha256,
-            **job,
-            **{f"{k}'s version": v for k, v in self.versions.items()},
-        }
+        found = {"the job file's sha256": self.job_sha256}
+        found |= {name: str(getattr(self, name)) for name in ("micro_batches", "batch_size", "seed", "precision")}
+        return found | {f"{name}'s version": self.versions.get(name, "none") for name in _ALIKE}
 
     @staticmethod
     def read(data: Any) -> Facts:
