@@ -61,20 +61,20 @@ class Run:
 
     started: list[Run] = []
 
-    def __init__(self, directory: Path, *arguments: object) -> None:
+    def __init__(self, directory: Path, *arguments: object, start: Callable = subprocess.Popen) -> None:
         self.directory = RunDirectory(directory)
         self.log = (directory.parent / f"{directory.name}.stderr").open("w+")
         words = command("train", *arguments)
-        self.process = subprocess.Popen(words, stderr=self.log, stdout=subprocess.DEVNULL)
+        self.process = start(words, stderr=self.log, stdout=subprocess.DEVNULL)
         Run.started.append(self)
 
     @staticmethod
-    def begin(directory: Path, job_file: Path, *flags: object, workers: int = 2, job: tuple = ()) -> Run:
-        return Run(directory, job_file, "--workers", workers, "--run-dir", directory, *flags, "--", *job)
+    def begin(directory: Path, job_file: Path, *flags: object, workers: int = 2, job: tuple = (), **how) -> Run:
+        return Run(directory, job_file, "--workers", workers, "--run-dir", directory, *flags, "--", *job, **how)
 
     @staticmethod
-    def resume(directory: Path, *flags: object) -> Run:
-        return Run(directory, "--resume", directory, *flags)
+    def resume(directory: Path, *flags: object, **how) -> Run:
+        return Run(directory, "--resume", directory, *flags, **how)
 
     def ask(self, **request: object) -> dict:
         """A command's answer; empty if the supervisor does not answer (any more, or yet)."""

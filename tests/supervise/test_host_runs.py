@@ -1,19 +1,23 @@
 """Runs whose workers and servers are on several hosts: the same bits, faults of hosts, and what is refused."""
 
-import json
 import os
 import random
 import re
 import signal
 import socket
-import sys
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from agents import PIPES, LentHost
-from support import DEADLINE, PATIENT, ROOT, Brake, Run, cli, ledger_positions, train
+from deadlines import DEADLINE
+from support import ROOT, Brake, Run, cli, ledger_positions, train
 
+from manyhands.cluster import preset
+from manyhands.lab import Lab, obstacle
 from manyhands.run import read_journal
 
 JOB = ROOT / "tests" / "jobfiles" / "tiny.py"
@@ -28,19 +32,83 @@ def token(tmp_path):
     return path
 
 
-@pytest.fixture
-def lend(token):
-    """`lend(2)` makes two more hosts of this machine."""
-    lent: list[LentHost] = []
+class Hosts:
+    """This machine and some more, of which the first is the one that runs are started on.
 
-    def more(count: int) -> list[LentHost]:
-        new = [LentHost(token) for _ in range(count)]
-        lent.extend(new)
+    Where there can be a lab they share nothing but a network: on one loopback, what listens on the wrong address is
+    found all the same, and who opens a port of another host by mistake gets in.
+
+    Args:
+        lab: None: all of them are this machine.
+    """
+
+    def __init__(self, lab: Lab | None, token: Path) -> None:
+        self.token, self._lab, self._free = token, lab, ["h1", "h2", "h3"]
+        self.lent: list[LentHost] = []
+
+    def lend(self, count: int) -> list[LentHost]:
+        new = [self._agent() for _ in range(count)]
+        self.lent.extend(new)
         return new
 
-    yield more
-    for host in lent:
-        host.close()
+    def _agent(self) -> LentHost:
+        if self._lab is None:
+            return LentHost(self.token)
+        name = self._free.pop(0)
+        return LentHost(self.token, lambda command: self._lab.run(name, command, **PIPES), name)
+
+    def start(self, words: list[str], **pipes):
+        """A command on the first."""
+        return subprocess.Popen(words, **pipes) if self._lab is None else self._lab.run("h0", words, **pipes)
+
+    def train(self, directory: Path, *flags: object) -> dict:
+        """Train to the end; the result."""
+        run = self.begin(directory, *flags)
+        assert run.wait() == 0, run.output()
+        return run.result()
+
+    def begin(self, directory: Path, *flags: object, job: tuple = ()) -> Run:
+        words = (JOB, "--run-dir", directory, "--token", self.token, *flags, "--", *LONG, *job)
+        return Run(directory, *words, start=self.start)
+
+    def resume(self, directory: Path, *flags: object) -> Run:
+        return Run.resume(directory, "--token", self.token, *flags, start=self.start)
+
+    def kill(self, member: dict) -> None:
+        """SIGKILL for a member of a gang, on whatever host."""
+        if self._lab is None:
+            os.kill(member["pid"], signal.SIGKILL)
+        else:
+            node = member["host"].split(":")[0].replace("here", "h0")
+            assert self._lab.run(node, ["kill", "-KILL", str(member["pid"])]).wait(DEADLINE) == 0
+
+    def close(self) -> None:
+        for host in self.lent:
+            host.close()
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Lab | None]:
+    if obstacle() is not None:
+        yield None
+        return
+    with Lab(preset("star-4")) as lab:
+        yield lab
+
+
+@pytest.fixture
+def hosts(machines, token) -> Iterator[Hosts]:
+    hosts = Hosts(machines, token)
+    yield hosts
+    hosts.close()
+
+
+@pytest.fixture
+def agent(token) -> Iterator[LentHost]:
+    """One more host, on the loopback of this one."""
+    host = LentHost(token)
+    yield host
+    host.close()
 
 
 @pytest.fixture
@@ -48,8 +116,9 @@ def brake(tmp_path) -> Brake:
     return Brake(tmp_path / "brake", STEPS - 4, 0.01)
 
 
-def on(token, hosts, *flags):
-    return ("--token", token, "--hosts", ",".join(getattr(h, "name", h) for h in hosts), *flags)
+def on(*hosts):
+    """Flags for workers on these, one on each."""
+    return ("--workers", len(hosts), "--hosts", ",".join(getattr(h, "name", h) for h in hosts))
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +132,8 @@ def same(result: dict, calm: dict) -> bool:
 
 
 @pytest.mark.slow
-def test_workers_on_three_hosts(lend, token, calm, tmp_path):
-    hosts = ["here", *lend(2)]
-    done = cli("train", JOB, "--run-dir", tmp_path / "run", *on(token, hosts), "--", *LONG)
-    assert done.returncode == 0, done.stderr
-    assert same(json.loads((tmp_path / "run" / "result.json").read_text()), calm)
+def test_workers_on_three_hosts(hosts, calm, tmp_path):
+    assert same(hosts.train(tmp_path / "run", *on("here", *hosts.lend(2))), calm)
     assert "3 worker(s)" in (tmp_path / "run" / "log.txt").read_text()
 
 
@@ -79,35 +145,27 @@ def test_workers_on_three_hosts(lend, token, calm, tmp_path):
         "server,staleness=2",
     ],
 )
-def test_servers_have_hosts_of_their_own(lend, token, calm, tmp_path, sync):
-    servers = lend(2)
+def test_servers_have_hosts_of_their_own(hosts, calm, tmp_path, sync):
+    others = hosts.lend(2)
+    names = ",".join(host.name for host in others)
+    flags = on(*others) if sync.startswith("local") else ("--workers", 2, "--server-hosts", names)
     settings = "" if sync.startswith("local") else ",servers=2"
-    flags = ["--sync", sync + settings, "--workers", 2, "--token", token]
-    if settings:
-        flags += ["--server-hosts", ",".join(host.name for host in servers)]
-    else:
-        flags += ["--hosts", ",".join(host.name for host in servers)]
-    done = cli("train", JOB, "--run-dir", tmp_path / "run", *flags, "--", *LONG)
-    assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = hosts.train(tmp_path / "run", "--sync", sync + settings, *flags)
     if sync == "server":
         assert same(result, calm)
     positions = ledger_positions(tmp_path / "run", result["samples"])
     assert positions == [divmod(p, result["samples"]) for p in range(STEPS * 8)]
 
 
-@pytest.mark.parametrize("sync", ["allreduce", "server,servers=2,staleness=2"])
-def test_kills_anywhere_lose_nothing(lend, token, calm, brake, tmp_path, sync):
-    hosts = ["here", *lend(2)]
-    run = Run.begin(
-        tmp_path / "run", JOB, *on(token, hosts, "--sync", sync), PATIENT, workers=3, job=(*LONG, *brake.job)
-    )
+@pytest.mark.parametrize("sync", ["allreduce", pytest.param("server,servers=2,staleness=2", marks=pytest.mark.slow)])
+def test_kills_anywhere_lose_nothing(hosts, calm, brake, tmp_path, sync):
+    run = hosts.begin(tmp_path / "run", *on("here", *hosts.lend(2)), "--sync", sync, job=brake.job)
     chance = random.Random(1)
     for step in (5, 12, 20):
         run.until_step(step)
         found = run.show()
         members = [m for kind in ("workers", "servers") for m in found[kind]]
-        os.kill(chance.choice([m for m in members if m["host"] != "here"])["pid"], signal.SIGKILL)
+        hosts.kill(chance.choice([m for m in members if m["host"] != "here"]))
     brake.release()
     assert run.wait() == 0, run.output()
     result = run.result()
@@ -116,29 +174,29 @@ def test_kills_anywhere_lose_nothing(lend, token, calm, brake, tmp_path, sync):
         assert same(result, calm), run.output()
 
 
-def test_a_lost_host_ends_the_run_and_another_takes_its_place(lend, token, calm, brake, tmp_path):
-    first, second = lend(2)
-    run = Run.begin(tmp_path / "run", JOB, *on(token, ["here", first]), PATIENT, workers=2, job=(*LONG, *brake.job))
+def test_a_lost_host_ends_the_run_and_another_takes_its_place(hosts, calm, brake, tmp_path):
+    first, second = hosts.lend(2)
+    run = hosts.begin(tmp_path / "run", *on("here", first), job=brake.job)
     run.until_step(8)
     first.kill()
     assert run.wait() == 1
     assert first.name in run.output() and "manyhands agent" in run.output() and "--resume" in run.output()
-    run = Run.resume(tmp_path / "run", *on(token, [second, "here"]))
+    run = hosts.resume(tmp_path / "run", *on(second, "here"))
     brake.release()
     assert run.wait() == 0, run.output()
     assert same(run.result(), calm)
 
 
 @pytest.mark.slow
-def test_hosts_come_on_the_way(lend, token, calm, tmp_path):
-    first, second = lend(2)
+def test_hosts_come_on_the_way(hosts, calm, tmp_path):
+    first, second = hosts.lend(2)
     brake = Brake(tmp_path / "brake", STEPS - 4, 0.5)  # until the new host has loaded the job
-    run = Run.begin(tmp_path / "run", JOB, *on(token, ["here", first]), PATIENT, workers=2, job=(*LONG, *brake.job))
+    run = hosts.begin(tmp_path / "run", *on("here", first), job=brake.job)
     run.until_step(4)
     nowhere = f"127.0.0.1:{free_port()}"
     refused = cli("resize", tmp_path / "run", "--hosts", f"here,{nowhere}")
     assert refused.returncode == 1 and nowhere in refused.stderr
-    done = cli("resize", tmp_path / "run", "--workers", 3, "--hosts", f"here,{first.name},{second.name}")
+    done = cli("resize", tmp_path / "run", *on("here", first, second))
     assert done.returncode == 0, done.stderr
     run.workers(3)
     assert {w["host"] for w in run.show()["workers"]} == {"here", first.name, second.name}
@@ -147,17 +205,16 @@ def test_hosts_come_on_the_way(lend, token, calm, tmp_path):
     assert same(run.result(), calm)
 
 
-def test_a_run_moves_from_host_to_host(lend, token, calm, tmp_path):
+def test_a_run_moves_from_host_to_host(hosts, calm, tmp_path):
     """Its state goes straight from one to the others: nothing is computed again."""
-    first, second, third = lend(3)
+    first, second, third = hosts.lend(3)
     brake = Brake(tmp_path / "brake", STEPS - 4, 0.02)
-    run = Run.begin(tmp_path / "run", JOB, *on(token, [first]), PATIENT, workers=1, job=(*LONG, *brake.job))
+    run = hosts.begin(tmp_path / "run", *on(first), job=brake.job)
     run.until_step(3)
-    for hosts in ([second], [first, third], [second, "here"]):
+    for places in ([second], [first, third], [second, "here"]):
         brake.slow_down(0.4)
-        names = [getattr(host, "name", host) for host in hosts]
-        flags = ("--workers", len(names), "--hosts", ",".join(names))
-        done = cli("resize", tmp_path / "run", *flags)
+        names = [getattr(host, "name", host) for host in places]
+        done = cli("resize", tmp_path / "run", *on(*places))
         assert done.returncode == 0, done.stderr
         run.until(lambda names=names: [w["host"] for w in run.show().get("workers", [])] == names, f"{names}")
         brake.slow_down(0.02)
@@ -175,10 +232,10 @@ def test_a_run_moves_from_host_to_host(lend, token, calm, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_destination_that_dies_costs_nothing(lend, token, calm, tmp_path):
-    first, second = lend(2)
+def test_a_destination_that_dies_costs_nothing(hosts, calm, tmp_path):
+    first, second = hosts.lend(2)
     brake = Brake(tmp_path / "brake", STEPS - 4, 0.1)
-    run = Run.begin(tmp_path / "run", JOB, *on(token, ["here"]), PATIENT, workers=1, job=(*LONG, *brake.job))
+    run = hosts.begin(tmp_path / "run", *on("here"), job=brake.job)
     run.until_step(3)
     for host in (first, second):
         resize = threading.Thread(target=cli, args=("resize", tmp_path / "run", "--hosts", host.name))
@@ -200,19 +257,15 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def test_who_is_not_there_is_named_in_time(lend, token, tmp_path):
+def test_who_is_not_there_is_named(agent, token, tmp_path):
     """A port that nobody listens on, one that never answers, and one that speaks something else."""
     refusing = f"127.0.0.1:{free_port()}"
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        (there,) = lend(1)
         names = [refusing, f"127.0.0.1:{silent.getsockname()[1]}"]
-        began = time.monotonic()
-        done = cli("train", JOB, "--run-dir", tmp_path / "run", *on(token, [there, *names]), timeout=60)
-        took = time.monotonic() - began
+        done = cli("train", JOB, "--run-dir", tmp_path / "run", "--token", token, *on(agent, *names))
     assert done.returncode == 1
-    assert all(name in done.stderr for name in names) and there.name not in done.stderr
+    assert all(name in done.stderr for name in names) and agent.name not in done.stderr
     assert "Traceback" not in done.stderr
-    assert took < 5 + 3, "besides starting Python"
     assert not (tmp_path / "run").exists()
 
 
@@ -234,34 +287,13 @@ def test_what_cannot_be_is_refused(token, tmp_path, flags):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_token_is_needed_and_must_be_the_same(lend, token, tmp_path):
-    (host,) = lend(1)
+def test_a_token_is_needed_and_must_be_the_same(agent, tmp_path):
     other = tmp_path / "other"
-    done = cli("train", JOB, "--run-dir", tmp_path / "run", *on(other, [host]))
+    words = ("train", JOB, "--run-dir", tmp_path / "run", "--token", other, *on(agent))
+    done = cli(*words)
     assert done.returncode == 1 and str(other) in done.stderr and "manyhands agent" in done.stderr
     other.write_text("a token that is another one\n")
-    done = cli("train", JOB, "--run-dir", tmp_path / "run", *on(other, [host]))
-    assert done.returncode == 1 and host.name in done.stderr and "same token" in done.stderr
-    host.until_line("turned away")
+    done = cli(*words)
+    assert done.returncode == 1 and agent.name in done.stderr and "same token" in done.stderr
+    agent.until_line("turned away")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("sync", ["allreduce", pytest.param("server,servers=1,staleness=any", marks=pytest.mark.slow)])
-def test_machines_that_share_nothing(lab, token, calm, tmp_path, sync):
-    """Every host has its own network, names and processes; all that goes between them goes over wires."""
-    machines = lab("star-3")
-    lent = [LentHost(token, lambda command, n=name: machines.run(n, command, **PIPES), name) for name in ("h1", "h2")]
-    try:
-        names = [host.name for host in lent]
-        both = ["--hosts", ",".join(["here", *names])]
-        where = both if sync == "allreduce" else ["--hosts", f"here,{names[0]}", "--server-hosts", names[1]]
-        command = [sys.executable, "-m", "manyhands", "train", JOB, "--run-dir", tmp_path / "run", "--token", token]
-        process = machines.run("h0", [str(c) for c in [*command, "--sync", sync, *where, "--", *LONG]], **PIPES)
-        out, _ = process.communicate(timeout=DEADLINE)
-        assert process.returncode == 0, out
-        result = json.loads((tmp_path / "run" / "result.json").read_text())
-        assert result["steps"] == STEPS
-        assert sync != "allreduce" or same(result, calm)
-    finally:
-        for host in lent:
-            host.close()

@@ -64,6 +64,7 @@ def test_killed_workers_are_replaced(workers, expected, brake, tmp_path):
     assert [line["step"] for line in evaluations] == list(range(5, STEPS + 1, 5))
 
 
+@pytest.mark.slow
 def test_all_workers_killed_at_once(expected, brake, tmp_path):
     run = begin(tmp_path / "run", brake, workers=3)
     run.until_step(20)
@@ -101,6 +102,7 @@ def test_resizes(expected, brake, tmp_path):
     assert [size for i, size in enumerate(sizes) if size != sizes[i - 1] or i == 0] == [1, 4, 2, 3, 1]
 
 
+@pytest.mark.slow
 def test_a_newcomer_that_fails_costs_the_resize_not_the_run(expected, brake, tmp_path):
     mark = tmp_path / "mark"
     run = begin(tmp_path / "run", brake, job=("--fault=late", f"--mark={mark}"))
@@ -171,6 +173,7 @@ def test_supervisor_killed(expected, brake, tmp_path):
     assert f"checkpoint of step {int(newest.name[5:])}" in run.output()
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_are_named_and_skipped(expected, brake, tmp_path):
     run = begin(tmp_path / "run", brake, "--checkpoint-every=5")
     kept = supervisor_killed(run, 2)
@@ -199,6 +202,7 @@ def test_a_hung_worker_is_replaced(expected, tmp_path):
     assert "File " in run.output()  # the stacks of those that could still print them
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_in_user_code_once(expected, tmp_path):
     result = train(tmp_path / "run", TINY, job=(*LONG, "--fault=once", f"--mark={tmp_path / 'mark'}"))
     assert result["recoveries"] == 1

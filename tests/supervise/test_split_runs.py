@@ -58,6 +58,7 @@ def test_killed_workers(layout, expected, brake, tmp_path):
     assert "SIGKILL" in run.output()
 
 
+@pytest.mark.slow
 def test_a_hung_worker(expected, tmp_path):
     mark = tmp_path / "mark"
     run = begin(tmp_path / "run", "pp=2", "--fault=stop_self", f"--mark={mark}", flags=HASTY)
@@ -96,6 +97,7 @@ def test_resizes(expected, brake, tmp_path):
     assert [size for i, size in enumerate(seen) if i == 0 or size != seen[i - 1]] == [2, 1, 4, 2, 3]
 
 
+@pytest.mark.slow
 def test_stops_and_resumes(expected, brake, tmp_path):
     """Each time as another layout; the weights are converted as any others."""
     run = begin(tmp_path / "run", "pp=2,dp=2,schedule=1f1b", *brake.job)

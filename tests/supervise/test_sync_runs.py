@@ -55,6 +55,7 @@ def test_local_steps_survive(brake, tmp_path):
     assert result["metrics"] == calm["metrics"]
 
 
+@pytest.mark.slow
 def test_the_policy_and_the_gang_change_on_the_way(brake, tmp_path):
     run = begin(tmp_path / "run", "allreduce", *brake.job)
     for wanted, workers in [(("--sync", LOCAL), 2), (("--workers", 3), 3), (("--sync", "allreduce"), 3)]:
@@ -181,6 +182,7 @@ def test_those_who_wait_for_nobody_go_on_when_some_are_killed(seed, brake, tmp_p
     assert len(lines(tmp_path / "run", "staleness")) == STEPS
 
 
+@pytest.mark.slow
 def test_the_only_server_is_killed(brake, tmp_path):
     """There is no copy of it: the run goes on from the newest state that was kept."""
     run = begin(tmp_path / "run", "server,staleness=any", *brake.job)
@@ -274,6 +276,7 @@ def test_the_bound_holds_between_processes(bound, tmp_path):
         assert (ahead == bound) if holds else (ahead > 3)
 
 
+@pytest.mark.slow
 def test_a_run_is_stopped_while_a_server_is_missing(brake, tmp_path):
     """Nobody waits for it: the newest state that was kept is what is left."""
     run = begin(tmp_path / "run", LOOSE, *brake.job)
