@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from manyhands import Trainer
+from manyhands.parallel.traits import find_coupling
 from manyhands.sync import Task
 from manyhands.sync.server import Chief, Division, Keeper, Line, StaleServer, StaleWorker
-from manyhands.train.traits import find_coupling
 from manyhands.transport import Group
 from sync_sides.course import smoothed
 

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from manyhands.errors import UserError
+from manyhands.parallel.call import call
 from manyhands.pipeline.cuts import UnitCost
 from manyhands.pipeline.stages import Recording, cuttable, measure
-from manyhands.train.batch import call
 from manyhands.train.trainer import Trainer
 
 

@@ -18,6 +18,7 @@ from manyhands.errors import UserError
 from manyhands.gang import StepRow
 from manyhands.gang.orders import Join
 from manyhands.gang.reports import Finished, Joined, Paused, Recovered, Served, Staleness, Unlinked
+from manyhands.parallel.traits import find_coupling
 from manyhands.sync import Task
 from manyhands.sync.server import (
     Assembling,
@@ -34,7 +35,6 @@ from manyhands.sync.server import (
 from manyhands.timeline import PHASES
 from manyhands.train.links import Link
 from manyhands.train.marks import Mark
-from manyhands.train.traits import find_coupling
 from manyhands.transport import GroupError, PeerLostError
 
 if TYPE_CHECKING:

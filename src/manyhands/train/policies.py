@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from manyhands.job import Job
+from manyhands.parallel.traits import find_coupling
 from manyhands.plan import Plan
 from manyhands.sync import AllReduce, LocalSteps, OnWait, Outer, Policy, Task
 from manyhands.sync.server import SynchronousServer
-from manyhands.train.traits import find_coupling
 from manyhands.transport import Group
 
 

@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from manyhands.collective import Block
 from manyhands.errors import JobError, UserError
 from manyhands.job import Job
+from manyhands.parallel.call import call
 from manyhands.plan import Plan
 from manyhands.state import capture, restore, weights_sha256
 from manyhands.sync import Finished, Policy, Round, Task
 from manyhands.tables import tables_of
 from manyhands.timeline import Recorder
-from manyhands.train.batch import call, fetch
+from manyhands.train.batch import fetch
 from manyhands.train.brake import Brake
 from manyhands.train.cursor import sample_indices
 from manyhands.train.gradients import Gradients

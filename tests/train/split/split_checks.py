@@ -21,10 +21,10 @@ from torch_gang import MEMBER
 
 from manyhands import Trainer
 from manyhands.errors import UserError
+from manyhands.parallel.traits import find_traits
 from manyhands.plan import Layout, Plan, judge
 from manyhands.state import Image, read_image
 from manyhands.train.split import SplitTrainer
-from manyhands.train.traits import find_traits
 from manyhands.transport import Group
 
 
@@ -143,7 +143,7 @@ def _difference(own: Any, other: Any) -> float:
 
 def leave_at_once(late: int) -> str:
     """Make a mesh that one rank is slow to make, and leave it."""
-    from manyhands.train.split import mesh
+    from manyhands.parallel import mesh
 
     rank, part = MEMBER["rank"], mesh.part
 

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from manyhands.collective import assign_blocks
 from manyhands.errors import UserError
+from manyhands.parallel.mesh import Mesh
+from manyhands.parallel.parts import Built, Part, Whole, empty, give_to, make_handles
+from manyhands.parallel.sharding import ShardedBody, Sharding, reduces
+from manyhands.parallel.ties import Tie
+from manyhands.parallel.traits import find_traits
 from manyhands.pipeline import Table, balance, make_table
 from manyhands.pipeline.stages import Recording, StageModule, cuttable, find_units, measure
 from manyhands.plan import Layout, Traits, judge
 from manyhands.tensor_parallel import apply, context, derive
 from manyhands.tensor_parallel.values import Placement, placement
-from manyhands.train.split.mesh import Mesh
-from manyhands.train.split.parts import Built, Part, Whole, empty, give_to, make_handles
-from manyhands.train.split.sharding import ShardedBody, Sharding, reduces
-from manyhands.train.split.ties import Tie
-from manyhands.train.traits import find_traits
 
 if TYPE_CHECKING:
     from manyhands.train.split.trainer import SplitTrainer

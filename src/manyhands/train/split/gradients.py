@@ -19,11 +19,11 @@ from torch.distributed.tensor import DTensor
 from manyhands.collective import assign_blocks
 from manyhands.errors import UserError
 from manyhands.job import Job
+from manyhands.parallel.parts import Built, Part
+from manyhands.parallel.sharding import reduces
+from manyhands.parallel.ties import Tie, watch_uses
 from manyhands.sync import Exchange, Finished, LocalSum, Task, choose_forest, lay_out, sums
 from manyhands.train.buffers import BufferChanges
-from manyhands.train.split.parts import Built, Part
-from manyhands.train.split.sharding import reduces
-from manyhands.train.split.ties import Tie, watch_uses
 
 
 class SplitGradients:

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from manyhands.train.split.mesh import Mesh
-from manyhands.train.split.parts import Built, Names
+from manyhands.parallel.mesh import Mesh
+from manyhands.parallel.parts import Built, Names
 
 
 def total(mesh: Mesh, built: Built, names: Names, known: Mapping[str, float], exact: bool) -> Tensor:

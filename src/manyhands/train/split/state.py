@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from manyhands.parallel.mesh import Mesh
+from manyhands.parallel.parts import Built
 from manyhands.state import Image, check_same_state, read_image
-from manyhands.train.split.mesh import Mesh
-from manyhands.train.split.parts import Built
 
 if TYPE_CHECKING:
     from manyhands.train.split.trainer import SplitTrainer

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from manyhands.errors import UserError
 from manyhands.job import Job
+from manyhands.parallel.call import call
+from manyhands.parallel.mesh import Mesh
+from manyhands.parallel.parts import Names, Part
 from manyhands.pipeline.randomness import Randomness, other_generators
 from manyhands.pipeline.runtime import Pipeline
 from manyhands.pipeline.stage import Stage
@@ -26,13 +29,10 @@ from manyhands.state import tree_sha256
 from manyhands.tables import tables_of
 from manyhands.tensor_parallel import whole
 from manyhands.timeline import Recorder
-from manyhands.train.batch import call
 from manyhands.train.split import norms
 from manyhands.train.split.construct import construct
 from manyhands.train.split.evaluate import evaluate
 from manyhands.train.split.gradients import SplitGradients
-from manyhands.train.split.mesh import Mesh
-from manyhands.train.split.parts import Names, Part
 from manyhands.train.split.state import gather, take
 from manyhands.train.trainer import Step, Trainer, check_loss
 from manyhands.transport import Group

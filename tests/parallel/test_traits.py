@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from manyhands import Job
-from manyhands.train.traits import find_coupling, find_traits
+from manyhands.parallel.traits import find_coupling, find_traits
 
 optim = torch.optim
 

@@ -20,9 +20,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils._pytree import tree_map
 
+from manyhands.parallel.scatter import TreeReduceScatter
 from manyhands.pipeline.stage import Body, Crossing
 from manyhands.tensor_parallel import whole
-from manyhands.train.split.scatter import TreeReduceScatter
 
 
 class ShardedBody(nn.Module):

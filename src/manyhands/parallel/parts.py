@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from manyhands.parallel.call import call
+from manyhands.parallel.mesh import Mesh
+from manyhands.parallel.sharding import Sharding
+from manyhands.parallel.ties import Tie
 from manyhands.pipeline import Table
 from manyhands.pipeline.stage import Body, Crossing
 from manyhands.tensor_parallel.exchange import take
 from manyhands.tensor_parallel.values import Placement
-from manyhands.train.batch import call
-from manyhands.train.split.mesh import Mesh
-from manyhands.train.split.sharding import Sharding
-from manyhands.train.split.ties import Tie
 
 
 @dataclass
