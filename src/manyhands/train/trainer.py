@@ -31,9 +31,8 @@ from manyhands.state import capture, restore, weights_sha256
 from manyhands.sync import Finished, Policy, Round, Task
 from manyhands.tables import tables_of
 from manyhands.timeline import Recorder
-from manyhands.train.batch import fetch
 from manyhands.train.brake import Brake
-from manyhands.train.cursor import sample_indices
+from manyhands.train.feed import Batch, Feed
 from manyhands.train.gradients import Gradients
 from manyhands.train.policies import make_policy
 from manyhands.train.seeds import seed_everything, stream_seed
@@ -128,10 +127,9 @@ class Trainer:
             if job.scheduler
             else None
         )
-        self.data = job.data()
-        self.samples = count_samples(self.data, "data")
+        self.feed = Feed(job, self.device)
+        self.samples = self.feed.samples
         self.total_steps = job.total_steps(self.samples)
-        self._evaluation_data: Any = None
         self.policy: Policy = Policy(Task(job.micro_batches, job.reproducible), None)
         self._tables = Tables({}, self.policy, self._folder, self.step)
         self._brake = Brake(1.0)
@@ -279,8 +277,7 @@ class Trainer:
             raise JobError("the job has nothing to evaluate: give it evaluate=Evaluation(...).")
         self.recorder.enter("evaluate")
         self.policy.arrive()
-        data = self.evaluation_data()
-        samples = count_samples(data, "evaluate.data")
+        samples = self.feed.evaluation_samples()
         size = evaluation.batch_size or self.job.micro_batch_size
         batches = -(-samples // size)
         world = self.policy.workers
@@ -290,8 +287,7 @@ class Trainer:
             for index in range(batches * self.rank // world, batches * min(self.rank + 1, world) // world):
                 self.recorder.enter("evaluate", index)
                 indices = list(range(index * size, min((index + 1) * size, samples)))
-                seed_everything(stream_seed(self.job.seed, "evaluate", index), self.device)
-                inputs, targets = fetch(data, indices, self.device)
+                inputs, targets = self.feed.evaluation(index, indices)
                 with self._autocast():
                     output = call(self._call, inputs)
                     rows.append([len(indices), *(float(metric(output, targets)) for metric in measure.values())])
@@ -301,14 +297,6 @@ class Trainer:
         return {
             name: math.fsum(row[0] * row[column] for row in rows) / samples for column, name in enumerate(measure, 1)
         }
-
-    def evaluation_data(self) -> Any:
-        """The dataset to evaluate on, built when it is first asked for."""
-        assert self.job.evaluate is not None
-        if self._evaluation_data is None:
-            seed_everything(stream_seed(self.job.seed, "evaluate"), self.device)
-            self._evaluation_data = self.job.evaluate.data()
-        return self._evaluation_data
 
     def capture(self) -> dict[str, Any]:
         """The whole state, as a tree that looks at the live tensors."""
@@ -363,16 +351,12 @@ class Trainer:
         self._brake.let_go()
         return loss.detach()
 
-    def _fetch(self, index: int) -> tuple[Any, Any]:
-        """Inputs and targets of a micro-batch of this step. Leaves the generators where its forward pass begins."""
-        job = self.job
+    def _fetch(self, index: int) -> Batch:
+        """A micro-batch of this step. Leaves the generators where its forward pass begins."""
         self.recorder.enter("data", index)
         if self.group is not None:
             self.group.check()
-        seed_everything(stream_seed(job.seed, self.step, index), self.device)
-        start = self.step * job.batch_size + index * job.micro_batch_size
-        indices = sample_indices(job.seed, self.samples, start, job.micro_batch_size)
-        return fetch(self.data, indices, self.device)
+        return self.feed.micro_batch(self.step, index)
 
     def _clip(self) -> float | None:
         """Clip the whole gradient. Returns its norm before; None if the job does not clip."""
@@ -428,17 +412,6 @@ def _build(name: str, factory: Callable[[Any], Any], kind: type, argument: objec
     if not isinstance(built, kind):
         raise JobError(f"{name}() must return a {kind.__name__}; it returned a {type(built).__name__}.")
     return built
-
-
-def count_samples(data: Any, name: str) -> int:
-    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-        raise JobError(
-            f"{name}() must return a map-style dataset with __len__ and __getitem__; it returned a "
-            f"{type(data).__name__}."
-        )
-    if len(data) == 0:
-        raise JobError(f"{name}() returned an empty dataset. Check the path or the filter that it is built with.")
-    return len(data)
 
 
 def check_loss(loss: object) -> None:

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,7 +20,7 @@ from split_jobs import JOBS
 from torch import Tensor
 from torch_gang import MEMBER
 
-from manyhands import Trainer
+from manyhands import Job, Trainer
 from manyhands.errors import UserError
 from manyhands.parallel.traits import find_traits
 from manyhands.plan import Layout, Plan, judge
@@ -154,3 +155,39 @@ def leave_at_once(late: int) -> str:
     with mock.patch.object(mesh, "part", slowly if rank == late else part):
         mesh.Mesh(Layout(dp=MEMBER["world"]), gang(), torch.device("cpu")).close()
     return "left"
+
+
+def reads(layout: str, steps: int) -> tuple[int, int]:
+    """How many samples this member reads in some steps, and in an evaluation."""
+    job, count = counted(JOBS["draws"]())
+    trainer = SplitTrainer(job, Plan(layout=Layout.parse(layout)), device="cpu")
+    trainer.join(gang())
+    try:
+        for _ in range(steps):
+            trainer.train_step()
+        trained = count[0]
+        trainer.evaluate()
+    finally:
+        trainer.leave()
+    return trained, count[0] - trained
+
+
+def counted(job: Job) -> tuple[Job, list[int]]:
+    """The job with data that counts in a list how many samples were read."""
+    count = [0]
+
+    class Counting:
+        def __init__(self, data: Any) -> None:
+            self.data = data
+
+        def __len__(self) -> int:
+            return len(self.data)
+
+        def __getitem__(self, index: int) -> Any:
+            count[0] += 1
+            return self.data[index]
+
+    data, evaluation = job.data, job.evaluate
+    assert evaluation is not None
+    counting = replace(evaluation, data=lambda: Counting(evaluation.data()))
+    return replace(job, data=lambda: Counting(data()), evaluate=counting), count

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import random
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -61,6 +63,12 @@ def _pictures(generator: torch.Generator) -> tuple[Any, Any]:
 def _numbers(generator: torch.Generator) -> tuple[Any, Any]:
     x = torch.randn(6, generator=generator)
     return x, x.square().sum()
+
+
+def _noisy(generator: torch.Generator) -> tuple[Any, Any]:
+    """Numbers with noise from the generators that the model draws from, too."""
+    x, y = _numbers(generator)
+    return x + torch.randn(6) + random.gauss(0.0, 1.0) + float(np.random.standard_normal()), y
 
 
 def _logits(output: Any, target: Tensor) -> Tensor:
@@ -257,6 +265,7 @@ JOBS: dict[str, Callable[[], Job]] = {
     "frozen": lambda: _job(partial(Chain, 5, 2), _numbers, _squares),
     "sometimes": lambda: _job(Sometimes, _numbers, _squares, scheduler=None, clip_grad_norm=None, evaluate=None),
     "aliases": lambda: _job(Aliases, _text, micro_batches=4),
+    "draws": lambda: _job(partial(Chain, 7, 0), _noisy, _squares),
     "communicating": lambda: _job(Communicating, _founding, _squares),
     "bf16": lambda: _job(partial(_gpt, 2, True), _text, precision="bf16", micro_batches=4),
     "llama": lambda: _job(

@@ -15,9 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from manyhands.errors import JobError
-from manyhands.train.batch import fetch
-from manyhands.train.seeds import seed_everything, stream_seed
-from manyhands.train.trainer import count_samples, evaluating
+from manyhands.train.trainer import evaluating
 
 if TYPE_CHECKING:
     from manyhands.train.split.trainer import SplitTrainer
@@ -29,8 +27,7 @@ def evaluate(trainer: SplitTrainer) -> dict[str, float]:
     if evaluation is None:
         raise JobError("the job has nothing to evaluate: give it evaluate=Evaluation(...).")
     trainer.recorder.enter("evaluate")
-    data = trainer.evaluation_data()
-    samples, size = count_samples(data, "evaluate.data"), job.micro_batch_size
+    samples, size = trainer.feed.evaluation_samples(), job.micro_batch_size
     measure = {"loss": job.loss, **evaluation.metrics}
     chunks, replicas, replica = -(-samples // size), trainer.layout.dp, trainer.place.replica
     rounds = -(-chunks // replicas)  # as many on every replica: sharded ones compute together
@@ -40,8 +37,7 @@ def evaluate(trainer: SplitTrainer) -> dict[str, float]:
             trainer.recorder.enter("evaluate", index)
             count = max(0, min(size, samples - index * size))
             indices = [min(index * size + i, samples - 1) for i in range(size)]
-            seed_everything(stream_seed(job.seed, "evaluate", index), trainer.device)
-            inputs, targets = fetch(data, indices, trainer.device)
+            inputs, targets = trainer.feed.evaluation(index, indices)
             with trainer.computing():
                 output = trainer.infer(inputs)
                 if output is not None and count and trainer.place.shard == 0:

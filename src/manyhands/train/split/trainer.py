@@ -29,6 +29,8 @@ from manyhands.state import tree_sha256
 from manyhands.tables import tables_of
 from manyhands.tensor_parallel import whole
 from manyhands.timeline import Recorder
+from manyhands.train.feed import Batch, clone
+from manyhands.train.passing import Passing, route
 from manyhands.train.split import norms
 from manyhands.train.split.construct import construct
 from manyhands.train.split.evaluate import evaluate
@@ -63,6 +65,8 @@ class SplitTrainer(Trainer):
         self._split: SplitGradients | None = None
         self._losses: list[float] = []
         self._waiting: dict[tuple[int, int], Any] = {}
+        self._first: Batch | None = None
+        """The job's first micro-batch, while the model is looked at."""
         self._draws_elsewhere = False
         """Whether the model draws from Python's or NumPy's generators, as far as was seen."""
 
@@ -84,10 +88,15 @@ class SplitTrainer(Trainer):
         self.group, self.rank = group, group.rank
         self.place = mesh = Mesh(self.layout, group, self.device)
         try:
+            if self.layout.pp > 1 or self.layout.tp > 1:  # by it the model is looked at
+                self._first = self.feed.first(group, mine=mesh.replica == 0)
             built = construct(self, mesh, cuts)
         except BaseException:
             mesh.close()
             raise
+        self._first = None
+        there = route(self.layout, built.table.placement, self.rank)
+        self.feed.pass_on(Passing(group, there, self.device), uses=len(built.parts))
         self._randomness = Randomness(self.device, others=self._draws_elsewhere)
         self.cuts, self._built, self._handles = built.cuts, built, built.handles
         table = built.table
@@ -118,6 +127,7 @@ class SplitTrainer(Trainer):
         gradients = self._split
         assert gradients is not None
         gradients.begin_step()
+        self.feed.forget(self.step)
         self._losses, self._waiting = [], {}
         for sharding in self._built.shardings.values():
             sharding.before_step()
@@ -235,7 +245,7 @@ class SplitTrainer(Trainer):
 
     def sample(self) -> Callable[[nn.Module], Any]:
         """The first micro-batch's way through the whole model, for those who look at it or time it."""
-        inputs, self._sample_targets = self._fetch(0)
+        inputs, self._sample_targets = clone(self._first) if self._first else self._fetch(0)
 
         def run(model: nn.Module) -> Any:
             before = other_generators()
