@@ -31,7 +31,7 @@ class Mesh:
     """
 
     def __init__(self, layout: Layout, gang: Group, device: torch.device) -> None:
-        self.layout, self.gang = layout, gang
+        self.layout, self.gang, self.device = layout, gang, device
         self.rank = gang.rank
         self.stage_rank, self.replica, self.shard = layout.coordinates(gang.rank)
         self._along: dict[Dimension, GroupMesh] = {}

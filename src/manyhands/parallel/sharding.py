@@ -83,6 +83,10 @@ class ShardedBody(nn.Module):
     def entered(self, hook: Callable[[], None]) -> None:
         self._body.entered = hook
 
+    def arriving(self, inputs: Any) -> Sequence[Crossing]:
+        """What the stage receives for such inputs."""
+        return self._body.arriving(inputs)
+
     def forward(self, inputs: Any, received: Sequence[Tensor] = ()) -> Any:
         return whole(
             self._body(inputs, received)

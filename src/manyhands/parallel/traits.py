@@ -7,6 +7,7 @@ another parameter whose gradients are changed. An update by elements gives the s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -19,6 +20,8 @@ from manyhands.job import Job
 from manyhands.plan import Coupling, Traits
 
 _ROWS, _STEPS = 8, 3
+_ANY = 720720
+"""Micro-batches that any number of replicas up to 16 divides."""
 _HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads", "heads")
 
 
@@ -29,10 +32,28 @@ def find_traits(job: Job, model: nn.Module, units: Sequence[str] | None = None) 
         model: as the job builds it, whole.
         units: names of the modules between which it can be cut, in order; None if that is not known.
     """
-    names = list(dict(model.named_parameters(remove_duplicate=False)))
-    return Traits(
+    return replace(
+        model_traits(model, units),
         micro_batches=job.micro_batches,
         batch_size=job.batch_size,
+        coupling=find_coupling(job.optimizer),
+        clip=job.clip_grad_norm is not None,
+        compile=job.compile,
+        precision=job.precision,
+        reproducible=job.reproducible,
+    )
+
+
+def model_traits(model: nn.Module, units: Sequence[str] | None = None) -> Traits:
+    """The facts about a model that is not trained: as of a job with as many micro-batches as there may be replicas.
+
+    Args:
+        model: whole.
+        units: names of the modules between which it can be cut, in order; None if that is not known.
+    """
+    names = list(dict(model.named_parameters(remove_duplicate=False)))
+    return Traits(
+        micro_batches=_ANY,
         units=None if units is None else len(units),
         tied=len(names) - len(list(model.parameters())),
         frozen=_frozen(model, units or ()),
@@ -40,11 +61,6 @@ def find_traits(job: Job, model: nn.Module, units: Sequence[str] | None = None) 
         kv_heads=_heads(model, ("num_key_value_heads",)),
         dropout=any(map(_drops, model.modules())),
         batch_norm=any(isinstance(module, _BatchNorm) and module.track_running_stats for module in model.modules()),
-        coupling=find_coupling(job.optimizer),
-        clip=job.clip_grad_norm is not None,
-        compile=job.compile,
-        precision=job.precision,
-        reproducible=job.reproducible,
     )
 
 

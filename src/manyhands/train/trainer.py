@@ -10,12 +10,11 @@ Either way its weights after step s are the same, bit for bit.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -32,6 +31,7 @@ from manyhands.sync import Finished, Policy, Round, Task
 from manyhands.tables import tables_of
 from manyhands.timeline import Recorder
 from manyhands.train.brake import Brake
+from manyhands.train.evaluate import Share, evaluate
 from manyhands.train.feed import Batch, Feed
 from manyhands.train.gradients import Gradients
 from manyhands.train.policies import make_policy
@@ -272,31 +272,25 @@ class Trainer:
             JobError: the job has no evaluation.
             PeerLostError: a worker was lost.
         """
-        evaluation = self.job.evaluate
-        if evaluation is None:
-            raise JobError("the job has nothing to evaluate: give it evaluate=Evaluation(...).")
         self.recorder.enter("evaluate")
         self.policy.arrive()
-        samples = self.feed.evaluation_samples()
-        size = evaluation.batch_size or self.job.micro_batch_size
-        batches = -(-samples // size)
-        world = self.policy.workers
-        measure = {"loss": self.job.loss, **evaluation.metrics}
-        rows = []
-        with evaluating(self.model), torch.no_grad():
-            for index in range(batches * self.rank // world, batches * min(self.rank + 1, world) // world):
-                self.recorder.enter("evaluate", index)
-                indices = list(range(index * size, min((index + 1) * size, samples)))
-                inputs, targets = self.feed.evaluation(index, indices)
-                with self._autocast():
-                    output = call(self._call, inputs)
-                    rows.append([len(indices), *(float(metric(output, targets)) for metric in measure.values())])
-        if self.group is not None:
-            gathered = self.group.all_gather_bytes(json.dumps(rows).encode())
-            rows = [row for part in gathered for row in json.loads(part)]
-        return {
-            name: math.fsum(row[0] * row[column] for row in rows) / samples for column, name in enumerate(measure, 1)
-        }
+        return evaluate(self.job, self.feed, self, self.group, self.recorder.enter)
+
+    # What evaluation asks for (evaluate.Inferring)
+
+    @property
+    def share(self) -> Share:
+        return Share(self.rank, self.policy.workers)
+
+    def room(self, samples: int) -> int | None:
+        return samples
+
+    def computing(self) -> AbstractContextManager[Any]:
+        return self._autocast()
+
+    def infer(self, inputs: Any) -> Any:
+        with self.computing():
+            return call(self._call, inputs)
 
     def capture(self) -> dict[str, Any]:
         """The whole state, as a tree that looks at the live tensors."""
@@ -420,21 +414,3 @@ def check_loss(loss: object) -> None:
         raise UserError(f"the loss must be a scalar tensor; it is a {shape}. Return its mean, for example loss.mean().")
     if not loss.requires_grad:
         raise UserError("the loss does not depend on any trainable parameter. Check for .detach() or no_grad.")
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """All modules in evaluation mode for a while; then each is in the mode it had, and every buffer has its value."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, key, b, b.clone()) for module, _ in modes for key, b in module._buffers.items() if b is not None
-    ]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        with torch.no_grad():
-            for module, key, buffer, value in buffers:
-                module._buffers[key] = buffer.copy_(value)

@@ -71,6 +71,12 @@ def _noisy(generator: torch.Generator) -> tuple[Any, Any]:
     return x + torch.randn(6) + random.gauss(0.0, 1.0) + float(np.random.standard_normal()), y
 
 
+def _evaluation(make: Callable[[torch.Generator], tuple[Any, Any]], samples: int, size: int) -> Evaluation:
+    """Batches of a size of their own, the last one smaller."""
+    metrics = {"size": lambda output, target: torch.tensor(float(len(target)))}
+    return Evaluation(data=lambda: Data(samples, make), metrics=metrics, batch_size=size)
+
+
 def _logits(output: Any, target: Tensor) -> Tensor:
     logits = getattr(output, "logits", output)
     return F.cross_entropy(logits.flatten(0, -2) if logits.ndim > 2 else logits, target.flatten())
@@ -265,6 +271,11 @@ JOBS: dict[str, Callable[[], Job]] = {
     "frozen": lambda: _job(partial(Chain, 5, 2), _numbers, _squares),
     "sometimes": lambda: _job(Sometimes, _numbers, _squares, scheduler=None, clip_grad_norm=None, evaluate=None),
     "aliases": lambda: _job(Aliases, _text, micro_batches=4),
+    "evaluated": lambda: _job(partial(Chain, 7, 0), _numbers, _squares, evaluate=_evaluation(_numbers, 11, 4)),
+    "evaluated-llama": lambda: _job(
+        partial(_transformer, "LlamaForCausalLM", **_SIZES, num_key_value_heads=1), _masked,
+        evaluate=_evaluation(_masked, 12, 5),
+    ),
     "draws": lambda: _job(partial(Chain, 7, 0), _noisy, _squares),
     "communicating": lambda: _job(Communicating, _founding, _squares),
     "bf16": lambda: _job(partial(_gpt, 2, True), _text, precision="bf16", micro_batches=4),

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from manyhands.collective import assign_blocks
 from manyhands.errors import UserError
 from manyhands.job import Job
-from manyhands.parallel.parts import Built, Part
+from manyhands.parallel.parts import Part, Placed
 from manyhands.parallel.sharding import reduces
 from manyhands.parallel.ties import Tie, watch_uses
 from manyhands.sync import Exchange, Finished, LocalSum, Task, choose_forest, lay_out, sums
@@ -30,8 +30,7 @@ class SplitGradients:
     """Gradients and buffer changes of the stages on this worker.
 
     Args:
-        model: holds the parameters under their global names.
-        built: what this worker holds.
+        placed: what this worker holds.
         job: micro-batches and whether the order of sums is the job's.
         collective: how gradients travel between replicas.
         on_wait: called with True when `finish` has to wait for others, and with False when that is over.
@@ -42,18 +41,17 @@ class SplitGradients:
 
     def __init__(
         self,
-        model: nn.Module,
-        built: Built,
+        placed: Placed,
         job: Job,
         collective: str,
         on_wait: Callable[[bool], None],
     ) -> None:
-        parts, handles, ties, mesh = built.parts, built.handles, built.ties, built.mesh
-        self._reduced = set(built.sharded) if reduces(mesh.layout.shard, built.table.splits_backward) else set()
+        parts, handles, ties, mesh = placed.parts, placed.handles, placed.ties, placed.mesh
+        self._reduced = set(placed.sharded) if reduces(mesh.layout.shard, placed.table.splits_backward) else set()
         """Names of the parameters whose gradients are divided as they come."""
-        self._model, self._built = model, built
-        self._parameters, self._parts, self._handles, self._mesh = built.parameters, list(parts), handles, mesh
-        self._split_backward, self._on_wait = built.table.splits_backward, on_wait
+        self._model, self._placed = placed.model, placed
+        self._parameters, self._parts, self._handles, self._mesh = placed.parameters, list(parts), handles, mesh
+        self._split_backward, self._on_wait = placed.table.splits_backward, on_wait
         self.block = assign_blocks(job.micro_batches, mesh.layout.dp)[mesh.replica]
         self._ties = {(tie.name, stage): tie for tie in ties for stage in tie.stages if self._part(stage) is not None}
         self._all_ties = list(ties)
@@ -69,7 +67,9 @@ class SplitGradients:
         order = list(dict.fromkeys(name for part in reversed(self._parts) for name in self._names[part.index]))
         self._item = {name: item for item, name in enumerate(order)}
         self._order = order
-        self._changes = {part.index: BufferChanges(model, job.micro_batches, set(part.buffers)) for part in self._parts}
+        self._changes = {
+            part.index: BufferChanges(placed.model, job.micro_batches, set(part.buffers)) for part in self._parts
+        }
         floats = [buffer for changes in self._changes.values() for buffer in changes.floats]
         count = len(order)
         self._buffer_items: dict[int, list[int]] = {}
@@ -82,7 +82,7 @@ class SplitGradients:
         self._exchange: Exchange | None = None
         self._buckets: list[set[int]] = []
         self.exchanged = "each replica adds up the gradients of its share of the parameters" if self._reduced else ""
-        summed = [_whole_form(built, name) for name in order] + floats
+        summed = [_whole_form(placed, name) for name in order] + floats
         if mesh.layout.dp > 1 and summed:
             forest, how = choose_forest(collective, mesh.layout.dp, mesh.group("dp").cluster)
             self.exchanged = self.exchanged or how
@@ -208,11 +208,11 @@ class SplitGradients:
         unused = set(self._order).intersection(*(f["unused"] for f in replicas))
         for name, item in self._item.items():
             gradient = None if name in unused else total(item).contiguous()
-            if gradient is not None and name in self._built.sharded:
+            if gradient is not None and name in self._placed.sharded:
                 self._renew(name)
-                if name not in self._built.placements:
+                if name not in self._placed.placements:
                     self.norms[name] = float(torch.linalg.vector_norm(gradient))
-                gradient = self._built.of_replica(name, gradient)
+                gradient = self._placed.of_replica(name, gradient)
             self._handles[name].grad = gradient
 
     def _renew(self, name: str) -> None:
@@ -290,10 +290,10 @@ class SplitGradients:
             tie.clear()
 
 
-def _whole_form(built: Built, name: str) -> Tensor:
+def _whole_form(placed: Placed, name: str) -> Tensor:
     """A tensor of the form in which the parameter's gradient is summed."""
-    param = built.parameters[name]
-    return torch.empty(param.shape, dtype=param.dtype, device=param.device) if name in built.sharded else param
+    param = placed.parameters[name]
+    return torch.empty(param.shape, dtype=param.dtype, device=param.device) if name in placed.sharded else param
 
 
 def _local(gradient: Tensor | None) -> Tensor | None:

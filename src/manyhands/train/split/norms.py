@@ -16,31 +16,30 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from manyhands.parallel.mesh import Mesh
-from manyhands.parallel.parts import Built, Names
+from manyhands.parallel.parts import Placed
 
 
-def total(mesh: Mesh, built: Built, names: Names, known: Mapping[str, float], exact: bool) -> Tensor:
+def total(placed: Placed, known: Mapping[str, float], exact: bool) -> Tensor:
     """The norm, a scalar of fp32; every worker calls it and gets the same.
 
     Args:
         known: norms of whole gradients of which only a share is left.
         exact: gather what replicas divide.
     """
-    said: dict[str, float] = dict(known) if mesh.speaks else {}
+    said: dict[str, float] = dict(known) if placed.mesh.speaks else {}
     divided: dict[str, float] = {}
-    for name, handle in built.handles.items():
+    for name, handle in placed.handles.items():
         if handle.grad is None or name in known:
             continue
-        if exact and name in built.sharded and name not in built.placements:
-            norm = float(torch.linalg.vector_norm(built.whole(name, handle.grad)))
-            said |= {name: norm} if mesh.speaks else {}
-        elif name in built.divided:
-            if built.counts(name):
+        if exact and name in placed.sharded and name not in placed.placements:
+            norm = float(torch.linalg.vector_norm(placed.together(name, handle.grad)))
+            said |= {name: norm} if placed.mesh.speaks else {}
+        elif name in placed.divided:
+            if placed.counts(name):
                 divided[name] = float(torch.linalg.vector_norm(handle.grad.double()).square())
-        elif mesh.speaks:
+        elif placed.mesh.speaks:
             said[name] = float(torch.linalg.vector_norm(handle.grad))
-    everyone = [json.loads(f) for f in mesh.gang.all_gather_bytes(json.dumps([said, divided]).encode())]
+    everyone = [json.loads(f) for f in placed.mesh.gang.all_gather_bytes(json.dumps([said, divided]).encode())]
     whole: dict[str, float] = {}
     squares: dict[str, list[float]] = {}
     for norms, parts in everyone:
@@ -48,5 +47,5 @@ def total(mesh: Mesh, built: Built, names: Names, known: Mapping[str, float], ex
         for name, square in parts.items():
             squares.setdefault(name, []).append(square)
     whole |= {name: math.sqrt(math.fsum(parts)) for name, parts in squares.items()}
-    ordered = [whole[name] for name in names.order if name in whole]
+    ordered = [whole[name] for name in placed.names.order if name in whole]
     return torch.linalg.vector_norm(torch.tensor(ordered, dtype=torch.float32))

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from manyhands.errors import UserError
 from manyhands.job import Job
-from manyhands.parallel.call import call
+from manyhands.parallel.build import Recipe, build
 from manyhands.parallel.mesh import Mesh
-from manyhands.parallel.parts import Names, Part
-from manyhands.pipeline.randomness import Randomness, other_generators
+from manyhands.parallel.parts import Part, Placed
+from manyhands.parallel.traits import find_traits
 from manyhands.pipeline.runtime import Pipeline
 from manyhands.pipeline.stage import Stage
 from manyhands.plan import Plan
@@ -29,13 +29,11 @@ from manyhands.state import tree_sha256
 from manyhands.tables import tables_of
 from manyhands.tensor_parallel import whole
 from manyhands.timeline import Recorder
-from manyhands.train.feed import Batch, clone
+from manyhands.train.evaluate import Share, check, first, sizes
 from manyhands.train.passing import Passing, route
 from manyhands.train.split import norms
-from manyhands.train.split.construct import construct
-from manyhands.train.split.evaluate import evaluate
 from manyhands.train.split.gradients import SplitGradients
-from manyhands.train.split.state import gather, take
+from manyhands.train.split.state import gather, give_to, take
 from manyhands.train.trainer import Step, Trainer, check_loss
 from manyhands.transport import Group
 
@@ -60,15 +58,10 @@ class SplitTrainer(Trainer):
                 "splits the model. Use --sync server without a layout."
             )
         self.layout = self.plan.layout
-        self.names = Names(self.model)
         self.cuts: tuple[int, ...] = ()
         self._split: SplitGradients | None = None
         self._losses: list[float] = []
         self._waiting: dict[tuple[int, int], Any] = {}
-        self._first: Batch | None = None
-        """The job's first micro-batch, while the model is looked at."""
-        self._draws_elsewhere = False
-        """Whether the model draws from Python's or NumPy's generators, as far as was seen."""
 
     def join(
         self,
@@ -86,20 +79,16 @@ class SplitTrainer(Trainer):
         """
         assert group is not None and group.world == self.layout.workers
         self.group, self.rank = group, group.rank
-        self.place = mesh = Mesh(self.layout, group, self.device)
+        mesh = Mesh(self.layout, group, self.device)
         try:
-            if self.layout.pp > 1 or self.layout.tp > 1:  # by it the model is looked at
-                self._first = self.feed.first(group, mine=mesh.replica == 0)
-            built = construct(self, mesh, cuts)
+            placed = self._place(mesh, cuts)
         except BaseException:
             mesh.close()
             raise
-        self._first = None
-        there = route(self.layout, built.table.placement, self.rank)
-        self.feed.pass_on(Passing(group, there, self.device), uses=len(built.parts))
-        self._randomness = Randomness(self.device, others=self._draws_elsewhere)
-        self.cuts, self._built, self._handles = built.cuts, built, built.handles
-        table = built.table
+        self._placed, self.cuts, self.model = placed, placed.cuts, placed.model
+        there = route(self.layout, placed.table.placement, self.rank)
+        self.feed.pass_on(Passing(group, there, self.device), uses=len(placed.parts))
+        table = placed.table
         pipe = mesh.process_group("pp") if self.layout.pp > 1 else None
         stages = [
             Stage(
@@ -109,19 +98,19 @@ class SplitTrainer(Trainer):
                 pipe,
                 self.device,
                 self,
-                self._randomness,
+                placed.randomness,
                 self._weights(part),
             )
-            for part in built.parts
+            for part in placed.parts
         ]
         self._pipeline = Pipeline(stages, table)
-        self._split = SplitGradients(self.model, built, self.job, self.plan.collective, on_wait)
+        self._split = SplitGradients(placed, self.job, self.plan.collective, on_wait)
         return self._split.exchanged
 
     def leave(self) -> None:
         if self._split is not None:
             self._split = None
-            self.place.close()
+            self._placed.mesh.close()
 
     def train_step(self, flag: Callable[[], int] = lambda: 0) -> Step:
         gradients = self._split
@@ -129,12 +118,12 @@ class SplitTrainer(Trainer):
         gradients.begin_step()
         self.feed.forget(self.step)
         self._losses, self._waiting = [], {}
-        for sharding in self._built.shardings.values():
+        for sharding in self._placed.shardings.values():
             sharding.before_step()
         try:
             self._pipeline.step()
             self.recorder.enter("exchange")
-            finished = gradients.finish(self._losses if self.place.shard == 0 else [], flag())
+            finished = gradients.finish(self._losses if self._placed.mesh.shard == 0 else [], flag())
         except BaseException:
             gradients.abandon()
             raise
@@ -144,24 +133,29 @@ class SplitTrainer(Trainer):
         grad_norm = self._clip_parts(gradients)
         self._update(finished.losses)
         gradients.share_ties()
-        for sharding in self._built.shardings.values():
+        for sharding in self._placed.shardings.values():
             sharding.after_step()
         return self._committed(finished, grad_norm, learning_rate)
 
-    def evaluate(self) -> dict[str, float]:
-        return evaluate(self)
+    @property
+    def share(self) -> Share:
+        mesh = self._placed.mesh
+        return Share(mesh.replica, self.layout.dp, speaks=mesh.shard == 0, together=self.layout.shard > 0)
 
-    def infer(self, inputs: Any) -> Any:
-        """The model's output, where its last stage is; None elsewhere. Within `computing`."""
-        output = self._pipeline.infer(inputs)
-        return whole(output) if self.layout.tp > 1 else output
+    def room(self, samples: int) -> int | None:
+        return self._placed.room(samples)
 
     def computing(self) -> ExitStack:
-        """Around forward and loss."""
-        stack = ExitStack()
-        stack.enter_context(self._autocast())
-        stack.enter_context(self._built.context())
-        return stack
+        return self._placed.computing()
+
+    def infer(self, inputs: Any) -> Any:
+        return self._placed.infer(inputs)
+
+    def _evaluated(self) -> list[Any]:
+        """The inputs of batches of the sizes that only an evaluation has."""
+        wanted = sizes(self.job, self.feed)
+        inputs = self.feed.evaluation(0, range(max(wanted))).inputs if wanted else None
+        return [first(inputs, size, max(wanted)) for size in wanted]
 
     # What the stages ask for (pipeline.stage.Task)
 
@@ -170,7 +164,7 @@ class SplitTrainer(Trainer):
         index = self._split.block.start + micro_batch
         inputs, self._waiting[stage, micro_batch] = self._fetch(index)
         self._split.before_forward(stage)
-        self._within = self.computing()
+        self._within = self._placed.computing()
         return inputs
 
     def loss(self, stage: int, micro_batch: int, output: Any) -> Tensor:
@@ -192,8 +186,8 @@ class SplitTrainer(Trainer):
 
     def before_backward(self, stage: int, micro_batch: int) -> tuple[list[Tensor], list[Tensor]]:
         assert self._split is not None
-        if stage in self._built.shardings:
-            self._built.shardings[stage].before_backward(last=micro_batch == self._split.block.size - 1)
+        if stage in self._placed.shardings:
+            self._placed.shardings[stage].before_backward(last=micro_batch == self._split.block.size - 1)
         return self._split.before_backward(stage, micro_batch)
 
     def gradients(self, stage: int, micro_batch: int) -> None:
@@ -211,11 +205,11 @@ class SplitTrainer(Trainer):
 
     def capture(self) -> dict[str, Any]:
         """The whole state, put together on rank 0; on the others nothing but the step. All workers must call it."""
-        return gather(self, self.place, self._built)
+        return gather(self._placed, self.optimizer, self.scheduler, self.step)
 
     def restore(self, state: dict[str, Any], keep: bool = False) -> None:
         """Take this worker's part of a whole state. Every worker has the whole one at hand."""
-        self.step = take(self, self._built, state)
+        self.step = take(self._placed, self.optimizer, self.scheduler, state)
 
     def weights_sha256(self) -> str:
         """Of the whole model; all workers must call it, and all learn it."""
@@ -236,27 +230,32 @@ class SplitTrainer(Trainer):
         """As `_clip`, over what all workers hold: each element once."""
         if self.job.clip_grad_norm is None:
             return None
-        norm = norms.total(self.place, self._built, self.names, gradients.norms, self.job.reproducible)
+        norm = norms.total(self._placed, gradients.norms, self.job.reproducible)
         self._check_norm(float(norm), gradients)
-        params = [handle for handle in self._handles.values() if handle.grad is not None]
+        params = [handle for handle in self._placed.handles.values() if handle.grad is not None]
         if params:
             torch.nn.utils.clip_grads_with_norm_(params, self.job.clip_grad_norm, norm.to(self.device))
         return float(norm)
 
-    def sample(self) -> Callable[[nn.Module], Any]:
-        """The first micro-batch's way through the whole model, for those who look at it or time it."""
-        inputs, self._sample_targets = clone(self._first) if self._first else self._fetch(0)
-
-        def run(model: nn.Module) -> Any:
-            before = other_generators()
-            try:
-                with self._autocast():
-                    return call(model, inputs)
-            finally:
-                self._draws_elsewhere |= other_generators() != before
-
-        return run
-
-    def sample_loss(self, output: Any) -> Tensor:
-        """The loss of what `sample` gives."""
-        return self.job.loss(output, self._sample_targets)
+    def _place(self, mesh: Mesh, cuts: Sequence[int] | None) -> Placed:
+        """This worker's part of the model; the optimizer works on it from now on."""
+        job, first = self.job, None
+        if self.layout.pp > 1 or self.layout.tp > 1:  # by it the model is looked at
+            first = self.feed.first(mesh.gang, mine=mesh.replica == 0)
+        recipe = Recipe(
+            layout=self.layout,
+            inputs=first.inputs if first else None,
+            cuts=cuts,
+            further=self._evaluated,
+            micro_batches=job.micro_batches,
+            in_order=job.reproducible,
+            compile=job.compile,
+            autocast=self._autocast,
+            loss=(lambda output: job.loss(output, first.targets)) if first else None,
+            traits=partial(find_traits, job),
+        )
+        before: dict[Tensor, str] = {param: name for name, param in self.model.named_parameters()}
+        placed = build(self.model, recipe, mesh)
+        check(self.job, self.feed, placed.room)
+        give_to(self.optimizer, before, placed.handles)
+        return placed
