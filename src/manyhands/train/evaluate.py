@@ -51,9 +51,6 @@ class Inferring(Protocol):
     """What evaluation asks of what holds the model."""
 
     @property
-    def model(self) -> nn.Module: ...
-
-    @property
     def share(self) -> Share:
         """Which batches it evaluates."""
         ...
@@ -72,11 +69,17 @@ class Inferring(Protocol):
 
 
 def evaluate(
-    job: Job, feed: Feed, inferring: Inferring, group: Group | None, enter: Callable[[str, int], None]
+    job: Job,
+    feed: Feed,
+    model: nn.Module,
+    inferring: Inferring,
+    group: Group | None,
+    enter: Callable[[str, int], None],
 ) -> dict[str, float]:
     """Evaluate a model, together with all others of the group.
 
     Args:
+        model: is in evaluation mode meanwhile.
         enter: told which batch comes next.
 
     Raises:
@@ -87,7 +90,7 @@ def evaluate(
     samples = feed.evaluation_samples()
     measure = {"loss": job.loss, **evaluation.metrics}
     rows = []
-    with evaluating(inferring.model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         for count, batch in _batches(evaluation, job, feed, inferring, samples, enter):
             output = inferring.infer(batch.inputs)
             if output is None or not count or not inferring.share.speaks:

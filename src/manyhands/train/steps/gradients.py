@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from manyhands.errors import UserError
 from manyhands.sync import Finished, LocalSum, Piece, Policy
-from manyhands.train.buffers import BufferChanges
+from manyhands.train.steps.buffers import BufferChanges
 
 
 class Gradients:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from manyhands.errors import UserError
-from manyhands.train.buffers import BufferChanges
+from manyhands.train.steps.buffers import BufferChanges
 
 CUTS = 4
 

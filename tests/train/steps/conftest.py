@@ -12,7 +12,7 @@ from torch_gang import HERE, CheckFailed, Gang, Server
 
 LOADS = """
 import runpy, sys
-import numpy, torch._dynamo, manyhands.train.split, manyhands.pipeline.stages, manyhands.pipeline.cuts
+import numpy, torch._dynamo, manyhands.train.steps.parts, manyhands.pipeline.stages, manyhands.pipeline.cuts
 import transformers.models.bert.modeling_bert, transformers.models.llama.modeling_llama
 import transformers.models.t5.modeling_t5
 runpy.run_path(sys.argv[1], run_name="__main__")

@@ -1,7 +1,7 @@
 """The gradient of a step on one worker of a split run.
 
 Whatever the order in which a pipeline computes, each stage's micro-batches come in increasing order, so what autograd
-leaves in `.grad` after each is folded in the job's tree as in an unsplit run (train/gradients.py), and replicas
+leaves in `.grad` after each is folded in the job's tree as in an unsplit run (gradients.py), and replicas
 combine their subtrees by the same forests. Only sharded parameters (ZeRO) are summed by FSDP itself, in an order of
 its own.
 """
@@ -23,10 +23,10 @@ from manyhands.parallel.parts import Part, Placed
 from manyhands.parallel.sharding import reduces
 from manyhands.parallel.ties import Tie, watch_uses
 from manyhands.sync import Exchange, Finished, LocalSum, Task, choose_forest, lay_out, sums
-from manyhands.train.buffers import BufferChanges
+from manyhands.train.steps.buffers import BufferChanges
 
 
-class SplitGradients:
+class PartGradients:
     """Gradients and buffer changes of the stages on this worker.
 
     Args:

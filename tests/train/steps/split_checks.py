@@ -25,7 +25,6 @@ from manyhands.errors import UserError
 from manyhands.parallel.traits import find_traits
 from manyhands.plan import Layout, Plan, judge
 from manyhands.state import Image, read_image
-from manyhands.train.split import SplitTrainer
 from manyhands.transport import Group
 
 
@@ -63,8 +62,8 @@ def alone(job: str, steps: int, path: str) -> None:
 
 
 @contextmanager
-def splitting(job: str, layout: str, cuts: Sequence[int] | None = None) -> Iterator[SplitTrainer]:
-    trainer = SplitTrainer(JOBS[job](), Plan(layout=Layout.parse(layout)), device="cpu")
+def splitting(job: str, layout: str, cuts: Sequence[int] | None = None) -> Iterator[Trainer]:
+    trainer = Trainer(JOBS[job](), Plan(layout=Layout.parse(layout)), device="cpu")
     try:
         trainer.join(gang(), cuts=cuts)
         yield trainer
@@ -81,9 +80,9 @@ def split(job: str, layout: str, steps: int, reference: str, cuts: Sequence[int]
             state = trainer.capture()
             if MEMBER["rank"] == 0:
                 ended, expected = facts(done, evaluation, state), load(reference)
-                verdict = judge(trainer.layout, find_traits(trainer.job, JOBS[job]().model()))
+                verdict = judge(trainer.plan.layout, find_traits(trainer.job, JOBS[job]().model()))
                 return compare(ended, expected) | {
-                    "cuts": trainer.cuts,
+                    "cuts": trainer.steps.cuts,
                     "equality": verdict.equality,
                     "weights": furthest(ended, expected),
                 }
@@ -160,7 +159,7 @@ def leave_at_once(late: int) -> str:
 def reads(layout: str, steps: int) -> tuple[int, int]:
     """How many samples this member reads in some steps, and in an evaluation."""
     job, count = counted(JOBS["draws"]())
-    trainer = SplitTrainer(job, Plan(layout=Layout.parse(layout)), device="cpu")
+    trainer = Trainer(job, Plan(layout=Layout.parse(layout)), device="cpu")
     trainer.join(gang())
     try:
         for _ in range(steps):

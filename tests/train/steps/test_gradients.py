@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from manyhands.errors import UserError
 from manyhands.sync import AllReduce, Task
-from manyhands.train.gradients import Gradients
+from manyhands.train.steps.gradients import Gradients
 from manyhands.transport import Group, PeerLostError, links_over
 
 DEADLINE = 30.0

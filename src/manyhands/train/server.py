@@ -1,8 +1,8 @@
-"""Taking part in a gang in which nobody waits for all others: as a worker, or as a server.
+"""Taking part, as a server, in a gang in which nobody waits for all others.
 
-The supervisor links every worker with every server, and all servers with each other, and does so again for whoever
-takes the place of a lost one. What a worker does is in `sync/server/worker.py`, what a server does in `stale.py` there;
-here is what ties them to a process: its orders, its reports, its state.
+The supervisor links every server with every worker and with all other servers, and does so again for whoever takes the
+place of a lost one. What a server does is in `sync/server/stale.py`; here is what ties it to a process: its orders, its
+reports, its state. Server 0 is the chief: it knows which shares are done, and keeps the gang's state for others.
 """
 
 from __future__ import annotations
@@ -12,98 +12,49 @@ import os
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from manyhands.errors import UserError
 from manyhands.gang import StepRow
-from manyhands.gang.orders import Join
-from manyhands.gang.reports import Finished, Joined, Paused, Recovered, Served, Staleness, Unlinked
-from manyhands.parallel.traits import find_coupling
-from manyhands.sync import Task
+from manyhands.gang.reports import Joined, Recovered, Served, Staleness, Unlinked
 from manyhands.sync.server import (
     Assembling,
     Chief,
     Committed,
-    Division,
     Keeper,
     Line,
     StaleServer,
-    StaleWorker,
     Why,
     float_buffers,
 )
 from manyhands.timeline import PHASES
 from manyhands.train.links import Link
-from manyhands.train.marks import Mark
-from manyhands.transport import GroupError, PeerLostError
-
-if TYPE_CHECKING:
-    from manyhands.train.worker import Worker
+from manyhands.train.shares import REPLACED_SECONDS, Process
+from manyhands.transport import GroupError
 
 _ON_ITS_WAY, _MOST_ON_THEIR_WAY = 3.0, 64
 """Seconds, and steps: what a host had reported for less long than that may be lost with it."""
-_REPLACED_SECONDS = 600.0
-"""How long to wait for somebody to take the place of a lost server."""
 
 
-class _Loose:
-    def __init__(self, member: Worker, order: Join) -> None:
-        self.member, self.rank = member, order.rank
-        self.trainer, self.plan, self.job = member.trainer, member.plan, member.job
-        servers = self.plan.sync.servers
-        cut = find_coupling(self.job.optimizer) == "element"
-        self.division = Division(self.trainer.model, [1.0] * servers, cut)
-        self.task = Task(self.job.micro_batches, self.job.reproducible, self.job.clip_grad_norm)
+class Server:
+    """Serves until the work is over.
 
-    def say_over(self, why: Why, sha256: str = "") -> None:
-        """The work is over."""
-        reporter = self.member.reporter
-        reporter.flush()
-        if why == "finished":
-            reporter.say(Finished(step=self.trainer.total_steps, sha256=sha256, whole=False))
-        else:
-            reporter.say(Paused(step=0, whole=False))
+    Args:
+        process: that it is in.
+        fresh: it has taken the place of a lost one.
+    """
 
-
-class LooseWorker(_Loose):
-    def run(self) -> None:
-        member, trainer = self.member, self.trainer
-        trainer.rank = self.rank
-        policy = StaleWorker(self.task, member.worker, self.division, self._link, member.waiting)
-        try:
-            trainer.follow(policy)
-            member.recorder.take()
-            while (share := policy.claim()) is not None:
-                trainer.step = share.step
-                member.recorder.keep_spans = member.is_detailed(share.step)
-                began = time.monotonic_ns()
-                trainer.train_step(member.listen)
-                member.reporter.part(share.step + 1, Mark(began, time.monotonic_ns(), *member.recorder.take()))
-                member.recorder.enter("idle")
-            assert policy.over is not None
-            self.say_over(policy.over)
-        finally:
-            trainer.leave()
-
-    def _link(self, server: int) -> Line:
-        while True:
-            link = self.member.inbox.link("server", server, _REPLACED_SECONDS)
-            try:
-                return Line(link.group(), asks=True)
-            except PeerLostError:  # it is lost already, and another will come; or the two have missed each other
-                self.member.reporter.say(Unlinked(server=server, far=link.far))
-
-
-class LooseServer(_Loose):
-    def __init__(self, member: Worker, order: Join) -> None:
-        super().__init__(member, order)
-        self.index = self.rank - self.plan.workers
+    def __init__(self, process: Process, fresh: bool) -> None:
+        self.process, self.fresh = process, fresh
+        self.trainer, self.plan, self.job = process.trainer, process.plan, process.job
+        self.division, self.task = process.division(), process.task()
+        self.index = process.rank - self.plan.workers
         self.chief = self.index == 0
-        self.fresh = order.fresh
         self._groups = self.trainer.optimizer.state_dict()["param_groups"]
         self._woken = threading.Event()
         self._over = False
-        self._kept = self.trainer.kept.get("chief") if self.trainer.kept.get("policy") == "stale" else None
+        kept = process.steps.kept
+        self._kept = kept.get("chief") if kept.get("policy") == "stale" else None
         self.server = self._make()
         self._ready = threading.Event()
         self._began = time.monotonic_ns()
@@ -145,30 +96,30 @@ class LooseServer(_Loose):
         return chief
 
     def run(self) -> None:
-        member = self.member
+        process = self.process
         if self.chief:
-            self.trainer.follow(Assembling(self.task, self.server, self.trainer, self._groups))
-            member.reporter.say(Joined(exchange="to servers, which apply them as they come"))
+            process.steps.follow(Assembling(self.task, self.server, self.trainer.learner, self._groups))
+            process.reporter.say(Joined(exchange="to servers, which apply them as they come"))
         if not self.fresh:
             self._ready.set()
-        member.recorder.enter("idle")
+        process.recorder.enter("idle")
         threading.Thread(target=self._obey, daemon=True).start()
         while not self._look():
             self._woken.wait(0.2 if self._retry else 1.0)
             self._woken.clear()
-            if member.inbox.pause:
+            if process.inbox.pause:
                 self.server.pause()
         self._over = True
         self.server.close()
 
     def _obey(self) -> None:
         """Take orders, on a thread of its own: who waits for a lost server waits for a link that comes this way."""
-        member = self.member
+        process = self.process
         while not self._over:
-            for link in member.links.take_all():
+            for link in process.links.take_all():
                 threading.Thread(target=self._talk, args=(link,), daemon=True).start()
             try:
-                if member.inbox.look_within(0.5):
+                if process.inbox.look_within(0.5):
                     self._woken.set()
             except SystemExit as end:
                 os._exit(int(end.code or 0))
@@ -178,7 +129,7 @@ class LooseServer(_Loose):
         if not self.chief:
             if self.server.over:
                 self._say_served()
-                self.say_over(self.server.over)
+                self.process.say_over(self.server.over)
             return bool(self.server.over)
         try:
             self._retry = False
@@ -188,28 +139,28 @@ class LooseServer(_Loose):
                 self._record(row)
             self._keep(over, rows)
             if not rows or over:
-                self.member.reporter.flush()
-            if not self.member.reporter.unreported:
+                self.process.reporter.flush()
+            if not self.process.reporter.unreported:
                 self._say_recorded()
             if not over:
                 return False
         except GroupError:  # a server is lost; when another has taken its place all is to be had again
             self._retry = True
             return False
-        sha256 = self.member.keeper.digest
+        sha256 = self.process.keeper.digest
         self._say_served()
         self.server.tell_over(over)
-        self.say_over(over, sha256)
+        self.process.say_over(over, sha256)
         return True
 
     def _say_served(self) -> None:
         server = self.server
-        self.member.reporter.say(Served(server=self.index, received=server.received, sent=server.sent))
+        self.process.reporter.say(Served(server=self.index, received=server.received, sent=server.sent))
 
     def _say_recorded(self) -> None:
         """Forget what has been reported; from another host, what was for a while: it may still be on its way."""
         now = time.monotonic()
-        arrived = now - _ON_ITS_WAY if self.member.keeper.far else now
+        arrived = now - _ON_ITS_WAY if self.process.keeper.far else now
         self._reported.append((now, self._recorded))
         while self._reported and (
             self._reported[0][0] <= arrived or self._recorded - self._reported[0][1] > _MOST_ON_THEIR_WAY
@@ -222,10 +173,10 @@ class LooseServer(_Loose):
         self._recorded = row.step + 1
         now = time.monotonic_ns()
         last, self._began = self._began, now
-        self.member.keeper.budget.earn((now - last) / 1e9)
+        self.process.keeper.budget.earn((now - last) / 1e9)
         place = row.step + 1, epoch, first, first + job.batch_size - 1
         began = row.began if row.began >= self._opened else last  # by the clock of a chief that was lost
-        reporter = self.member.reporter
+        reporter = self.process.reporter
         reporter.commit(StepRow(*place, row.loss, row.norm, row.lr, began, now, (0,) * len(PHASES), ()))
         reporter.say(Staleness(step=row.step + 1, pushes=row.staleness, ahead=row.ahead))
 
@@ -235,15 +186,15 @@ class LooseServer(_Loose):
         Raises:
             GroupError: a server is lost.
         """
-        member, trainer = self.member, self.trainer
+        process, trainer = self.process, self.trainer
         committed = self.server.progress()
         trainer.step = committed
         if rows or over or self._retry:
-            member.evaluations.if_due()
-        asked = member.inbox.checkpoint is not None
-        if over or (rows and (asked or member.keeper.budget.allows())):
-            member.inbox.checkpoint = None
-            member.keeper.save_together(writes=True, ordered=asked)
+            process.evaluations.if_due()
+        asked = process.inbox.checkpoint is not None
+        if over or (rows and (asked or process.keeper.budget.allows())):
+            process.inbox.checkpoint = None
+            process.keeper.save_together(writes=True, ordered=asked)
 
     def _talk(self, link: Link) -> None:
         """Talk to another process until it is gone."""
@@ -251,11 +202,11 @@ class LooseServer(_Loose):
             group = link.group()
         except (GroupError, UserError):
             if link.role == "server" and self.index < link.number:
-                self.member.reporter.say(Unlinked(server=link.number, far=link.far))
+                self.process.reporter.say(Unlinked(server=link.number, far=link.far))
             return
         try:
             if link.role == "worker":
-                self._ready.wait(_REPLACED_SECONDS)
+                self._ready.wait(REPLACED_SECONDS)
                 self.server.serve(link.number, Line(group, asks=False))
                 return
             asking = Line(group, asks=True)
@@ -277,6 +228,6 @@ class LooseServer(_Loose):
                 if self.chief:
                     self.server.chief = self._chief(kept or self._kept)
                 self._ready.set()
-                self.member.reporter.say(Recovered())
+                self.process.reporter.say(Recovered())
 
         threading.Thread(target=recover, daemon=True).start()
