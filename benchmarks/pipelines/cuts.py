@@ -13,11 +13,12 @@ from typing import Any
 
 from common import console, ratios, summary, table
 
+from manyhands.parallel.sample import Sample
 from manyhands.pipeline import UnitCost, balance
 from manyhands.pipeline.stages import measure as measure_units
 from manyhands.pipeline.stages import record
 from manyhands.plan import Layout, Plan
-from manyhands.train.split import SplitTrainer
+from manyhands.train import Trainer
 from pipelines import models, sleeping
 from pipelines.gang import Gang, Sockets, gangs_of, in_turn
 from pipelines.models import Size
@@ -37,12 +38,15 @@ class Looking:
     """Measures what the model's units cost."""
 
     def __init__(self, size: Size) -> None:
-        self.trainer = SplitTrainer(models.job(size), Plan(layout=Layout(pp=2)), device="cpu")
+        self.trainer = Trainer(models.job(size), Plan(layout=Layout(pp=2)), device="cpu")
 
     def units(self) -> list[UnitCost]:
-        model = self.trainer.model
-        run = partial(self.trainer.sample(), model)
-        return list(measure_units(model, record(model, run), run, self.trainer.sample_loss))
+        trainer = self.trainer
+        inputs, targets = trainer.feed.micro_batch(0, 0)
+        run = partial(Sample(inputs, trainer.learner.autocast).runs(), trainer.model)
+        return list(
+            measure_units(trainer.model, record(trainer.model, run), run, lambda out: trainer.job.loss(out, targets))
+        )
 
 
 def measure(quick: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from manyhands import Job
 from manyhands.plan import Layout, Plan
 from manyhands.timeline.event import PHASES
-from manyhands.train.split import SplitTrainer
+from manyhands.train import Trainer
 from manyhands.transport import Group, links_over
 from pipelines.gang import Sockets
 
@@ -34,7 +34,7 @@ class Ours:
     def __init__(
         self, rank: int, sockets: Sockets, job: Callable[[], Job], layout: Layout, cuts: Sequence[int] | None
     ) -> None:
-        self.trainer = SplitTrainer(job(), Plan(layout=layout), device="cpu")
+        self.trainer = Trainer(job(), Plan(layout=layout), device="cpu")
         self.trainer.join(Group(rank, links_over(rank, sockets), name="the gang"), cuts=cuts)
 
     def steps(self, count: int) -> list[float]:
@@ -70,7 +70,7 @@ class Ours:
         return statistics.median(found)
 
     def cuts(self) -> tuple[int, ...]:
-        return self.trainer.cuts
+        return self.trainer.steps.cuts
 
     def spans(self) -> list[tuple[str, int, int, int]]:
         """Of one step: phase, micro-batch, begin and end in ns."""

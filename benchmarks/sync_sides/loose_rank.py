@@ -1,4 +1,5 @@
-"""A rank of a gang in which nobody waits for all others, as `train/loose.py` makes it, but without a supervisor.
+"""A rank of a gang in which nobody waits for all others, as `train/shares.py` and `train/server.py` make it, but
+without a supervisor.
 
 Every worker and every server meet in a group of two, and so do every two servers: twice, as each may ask. Nobody is
 lost here, so nobody is replaced.
@@ -12,9 +13,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from manyhands import Trainer
+from manyhands.parallel.traits import find_coupling
 from manyhands.sync import Task
 from manyhands.sync.server import Chief, Division, Keeper, Line, StaleServer, StaleWorker
-from manyhands.train.traits import find_coupling
 from manyhands.transport import Group
 from sync_sides.course import smoothed
 
@@ -41,8 +42,7 @@ def take_part(
     lines = {s: Line(meeting.pair(gang.rank, plan.workers + s, "work"), asks=True) for s in range(plan.sync.servers)}
     task = Task(job.micro_batches, job.reproducible, job.clip_grad_norm)
     policy = StaleWorker(task, gang.rank, division, lines.__getitem__)
-    trainer.rank = gang.rank
-    trainer.follow(policy)
+    trainer.steps.follow(policy)
     gang.barrier().result()
     while (share := policy.claim()) is not None:
         trainer.step = share.step

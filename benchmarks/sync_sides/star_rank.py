@@ -33,12 +33,12 @@ def rate(
     gang = meet(list(range(plan.gang)), name)
     trainer.join(gang)
     trainer.train_step()
-    trainer.policy.arrive()
+    trainer.steps.arrive()
     gang.barrier().result()
     began = time.perf_counter()
     for _ in range(steps):
         trainer.train_step()
-    trainer.policy.arrive()
+    trainer.steps.arrive()
     seconds = (time.perf_counter() - began) / steps
     gang.barrier().result()
     trainer.leave()

@@ -17,7 +17,7 @@ from manyhands import Job
 from manyhands.pipeline import make_table
 from manyhands.pipeline.runtime import runtime
 from manyhands.plan import Layout, Plan
-from manyhands.train.split import SplitTrainer
+from manyhands.train import Trainer
 from manyhands.transport import Group
 
 
@@ -91,7 +91,7 @@ def _live(schedule: str, count: int) -> tuple[int, int, int]:
         micro_batches=count,
         steps=10,
     )
-    trainer = SplitTrainer(job, Plan(layout=layout), device="cpu")
+    trainer = Trainer(job, Plan(layout=layout), device="cpu")
     trainer.join(_gang(), cuts=range(layout.stages))
     trainer.train_step()
     Count.most, Count.made = Count.now, 0

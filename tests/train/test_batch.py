@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import Subset, TensorDataset
 
 from manyhands.errors import UserError
-from manyhands.train.batch import call, fetch, to_device
+from manyhands.parallel.call import call
+from manyhands.train.batch import fetch, to_device
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,6 @@ from torch.utils.data import TensorDataset
 
 from manyhands import Job, Plan, Trainer, UserError
 from manyhands.tables import RowAdagrad, RowAdam, SparseTable, TableFile, tables_of
-from manyhands.train.split import SplitTrainer
 
 ROWS = 500
 
@@ -98,4 +97,4 @@ def test_where_there_is_no_place_for_rows(tmp_path):
     with pytest.raises(UserError, match="is gone"):
         trained(JOB, Plan(), state, tables=tmp_path / "other")
     with pytest.raises(UserError, match=r"tables .* pp=2"):
-        SplitTrainer(JOB, Plan(layout="pp=2"), device="cpu")
+        Trainer(JOB, Plan(layout="pp=2"), device="cpu")

@@ -51,18 +51,6 @@ class Pipeline:
                 stage.clear_runtime_states()
             raise
 
-    def infer(self, inputs: Any) -> Any:
-        """The model's output for some inputs, where the last stage is; None elsewhere."""
-        output, previous = None, None
-        for stage in sorted(self.stages, key=lambda stage: stage.stage_index):
-            near = previous if previous is not None and previous.stage_index == stage.stage_index - 1 else None
-            output = stage.infer(inputs, near)
-            owner = self.table.placement
-            if not stage.is_last and owner[stage.stage_index + 1] != owner[stage.stage_index]:
-                stage.pass_on()
-            previous = stage
-        return output
-
 
 def runtime(
     stages: Sequence[Any], table: Table, kind: type = schedules._PipelineScheduleRuntime, loss: Any = None

@@ -20,10 +20,13 @@ from manyhands.pipeline.randomness import Randomness
 from manyhands.pipeline.stages.split import Rest, Split
 from manyhands.torch.mesh import PeerOp
 
-_INFERRED = -1
-"""Stands for the micro-batch where there is no step."""
 _SLOTS = 1024
 """Tags of one direction of one cut: values, and the random state."""
+
+
+def message_tag(stage: int, slot: int, backward: bool = False) -> int:
+    """The tag of what crosses the cut before a stage: value number `slot`, or its gradient."""
+    return (2 * stage + backward) * _SLOTS + slot
 
 
 class Crossing(Protocol):
@@ -55,6 +58,10 @@ class Body(Protocol):
 
     @property
     def sends(self) -> Sequence[Crossing]: ...
+
+    def arriving(self, inputs: Any) -> Sequence[Crossing]:
+        """What it receives for such inputs, which need not be of a micro-batch's size."""
+        ...
 
     def __call__(self, inputs: Any, received: Sequence[Tensor]) -> Any: ...
 
@@ -234,35 +241,6 @@ class Stage:
         self._task.gradients(self.stage_index, micro_batch)
         self._task.enter("idle")
 
-    def infer(self, inputs: Any, previous: Stage | None) -> Any:
-        """Forward alone, without a table: waits for the stage before, and gives the model's output at the last stage.
-
-        Args:
-            previous: the stage before, where it is on this rank too.
-        """
-        if previous is not None:
-            held = previous._held.pop(_INFERRED)
-            assert held.state is not None
-            self.set_local_fwd_input((held.outputs, held.state), _INFERRED)
-        elif not self.is_first:
-            for op in self.get_fwd_recv_ops(_INFERRED):
-                dist.irecv(op.tensor, group=op.group, group_src=op.group_peer, tag=op.tag).wait()  # type: ignore[union-attr]
-        received: list[Tensor] = []
-        if not self.is_first:
-            *received, state = self._arrived.pop(_INFERRED)
-            self.body.entered = lambda: self._randomness.write(state)
-        output = self.body(inputs, received)
-        if self.is_last:
-            return output
-        self._held[_INFERRED] = _Held(self._task.sent(output), received, self._randomness.read())
-        return None
-
-    def pass_on(self) -> None:
-        """After `infer`: send to the next stage, which is on another rank."""
-        for op in self.get_fwd_send_ops(_INFERRED):
-            dist.isend(op.tensor, group=op.group, group_dst=op.group_peer, tag=op.tag).wait()  # type: ignore[union-attr]
-        del self._held[_INFERRED]
-
     # What the runtime calls: stages that follow one another on the same rank
 
     def set_local_fwd_input(self, given: tuple[tuple[Tensor, ...], Tensor], micro_batch: int) -> None:
@@ -280,32 +258,33 @@ class Stage:
     def get_fwd_recv_ops(self, micro_batch: int) -> list[dist.P2POp]:
         values = [torch.empty(v.shape, dtype=v.dtype, device=self.device) for v in self.body.receives]
         self._arrived[micro_batch] = [*values, torch.empty(self._randomness.size, dtype=torch.uint8)]
-        return self._ops(dist.irecv, self._arrived[micro_batch], self.stage_index - 1, 2 * self.stage_index)
+        return self._ops(dist.irecv, self._arrived[micro_batch], self.stage_index - 1, self.stage_index, False)
 
     def get_fwd_send_ops(self, micro_batch: int) -> list[dist.P2POp]:
         held = self._held[micro_batch]
         assert held.state is not None
         tensors = [*(t.detach().contiguous() for t in held.outputs), held.state]
-        return self._ops(dist.isend, tensors, self.stage_index + 1, 2 * (self.stage_index + 1))
+        return self._ops(dist.isend, tensors, self.stage_index + 1, self.stage_index + 1, False)
 
     def get_bwd_recv_ops(self, micro_batch: int) -> list[dist.P2POp]:
         if self.is_last:
             return []
         grads = [torch.empty(v.shape, dtype=v.dtype, device=self.device) for v in self.body.sends if v.requires_grad]
         self._gradient_arrived[micro_batch] = grads
-        return self._ops(dist.irecv, grads, self.stage_index + 1, 2 * (self.stage_index + 1) + 1)
+        return self._ops(dist.irecv, grads, self.stage_index + 1, self.stage_index + 1, True)
 
     def get_bwd_send_ops(self, micro_batch: int) -> list[dist.P2POp]:
         if self.is_first:
             return []
         grads = [g.contiguous() for g in self._gradient_left.pop(micro_batch)]
-        return self._ops(dist.isend, grads, self.stage_index - 1, 2 * self.stage_index + 1)
+        return self._ops(dist.isend, grads, self.stage_index - 1, self.stage_index, True)
 
-    def _ops(self, operation: Any, tensors: Sequence[Tensor], stage: int, channel: int) -> list[dist.P2POp]:
+    def _ops(self, operation: Any, tensors: Sequence[Tensor], stage: int, cut: int, backward: bool) -> list[dist.P2POp]:
+        """One operation for each tensor, with the rank of `stage`, over the cut before stage `cut`."""
         assert self.group is not None
         peer = self.stage_index_to_group_rank[stage]
         return [
-            PeerOp(operation, tensor, group=self.group, tag=channel * _SLOTS + slot, group_peer=peer)
+            PeerOp(operation, tensor, group=self.group, tag=message_tag(cut, slot, backward), group_peer=peer)
             for slot, tensor in enumerate(tensors)
         ]
 

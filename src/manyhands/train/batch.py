@@ -1,4 +1,4 @@
-"""From dataset to device: fetching samples, stacking them, and handing them to a model."""
+"""From dataset to device: fetching samples and stacking them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import default_collate
 
 from manyhands.errors import UserError
@@ -33,15 +33,6 @@ def fetch(dataset: Any, indices: list[int], device: torch.device) -> tuple[Any, 
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
         raise UserError(_unstackable(samples, indices, error)) from None
     return to_device(inputs, device), to_device(targets, device)
-
-
-def call(model: nn.Module, inputs: Any) -> Any:
-    """Call the model: a dict becomes keyword arguments, a tuple or list positional ones."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, tuple | list):
-        return model(*inputs)
-    return model(inputs)
 
 
 def to_device(value: Any, device: torch.device) -> Any:

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from manyhands.errors import UserError
+from manyhands.parallel.call import call
 from manyhands.pipeline.cuts import UnitCost
 from manyhands.pipeline.stages import Recording, cuttable, measure
-from manyhands.train.batch import call
 from manyhands.train.trainer import Trainer
 
 
@@ -21,10 +21,11 @@ def measure_cuts(trainer: Trainer, stages: Sequence[int]) -> dict[str, dict[str,
 
     The model is left as it was. Numbers of stages that give the same units share what is measured.
     """
-    inputs, targets = trainer._fetch(0)
+    trainer.recorder.enter("data", 0)
+    inputs, targets = trainer.feed.micro_batch(trainer.step, 0)
 
     def run(model: nn.Module) -> Any:
-        with trainer._autocast():
+        with trainer.learner.autocast():
             return call(model, inputs)
 
     def loss(output: Any) -> Tensor:

@@ -34,6 +34,7 @@ from manyhands.train.keeper import Keeper
 from manyhands.train.links import slots_at
 from manyhands.train.probe import Probe, shortened
 from manyhands.train.reporter import Reporter
+from manyhands.train.steps import load_steps
 from manyhands.train.trainer import Trainer
 from manyhands.train.worker import Worker
 from manyhands.transport.interpreter import library
@@ -62,8 +63,7 @@ def prepare(told: object, place: Place) -> tuple[Loaded, Callable[[Channel, int]
     job = load_job(spec.job_file, list(spec.arguments)) if spec.job_file is not None else held_job(spec.held)
     if spec.probe:
         job = shortened(job, spec.probe.steps)
-    if spec.plan.layout.split:
-        _split_trainer()
+    load_steps(spec.plan)
     if spec.plan.hosts:  # how tensors travel between hosts is chosen with scipy; every new worker would wait for that
         importlib.import_module("manyhands.collective.packing")
     facts = _facts(job, spec)
@@ -149,8 +149,7 @@ def _work(job: Job, spec: Spec, place: Place, channel: Channel, worker: int) -> 
 
 
 def _build(job: Job, order: Build, recorder: Recorder, tables: Path | None) -> Trainer:
-    kind = _split_trainer() if order.plan.layout.split else Trainer
-    return kind(job, order.plan, device=_device(order.plan, order.device), recorder=recorder, tables=tables)
+    return Trainer(job, order.plan, device=_device(order.plan, order.device), recorder=recorder, tables=tables)
 
 
 def _device(plan: Plan, device: int) -> str:
@@ -160,13 +159,6 @@ def _device(plan: Plan, device: int) -> str:
     if not count:
         raise UserError(f"--device cuda: {platform.node()} has no CUDA device that torch can use.")
     return f"cuda:{device % count}"
-
-
-def _split_trainer() -> type[Trainer]:
-    """Imported only where it is needed: torch's pipelines and sharding take half a second."""
-    from manyhands.train.split import SplitTrainer
-
-    return SplitTrainer
 
 
 class _Whereabouts:

@@ -88,7 +88,7 @@ class Probe:
             "operators": operators.total,
             "operators_by_phase": dict(operators.by_phase),
             "actions": dict(operators.actions),
-            "cuts": list(trainer.cuts),
+            "cuts": list(trainer.steps.cuts),
         }
         if trainer.group is None:
             self.figures |= _sizes(trainer)

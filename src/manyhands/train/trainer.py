@@ -3,40 +3,34 @@
     for step in Trainer(job):
         print(step.step, step.loss)
 
-A `Trainer` owns the model, the optimizer and the data of one worker. Alone it trains the whole job in this
-process; in a gang (`join`) it computes its block of every batch and agrees with the others on the sums.
-Either way its weights after step s are the same, bit for bit.
+A `Trainer` owns what is trained (learner.py) and the data (feed.py) of one worker. Alone it trains the whole job in
+this process; in a gang (`join`) it takes its part in every step. What a step is made of, for a whole model or for a
+part of one, is the affair of steps/. Either way the weights after step s are the same, bit for bit.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from manyhands.collective import Block
-from manyhands.errors import JobError, UserError
 from manyhands.job import Job
 from manyhands.plan import Plan
-from manyhands.state import capture, restore, weights_sha256
-from manyhands.sync import Finished, Policy, Round, Task
-from manyhands.tables import tables_of
+from manyhands.sync import Finished, Round
 from manyhands.timeline import Recorder
-from manyhands.train.batch import call, fetch
-from manyhands.train.brake import Brake
-from manyhands.train.cursor import sample_indices
-from manyhands.train.gradients import Gradients
-from manyhands.train.policies import make_policy
-from manyhands.train.seeds import seed_everything, stream_seed
-from manyhands.train.tables import Tables
+from manyhands.train.evaluate import evaluate
+from manyhands.train.feed import Feed
+from manyhands.train.learner import Learner
+from manyhands.train.losses import NotFiniteError, check_finite
+from manyhands.train.steps import MakeSteps, Setting, steps_for
 from manyhands.transport import Group
 
 
@@ -62,33 +56,24 @@ class Step(NamedTuple):
     """What each process of the gang passed as `flag`, by rank; of a round's steps all but the last have none."""
 
 
-class Abandoning(Protocol):
-    """What can undo a step that could not be finished."""
-
-    def abandon(self) -> None: ...
-
-
-class NotFiniteError(UserError):
-    """The loss became NaN or infinite. The state is the one before the step."""
-
-
 class Trainer:
     """Trains a job on one worker.
 
     Args:
         job: what to train.
-        plan: threads and device; `workers` is for engines and plays no part here.
+        plan: threads, device, and how a gang divides the work; `workers` is for engines and plays no part here.
         device: overrides the plan's device, for example `cuda:1`.
         recorder: measures the phases.
         tables: the folder of the files that hold the rows of the model's tables, if it has some.
+        steps: what makes steps; None: what the plan's layout needs.
 
     Attributes:
-        model, optimizer, scheduler: the live objects.
-        step: steps done.
         total_steps: steps of the whole job.
+        samples: of the training data.
 
     Raises:
         JobError: what the job's functions return is not what they should.
+        UserError: the model is not for the plan's layout.
     """
 
     def __init__(
@@ -99,87 +84,88 @@ class Trainer:
         device: str | None = None,
         recorder: Recorder | None = None,
         tables: Path | None = Path("tables"),
+        steps: MakeSteps | None = None,
     ) -> None:
         self.job = job
-        self._folder = tables
         self.plan = plan or Plan()
         self.device = torch.device(device or ("cuda" if self.plan.uses_cuda(torch.cuda.device_count()) else "cpu"))
         self.recorder = recorder or Recorder()
-        self.step = 0
         self.group: Group | None = None
-        self.rank = 0
-        self.cuts: tuple[int, ...] = ()
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device.index or 0)
-        torch.set_num_threads(self.plan.threads)
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
-        if job.reproducible and (self.device.type == "cuda" or self.plan.threads > 1):
-            torch.use_deterministic_algorithms(True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        seed_everything(stream_seed(job.seed, "model"), self.device)
-        self.model = _build_model(job).to(self.device)
-        self._call: nn.Module = torch.compile(self.model) if job.compile else self.model  # type: ignore[assignment]
-        self.optimizer = _build("optimizer", job.optimizer, torch.optim.Optimizer, self.model.parameters())
-        if isinstance(self.optimizer, torch.optim.LBFGS):
-            raise JobError("optimizer() returned an LBFGS, which computes the loss several times a step. Use another.")
-        self.scheduler = (
-            _build("scheduler", job.scheduler, torch.optim.lr_scheduler.LRScheduler, self.optimizer)
-            if job.scheduler
-            else None
-        )
-        self.data = job.data()
-        self.samples = count_samples(self.data, "data")
+        _settle(self.device, self.plan.threads, job.reproducible)
+        self.learner = Learner(job, self.device)
+        self.feed = Feed(job, self.device)
+        self.samples = self.feed.samples
         self.total_steps = job.total_steps(self.samples)
-        self._evaluation_data: Any = None
-        self.policy: Policy = Policy(Task(job.micro_batches, job.reproducible), None)
-        self._tables = Tables({}, self.policy, self._folder, self.step)
-        self._brake = Brake(1.0)
-        self._took = 0.0
-        """Seconds of the last step."""
-        self._gradients: Gradients | None = None
-        self.kept: dict[str, Any] = {}
-        """What the policy is to take up when it begins."""
+        setting = Setting(learner=self.learner, feed=self.feed, recorder=self.recorder, tables=tables)
+        self.steps = (steps or steps_for(self.plan))(setting, self.plan)
+
+    @property
+    def model(self) -> nn.Module:
+        """The live model; of a part of one, what others hold is empty."""
+        return self.learner.model
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The live optimizer."""
+        return self.learner.optimizer
+
+    @property
+    def scheduler(self) -> LRScheduler | None:
+        """The live schedule of learning rates."""
+        return self.learner.scheduler
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.learner.step
+
+    @step.setter
+    def step(self, value: int) -> None:
+        self.learner.step = value
+
+    @property
+    def rank(self) -> int:
+        """In the gang; 0 where there is none."""
+        return self.group.rank if self.group is not None else 0
+
+    @property
+    def block(self) -> Block:
+        """The micro-batches of every batch that this worker computes."""
+        self._join_alone()
+        return self.steps.block
 
     def __iter__(self) -> Iterator[Step]:
         """Train from wherever the trainer stands to the end of the job."""
         while self.step < self.total_steps:
             yield from self.train_round()
 
-    def join(self, group: Group | None, on_wait: Callable[[bool], None] = lambda waits: None) -> str:
+    def join(
+        self,
+        group: Group | None,
+        on_wait: Callable[[bool], None] = lambda waits: None,
+        cuts: Sequence[int] | None = None,
+    ) -> str:
         """Take this place in a gang, leaving the one before; None is a gang of one.
+
+        Where the plan's layout divides the model, that can be done once only, and before a state is restored.
 
         Args:
             on_wait: called with True when the worker has to wait for others, and with False when that is over.
+            cuts: where the stages of a pipeline begin, if that was found before.
 
         Returns:
             How gradients travel and why, in words.
+
+        Raises:
+            UserError: the model cannot be divided so.
         """
         self.leave()
         self.group = group
-        self.rank = group.rank if group else 0
-        return self.follow(make_policy(self.job, self.plan, group, on_wait))
-
-    def follow(self, policy: Policy) -> str:
-        """Train under this policy from now on. Returns how gradients travel and why, in words."""
-        self.policy = policy
-        self._brake = Brake(self.plan.slowness(self.rank))
-        policy.restore(self, self.kept)
-        self._tables = Tables(tables_of(self.model), policy, self._folder, self.step)
-        self._gradients = Gradients(self.model, policy)
-        return policy.described
+        return self.steps.join(group, self.plan, on_wait, cuts)
 
     def leave(self) -> None:
         """Leave the gang, keeping the state at the last step boundary."""
-        self._tables.close(self.step)
-        if self._gradients is not None:
-            self._gradients.close()
-            self.policy.close()
-            self._gradients = None
-
-    @property
-    def block(self) -> Block:
-        """The micro-batches of every batch that this worker computes."""
-        return self._ready().block
+        self.steps.leave()
 
     def train_round(
         self, flag: Callable[[], int] = lambda: 0, mark: Callable[[], None] = lambda: None
@@ -190,12 +176,12 @@ class Trainer:
             flag: as for `train_step`.
             mark: called after every step.
         """
-        steps = []
-        while not steps or not (self.policy.agrees_after(self.step) or self.step == self.total_steps):
+        steps: list[Step] = []
+        while not steps or not (self.steps.agrees_after(self.step) or self.step == self.total_steps):
             steps.append(self.train_step(flag))
             mark()
         figures = Round([s.loss for s in steps], [s.grad_norm for s in steps], [s.flags for s in steps])
-        agreed = self.policy.agree(self, figures)
+        agreed = self.steps.agree(figures)
         rows = zip(steps, agreed.losses, agreed.norms, agreed.flags, strict=True)
         return [step._replace(loss=loss, grad_norm=norm, flags=flags) for step, loss, norm, flags in rows]
 
@@ -211,57 +197,17 @@ class Trainer:
             NotFiniteError: the loss is NaN or infinite; the state is the one before the step.
             UserError: the job's functions misbehave.
         """
-        gradients = self._ready()
-        began = time.perf_counter()
-        self.policy.before_forward()
-        gradients.begin_step()
+        self._join_alone()
+        finished = self.steps.compute(flag)
+        learning_rate = self.learner.learning_rate
         try:
-            self._tables.begin_step()
-            losses, seconds = self._block(gradients)
-            self.recorder.enter("exchange")
-            self._tables.finish()
-            finished = gradients.finish(losses, flag(), seconds, self._took)
-            self._took = time.perf_counter() - began
-        except BaseException:
-            gradients.abandon()
+            check_finite(finished.losses, self.steps.frame.start, self.step + 1)
+            self.recorder.enter("optimizer")
+            grad_norm = self.steps.apply(finished)
+        except NotFiniteError:
+            self.steps.abandon()
             raise
-        self._check_finite(finished.losses, gradients)
-        self.recorder.enter("optimizer")
-        learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        grad_norm = self.policy.update(self, finished)
-        self._tables.apply()
-        if self.policy.learn(finished):
-            gradients.close()
-            self._gradients = Gradients(self.model, self.policy)
         return self._committed(finished, grad_norm, learning_rate)
-
-    def apply(self, losses: Sequence[float]) -> float | None:
-        """Apply the gradient that lies in `.grad`. Returns its norm, if the job clips it."""
-        grad_norm = self._clip()
-        self._update(losses)
-        return grad_norm
-
-    def check_norm(self, norm: float) -> None:
-        """Raise `NotFiniteError` if the gradient's norm is not finite."""
-        self._check_norm(norm, self._ready())
-
-    def _check_finite(self, losses: list[float], gradients: Abandoning) -> None:
-        for index, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                index += self.policy.frame.start
-                gradients.abandon()
-                raise NotFiniteError(
-                    f"the loss became {loss} at step {self.step + 1}, micro-batch {index}. Lower the learning rate, "
-                    "set clip_grad_norm, or check the data of that batch."
-                )
-
-    def _committed(self, finished: Finished, grad_norm: float | None, learning_rate: float) -> Step:
-        """Count the step that was just applied."""
-        epoch, first = divmod(self.step * self.job.batch_size, self.samples)
-        self.step += 1
-        last = first + self.job.batch_size - 1
-        loss = math.fsum(finished.losses) / len(finished.losses)
-        return Step(self.step, epoch, first, last, loss, grad_norm, learning_rate, tuple(finished.flags))
 
     def evaluate(self) -> dict[str, float]:
         """The loss and the metrics on the evaluation data, the same on every worker.
@@ -273,50 +219,17 @@ class Trainer:
             JobError: the job has no evaluation.
             PeerLostError: a worker was lost.
         """
-        evaluation = self.job.evaluate
-        if evaluation is None:
-            raise JobError("the job has nothing to evaluate: give it evaluate=Evaluation(...).")
         self.recorder.enter("evaluate")
-        self.policy.arrive()
-        data = self.evaluation_data()
-        samples = count_samples(data, "evaluate.data")
-        size = evaluation.batch_size or self.job.micro_batch_size
-        batches = -(-samples // size)
-        world = self.policy.workers
-        measure = {"loss": self.job.loss, **evaluation.metrics}
-        rows = []
-        with evaluating(self.model), torch.no_grad():
-            for index in range(batches * self.rank // world, batches * min(self.rank + 1, world) // world):
-                self.recorder.enter("evaluate", index)
-                indices = list(range(index * size, min((index + 1) * size, samples)))
-                seed_everything(stream_seed(self.job.seed, "evaluate", index), self.device)
-                inputs, targets = fetch(data, indices, self.device)
-                with self._autocast():
-                    output = call(self._call, inputs)
-                    rows.append([len(indices), *(float(metric(output, targets)) for metric in measure.values())])
-        if self.group is not None:
-            gathered = self.group.all_gather_bytes(json.dumps(rows).encode())
-            rows = [row for part in gathered for row in json.loads(part)]
-        return {
-            name: math.fsum(row[0] * row[column] for row in rows) / samples for column, name in enumerate(measure, 1)
-        }
-
-    def evaluation_data(self) -> Any:
-        """The dataset to evaluate on, built when it is first asked for."""
-        assert self.job.evaluate is not None
-        if self._evaluation_data is None:
-            seed_everything(stream_seed(self.job.seed, "evaluate"), self.device)
-            self._evaluation_data = self.job.evaluate.data()
-        return self._evaluation_data
+        self.steps.arrive()
+        return evaluate(self.job, self.feed, self.model, self.steps, self.group, self.recorder.enter)
 
     def capture(self) -> dict[str, Any]:
-        """The whole state, as a tree that looks at the live tensors."""
-        self._tables.keep(self.step)  # before others can have what this process gives
-        self.policy.arrive()
-        return self.policy.capture(capture(self.model, self.optimizer, self.scheduler, self.step))
+        """The whole state, as a tree that looks at the live tensors. Where the model is divided all workers must call
+        it, and it is put together on rank 0; on the others it is nothing but the step."""
+        return self.steps.capture()
 
     def restore(self, state: dict[str, Any], keep: bool = False) -> None:
-        """Put a captured state back.
+        """Put a captured state back, or this worker's part of it.
 
         Args:
             keep: the state is nobody else's: the optimizer may go on with its tensors instead of copies.
@@ -324,143 +237,32 @@ class Trainer:
         Raises:
             UserError: it is another model's.
         """
-        self.step = restore(state, self.model, self.optimizer, self.scheduler, keep)
-        self.kept = state.get("sync", {})
+        self.steps.restore(state, keep)
 
     def weights_sha256(self) -> str:
-        """The digest of the weights that `result.json` carries."""
-        self.policy.arrive()
-        return weights_sha256(self.model)
+        """The digest of the weights that `result.json` carries. Where the model is divided all workers must call it."""
+        return self.steps.weights_sha256()
 
-    def _ready(self) -> Gradients:
-        if self._gradients is None:
+    def _join_alone(self) -> None:
+        """Have a gang of one, if there is none."""
+        if not self.steps.joined:
             self.join(None)
-        assert self._gradients is not None
-        return self._gradients
 
-    def _block(self, gradients: Gradients) -> tuple[list[float], float | None]:
-        """Compute this worker's micro-batches: their losses, and the seconds that one took."""
-        began = time.perf_counter()
-        losses = [self._micro_batch(gradients, index) for index in range(*gradients.block)]
-        values = [float(loss) for loss in losses]
-        return values, (time.perf_counter() - began) / len(values) if values else None
-
-    def _micro_batch(self, gradients: Gradients, index: int) -> Tensor:
-        """Forward and backward of one micro-batch; its loss, detached."""
-        job, enter = self.job, self.recorder.enter
-        self._brake.hold()
-        inputs, targets = self._fetch(index)
-        gradients.begin_micro_batch(index)
-        enter("forward", index)
-        with self._autocast():
-            loss = job.loss(call(self._call, inputs), targets)
-        check_loss(loss)
-        enter("backward", index)
-        (loss / self.policy.frame.size).backward()
-        gradients.end_micro_batch(index)
-        self._tables.end_micro_batch(index)
-        self._brake.let_go()
-        return loss.detach()
-
-    def _fetch(self, index: int) -> tuple[Any, Any]:
-        """Inputs and targets of a micro-batch of this step. Leaves the generators where its forward pass begins."""
-        job = self.job
-        self.recorder.enter("data", index)
-        if self.group is not None:
-            self.group.check()
-        seed_everything(stream_seed(job.seed, self.step, index), self.device)
-        start = self.step * job.batch_size + index * job.micro_batch_size
-        indices = sample_indices(job.seed, self.samples, start, job.micro_batch_size)
-        return fetch(self.data, indices, self.device)
-
-    def _clip(self) -> float | None:
-        """Clip the whole gradient. Returns its norm before; None if the job does not clip."""
-        if self.job.clip_grad_norm is None:
-            return None
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.job.clip_grad_norm))
-        self.check_norm(norm)
-        return norm
-
-    def _check_norm(self, norm: float, gradients: Abandoning) -> None:
-        if not math.isfinite(norm):
-            gradients.abandon()
-            raise NotFiniteError(
-                f"the norm of the gradient became {norm} at step {self.step + 1}, though the loss is finite. Lower "
-                "the learning rate, or look for a square root or logarithm of zero."
-            )
-
-    def _update(self, losses: Sequence[float]) -> None:
-        """Apply the whole gradient, on every worker alike."""
-        self.move()
-        self.advance(losses)
-
-    def move(self) -> None:
-        """Have the optimizer apply the gradients."""
-        seed_everything(stream_seed(self.job.seed, self.step, "update"), self.device)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def advance(self, losses: Sequence[float]) -> None:
-        """Move the schedule on."""
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step(math.fsum(losses) / len(losses))
-        elif self.scheduler is not None:
-            self.scheduler.step()
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.job.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
+    def _committed(self, finished: Finished, grad_norm: float | None, learning_rate: float) -> Step:
+        """Count the step that was just applied."""
+        epoch, first = divmod(self.step * self.job.batch_size, self.samples)
+        self.step += 1
+        last = first + self.job.batch_size - 1
+        loss = math.fsum(finished.losses) / len(finished.losses)
+        return Step(self.step, epoch, first, last, loss, grad_norm, learning_rate, tuple(finished.flags))
 
 
-def _build_model(job: Job) -> nn.Module:
-    model = job.model()
-    if not isinstance(model, nn.Module):
-        raise JobError(f"model() must return an nn.Module; it returned a {type(model).__name__}.")
-    if not any(p.requires_grad for p in model.parameters()):
-        raise JobError("the model has no parameter that requires a gradient: there is nothing to train.")
-    return model
-
-
-def _build(name: str, factory: Callable[[Any], Any], kind: type, argument: object) -> Any:
-    built = factory(argument)
-    if not isinstance(built, kind):
-        raise JobError(f"{name}() must return a {kind.__name__}; it returned a {type(built).__name__}.")
-    return built
-
-
-def count_samples(data: Any, name: str) -> int:
-    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-        raise JobError(
-            f"{name}() must return a map-style dataset with __len__ and __getitem__; it returned a "
-            f"{type(data).__name__}."
-        )
-    if len(data) == 0:
-        raise JobError(f"{name}() returned an empty dataset. Check the path or the filter that it is built with.")
-    return len(data)
-
-
-def check_loss(loss: object) -> None:
-    if not isinstance(loss, Tensor) or loss.ndim != 0:
-        shape = f"tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise UserError(f"the loss must be a scalar tensor; it is a {shape}. Return its mean, for example loss.mean().")
-    if not loss.requires_grad:
-        raise UserError("the loss does not depend on any trainable parameter. Check for .detach() or no_grad.")
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """All modules in evaluation mode for a while; then each is in the mode it had, and every buffer has its value."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, key, b, b.clone()) for module, _ in modes for key, b in module._buffers.items() if b is not None
-    ]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        with torch.no_grad():
-            for module, key, buffer, value in buffers:
-                module._buffers[key] = buffer.copy_(value)
+def _settle(device: torch.device, threads: int, reproducible: bool) -> None:
+    """Set what fixes the bits in this process."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
+    torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
+    if reproducible and (device.type == "cuda" or threads > 1):
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -26,10 +26,11 @@ from manyhands.train.evaluations import Evaluations
 from manyhands.train.inbox import Inbox
 from manyhands.train.keeper import Keeper
 from manyhands.train.links import Links, join_group
+from manyhands.train.losses import NotFiniteError
 from manyhands.train.marks import Marks
 from manyhands.train.probe import Probe
 from manyhands.train.reporter import Reporter
-from manyhands.train.trainer import NotFiniteError, Step, Trainer
+from manyhands.train.trainer import Step, Trainer
 from manyhands.train.turns import Turns
 from manyhands.transport import Group, GroupError, PeerLostError
 
@@ -119,14 +120,14 @@ class Worker:
             group = join_group(order, descriptors, order.rank, "the gang", self._depot)
             if self.plan.layout.split:
                 doing = _SPLITTING
-                exchanged = trainer.join(group, self.waiting, order.cuts)  # type: ignore[call-arg]
+                exchanged = trainer.join(group, self.waiting, order.cuts)
                 self.keeper.load(order.load)
             else:
                 self.keeper.load(order.load)
                 doing = "joining the gang"
                 exchanged = trainer.join(group, self.waiting)
             if self.keeps and group is not None:
-                self.reporter.say(Joined(exchange=exchanged, cuts=tuple(trainer.cuts)))
+                self.reporter.say(Joined(exchange=exchanged, cuts=trainer.steps.cuts))
             if self._probe is not None:
                 self._probe.joined(group)
             doing = "training"
@@ -144,12 +145,24 @@ class Worker:
 
     def _serve_or_claim(self, order: Join) -> None:
         """Take part in a gang in which nobody waits for all others."""
-        from manyhands.train.loose import LooseServer, LooseWorker
+        from manyhands.train.server import Server
+        from manyhands.train.shares import Process, ShareWorker
 
+        process = Process(
+            trainer=self.trainer,
+            plan=self.plan,
+            rank=order.rank,
+            inbox=self.inbox,
+            links=self.links,
+            keeper=self.keeper,
+            reporter=self.reporter,
+            recorder=self.recorder,
+            evaluations=self.evaluations,
+        )
         if order.rank < self.plan.workers:
-            LooseWorker(self, order).run()
+            ShareWorker(process, self.worker, self.listen, self.waiting, self.is_detailed).run()
         else:
-            LooseServer(self, order).run()
+            Server(process, order.fresh).run()
 
     def _train(self) -> None:
         """Step until the job ends or a pause is agreed on."""
@@ -232,7 +245,7 @@ class Worker:
 
     def _say_micro_batches(self) -> None:
         """Say how the micro-batches are shared out, when that has changed."""
-        counts = tuple(block.size for block in self.trainer.policy.blocks if block.size)
+        counts = tuple(block.size for block in self.trainer.steps.blocks if block.size)
         if self.keeps and self._micro_batches and counts != self._micro_batches:
             self.reporter.say(Balanced(step=self.trainer.step, micro_batches=counts))
         self._micro_batches = counts

@@ -90,6 +90,10 @@ class StageModule(nn.Module):
         """
         return self.run(lambda: _call(self.__dict__["model"], inputs), received)
 
+    def arriving(self, inputs: Any) -> Sequence[Value]:
+        """What the stage receives, whatever the inputs: it is made for those of one form."""
+        return self.receives
+
     def run(self, call: Callable[[], Any], received: Sequence[Tensor] = ()) -> Any:
         """As `forward`, with a function that calls the model."""
         return Walk(self._script, received, self.entered).run(call)
