@@ -18,7 +18,7 @@ from common import EXAMPLE_JOB, arguments, machine, table, write_results
 from manyhands import Trainer
 from manyhands.shm import Board
 from manyhands.timeline import Recorder
-from manyhands.train.jobfile import load_job
+from manyhands.training.jobfile import load_job
 
 CALLS = 200_000
 STEPS = {"gpt": 12, "digits": 60}

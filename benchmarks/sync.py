@@ -35,7 +35,7 @@ from sync_sides.course import CASES, QUICK, Case
 from sync_sides.places import PLACES, POLICIES, WORKERS, bounds, no_ray, on_this_machine, optimum, sides
 
 from manyhands.lab import obstacle
-from manyhands.train.jobfile import load_job
+from manyhands.training.jobfile import load_job
 
 PARTS = ("a", "b", "f", "c", "g", "d", "e")
 NEED_LAB = ("c", "g", "d", "e")

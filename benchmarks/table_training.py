@@ -25,7 +25,7 @@ from runs import Run, samples_per_second
 from torch.utils.data import default_collate
 
 from manyhands.run import read_journal
-from manyhands.train.jobfile import load_job
+from manyhands.training.jobfile import load_job
 
 JOB = BENCHMARKS / "jobs" / "clicks.py"
 BATCH, RECORD = 2048, 132

@@ -28,7 +28,7 @@ from common import BENCHMARKS, EXAMPLE_JOB, arguments, console, machine, ratios,
 from peer_process import LateError, finish
 from runs import Run, samples_per_second, torchrun
 
-from manyhands.train.jobfile import load_job
+from manyhands.training.jobfile import load_job
 
 DEADLINE = 300.0
 WORKERS = 2

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from manyhands.bench.rank import main
-from manyhands.train.jobfile import load_job
+from manyhands.training.jobfile import load_job
 
 JOB = Path(__file__).resolve().parents[1] / "jobs" / "example.py"
 _kept: dict[str, Any] = {}

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from manyhands import Job, Trainer
-from manyhands.train.jobfile import load_job
+from manyhands.training.jobfile import load_job
 
 JOB = BENCHMARKS / "jobs" / "gpt124m.py"
 TINY = shlex.split("--layers 2 --width 64 --heads 2 --context 64 --vocabulary 512 --batch-size 8 --micro-batches 4")

@@ -13,7 +13,7 @@ from torch import nn
 
 from manyhands import Job
 from manyhands.tables import SparseTable
-from manyhands.train.jobfile import load_job
+from manyhands.training.jobfile import load_job
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "recommend.py"
 LR = 0.1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from manyhands import Job
-from manyhands.train.jobfile import load_job
+from manyhands.training.jobfile import load_job
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import default_collate
 
 from manyhands import Job
-from manyhands.train.steps.brake import Brake
+from manyhands.training.steps.brake import Brake
 
 
 class DDPLoop:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from ddp import DDPLoop
 
-from manyhands.train.jobfile import load_job
+from manyhands.training.jobfile import load_job
 
 JOB = Path(__file__).resolve().parents[1] / "jobs" / "example.py"
 

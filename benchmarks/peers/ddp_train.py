@@ -16,7 +16,7 @@ from pathlib import Path
 import torch.distributed as dist
 from ddp import DDPLoop
 
-from manyhands.train.jobfile import load_job
+from manyhands.training.jobfile import load_job
 
 JOB = Path(__file__).resolve().parents[1] / "jobs" / "example.py"
 

@@ -27,8 +27,8 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import ray
 
 from manyhands import Job, Plan
-from manyhands.train.jobfile import load_job
-from manyhands.train.steps.brake import Brake
+from manyhands.training.jobfile import load_job
+from manyhands.training.steps.brake import Brake
 
 JOB = Path(__file__).resolve().parents[1] / "jobs" / "example.py"
 WINDOW = 10

@@ -15,7 +15,7 @@ from common import console, ratios, summary, table
 
 from manyhands.pipeline import SCHEDULES
 from manyhands.plan import Layout
-from manyhands.train import Trainer
+from manyhands.training import Trainer
 from pipelines import models
 from pipelines.gang import Gang, Sockets, gangs_of, in_turn
 from pipelines.models import Size

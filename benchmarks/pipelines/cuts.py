@@ -18,7 +18,7 @@ from manyhands.pipeline import UnitCost, balance
 from manyhands.pipeline.stages import measure as measure_units
 from manyhands.pipeline.stages import record
 from manyhands.plan import Layout, Plan
-from manyhands.train import Trainer
+from manyhands.training import Trainer
 from pipelines import models, sleeping
 from pipelines.gang import Gang, Sockets, gangs_of, in_turn
 from pipelines.models import Size

@@ -105,7 +105,7 @@ class Gang:
 def prepare() -> None:
     """Import and compile before the first fork what every worker needs."""
     torch.set_num_threads(1)
-    for name in ("torch._dynamo", "torch.distributed.pipelining", "manyhands.train.steps.parts"):
+    for name in ("torch._dynamo", "torch.distributed.pipelining", "manyhands.training.steps.parts"):
         importlib.import_module(name)
     library()
 

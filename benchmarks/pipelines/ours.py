@@ -11,7 +11,7 @@ from typing import NamedTuple
 from manyhands import Job
 from manyhands.plan import Layout, Plan
 from manyhands.timeline.event import PHASES
-from manyhands.train import Trainer
+from manyhands.training import Trainer
 from manyhands.transport import Group, links_over
 from pipelines.gang import Sockets
 

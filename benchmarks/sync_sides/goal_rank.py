@@ -22,7 +22,7 @@ from ddp import DDPLoop
 from manyhands import Job, Plan, Trainer
 from manyhands.bench.serve import serve
 from manyhands.cluster import Cluster, read_cluster
-from manyhands.train.jobfile import load_job
+from manyhands.training.jobfile import load_job
 from manyhands.transport import Group
 from sync_sides.course import smoothed
 from sync_sides.loose_rank import Meeting, take_part

@@ -1,4 +1,4 @@
-"""A rank of a gang in which nobody waits for all others, as `train/shares.py` and `train/server.py` make it, but
+"""A rank of a gang in which nobody waits for all others, as `training/shares.py` and `training/server.py` make it, but
 without a supervisor.
 
 Every worker and every server meet in a group of two, and so do every two servers: twice, as each may ask. Nobody is

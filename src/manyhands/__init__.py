@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from manyhands.plan import Plan
     from manyhands.run.tracker import Tracker
     from manyhands.timeline import Event
-    from manyhands.train import Step, Trainer
+    from manyhands.training import Step, Trainer
 
 __version__ = "0.1.0"
 
@@ -28,9 +28,9 @@ _LAZY = {
     "Job": "manyhands.job",
     "Plan": "manyhands.plan",
     "Run": "manyhands.api",
-    "Step": "manyhands.train",
+    "Step": "manyhands.training",
     "Tracker": "manyhands.run.tracker",
-    "Trainer": "manyhands.train",
+    "Trainer": "manyhands.training",
     "load": "manyhands.api",
     "resume": "manyhands.api",
     "train": "manyhands.api",

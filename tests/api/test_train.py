@@ -15,6 +15,7 @@ import torch
 from support import ROOT, alive
 from torch import nn
 
+import manyhands
 from manyhands import Evaluation, Job, UsageError, UserError, api
 
 TINY = ROOT / "tests" / "jobfiles" / "tiny.py"
@@ -209,3 +210,12 @@ def test_a_files_run_is_loaded_by_its_directory_alone(tmp_path):
     assert {name: value.shape for name, value in api.load(run.directory).state_dict().items()}
     with pytest.raises(UsageError, match="holds no run"):
         api.load(tmp_path)
+
+
+def test_the_package_has_it_by_name():
+    assert (manyhands.train, manyhands.resume, manyhands.load, manyhands.Run) == (
+        api.train,
+        api.resume,
+        api.load,
+        api.Run,
+    )

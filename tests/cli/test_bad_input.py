@@ -18,7 +18,7 @@ def refused(done, code: int, *words: str) -> None:
         assert word in done.stderr, done.stderr
 
 
-JOB_FILES = {  # more of them: tests/train/test_jobfile.py
+JOB_FILES = {  # more of them: tests/training/test_jobfile.py
     "import nowhere_at_all": ["does not import", "nowhere_at_all", ":1"],
     "def job(a: int = 1):\n    from manyhands import Job\n    return Job(model=1)": ["job()", "missing"],
 }

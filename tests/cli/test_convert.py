@@ -15,7 +15,7 @@ from manyhands.cli.main import main
 from manyhands.run import RunDirectory, write_checkpoint
 from manyhands.state import Image, capture
 from manyhands.state import plain as plain_module
-from manyhands.train.jobfile import load_job
+from manyhands.training.jobfile import load_job
 
 TINY = ROOT / "tests" / "jobfiles" / "tiny.py"
 

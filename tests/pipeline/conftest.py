@@ -10,7 +10,7 @@ from torch_gang import HERE, Gang, Server
 
 LOADS = """
 import runpy, sys
-import torch._dynamo, torch.distributed.pipelining, manyhands.train.steps.parts
+import torch._dynamo, torch.distributed.pipelining, manyhands.training.steps.parts
 runpy.run_path(sys.argv[1], run_name="__main__")
 """
 

@@ -17,7 +17,7 @@ from manyhands import Job
 from manyhands.pipeline import make_table
 from manyhands.pipeline.runtime import runtime
 from manyhands.plan import Layout, Plan
-from manyhands.train import Trainer
+from manyhands.training import Trainer
 from manyhands.transport import Group
 
 

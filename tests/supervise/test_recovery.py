@@ -14,7 +14,7 @@ from deadlines import HASTY
 from support import EXAMPLES, ROOT, Brake, Run, alive, cli, kill_worker, ledger_positions, side_by_side, train
 
 from manyhands import Trainer
-from manyhands.train.jobfile import load_job
+from manyhands.training.jobfile import load_job
 
 TINY = ROOT / "tests" / "jobfiles" / "tiny.py"
 STEPS = 150

@@ -10,9 +10,9 @@ from support import EXAMPLES
 
 from manyhands.collective import assign_blocks, fold, leaves
 from manyhands.tables import RowSum, combine, tables_of
-from manyhands.train.batch import fetch
-from manyhands.train.cursor import sample_indices
-from manyhands.train.seeds import seed_everything, stream_seed
+from manyhands.training.batch import fetch
+from manyhands.training.cursor import sample_indices
+from manyhands.training.seeds import seed_everything, stream_seed
 
 CPU = torch.device("cpu")
 

@@ -33,7 +33,7 @@ class Convert(ExistingRun):
         if self.to not in _FORMATS:
             raise UsageError(f"--to {self.to}: there is no such format. Formats: {', '.join(_FORMATS)}.")
         directory = RunDirectory.open(self.directory)
-        from manyhands.train.convert import convert
+        from manyhands.export.convert import convert
 
         done = convert(directory, self.output, lambda text: print(f"manyhands: {text}", file=sys.stderr))
         loads = ", which from_pretrained loads" if done.pretrained else ""

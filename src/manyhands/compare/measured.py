@@ -32,7 +32,7 @@ class Trial:
 
     @property
     def figures(self) -> list[dict[str, Any]]:
-        """What each rank found out (train/probe.py)."""
+        """What each rank found out (training/probe.py)."""
         return self.result["figures"]
 
 

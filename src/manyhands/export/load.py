@@ -17,7 +17,7 @@ from manyhands.gang.held import HeldJob, hold, let_go
 from manyhands.job import Job
 from manyhands.run import RunDirectory, newest_checkpoint, read_json
 from manyhands.state import check_same_model, read_image
-from manyhands.train.jobfile import held_job, load_job, where
+from manyhands.training.jobfile import held_job, load_job, where
 
 
 def load_model(

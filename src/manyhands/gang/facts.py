@@ -12,7 +12,7 @@ from manyhands.wire import Codec, decode_as
 
 @dataclass(frozen=True, kw_only=True)
 class Probing:
-    """A short run that is looked at closely (train/probe.py)."""
+    """A short run that is looked at closely (training/probe.py)."""
 
     steps: int
     """So many are trained, and no more."""

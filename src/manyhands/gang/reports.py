@@ -195,7 +195,7 @@ class Finished:
     sha256: str = ""
     """Of the final weights; empty where a member holds a part of them."""
     figures: object = None
-    """What a short run was looked at for (train/probe.py)."""
+    """What a short run was looked at for (training/probe.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ class Session:
     care: Care = field(default_factory=Care)
     trackers: tuple[str, ...] = ()
     probe: Probing | None = None
-    """Train only a few steps, in silence, and look at them closely (train/probe.py): `figures` in `result.json`, one
+    """Train only a few steps, in silence, and look at them closely (training/probe.py): `figures` in `result.json`, one
     entry per rank."""
     token: Path | None = None
     """The file with what the hosts' agents know; None: where it is by default."""
@@ -152,7 +152,7 @@ def _engine(
     Raises:
         UserError: other machines take part, and there is no token.
     """
-    entry, place = "manyhands.train.entry:prepare", Place(board=board.descriptor, slots=slots.descriptors)
+    entry, place = "manyhands.training.entry:prepare", Place(board=board.descriptor, slots=slots.descriptors)
     told = encode(spec)
     others = {name: parse_address(name) for name in plan.places if name != HERE}
     if not plan.hosts and not plan.server_hosts:

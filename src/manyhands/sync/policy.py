@@ -107,7 +107,7 @@ class Finished(NamedTuple):
     unused: frozenset[int] = frozenset()
     """Parameters that got no gradient from anybody, as numbered for the sink."""
     others: Mapping[str, str] = MappingProxyType({})
-    """What micro-batch 0 left in buffers that are not averaged (train/buffers.py)."""
+    """What micro-batch 0 left in buffers that are not averaged (training/buffers.py)."""
 
 
 class Task(NamedTuple):

@@ -46,7 +46,7 @@ _PATIENCE_SECONDS = 60.0
 """A supervisor that is stopped for that long is gone."""
 
 
-_PRELOAD = "manyhands.train.entry"
+_PRELOAD = "manyhands.training.entry"
 """What runs will want."""
 
 

@@ -1,4 +1,4 @@
-"""The files by which jobs on one slot take turns (`train/turns.py`), in shared memory: a disk would be slow.
+"""The files by which jobs on one slot take turns (`training/turns.py`), in shared memory: a disk would be slow.
 
 Everybody may make folders there. So this one has a name that nobody can guess, is made for this user alone, and what is
 there already under its name is used only if this user made it so. Other hosts have it under the same name.
