@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from manyhands.cluster import machines, networks
+import manyhands.cluster.machines as machines
+import manyhands.cluster.networks as networks
 from manyhands.cluster.cluster import Cluster
 from manyhands.cluster.units import is_latency, parse_bandwidth, parse_latency
 from manyhands.errors import UserError

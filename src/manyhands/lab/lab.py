@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import manyhands.lab.plug as plug
 from manyhands.cluster import Cluster, format_toml
 from manyhands.errors import UserError
-from manyhands.lab import plug
 from manyhands.lab.inside import CLUSTER_FILE
 from manyhands.lab.process import Process, script
 from manyhands.lab.remote import RemoteShell

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import manyhands.transport.staging as staging
 from manyhands.cluster import Cluster
 from manyhands.collective import Program, Wire
-from manyhands.transport import staging
 from manyhands.transport.agreement import Agreement
 from manyhands.transport.arguments import check_dense, check_lossy, check_sizes, then
 from manyhands.transport.channels import Channels, Traffic

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import manyhands.transport.staging as staging
 from manyhands.collective import Instruction, Op, Operation, Place, Program, Wire
-from manyhands.transport import staging
 from manyhands.transport.agreement import Agreement
 from manyhands.transport.arguments import check_dense, divide
 from manyhands.transport.channels import Channels

@@ -24,8 +24,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+import manyhands.jobs.controller.checks as checks
 from manyhands.errors import UsageError, UserError
-from manyhands.jobs.controller import checks
 from manyhands.jobs.controller.controller import Controller
 from manyhands.jobs.controller.door import Refusal, refusal, wrong_host
 from manyhands.jobs.controller.record import Wish

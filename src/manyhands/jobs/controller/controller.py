@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import manyhands.jobs.controller.requests as requests
 from manyhands.engine import HERE
-from manyhands.jobs.controller import requests
 from manyhands.jobs.controller.bell import Bell
 from manyhands.jobs.controller.books import Books
 from manyhands.jobs.controller.gang import Gang

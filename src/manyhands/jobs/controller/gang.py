@@ -18,8 +18,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import manyhands.jobs.controller.checks as checks
 from manyhands.errors import UserError
-from manyhands.jobs.controller import checks
 from manyhands.jobs.controller.home import JobFiles
 from manyhands.jobs.controller.trouble import complain
 from manyhands.run.lock import is_taken, signed_by, take, wait_until_free

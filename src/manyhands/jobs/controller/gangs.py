@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import manyhands.jobs.controller.command as command
 from manyhands.engine import HERE
 from manyhands.errors import UserError
-from manyhands.jobs.controller import command
 from manyhands.jobs.controller.bell import Bell
 from manyhands.jobs.controller.books import Books, Change
 from manyhands.jobs.controller.ending import verdict

@@ -10,8 +10,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import manyhands.jobs.controller.checks as checks
 from manyhands.errors import UsageError
-from manyhands.jobs.controller import checks
 from manyhands.jobs.controller.secret import make_secret, read_secret
 from manyhands.run import RunDirectory, write_json
 

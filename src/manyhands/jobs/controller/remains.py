@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import manyhands.jobs.controller.checks as checks
 from manyhands.errors import UserError
-from manyhands.jobs.controller import checks
 
 _LARGE = 1 << 53
 _TAIL = 600

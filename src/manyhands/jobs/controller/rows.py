@@ -7,8 +7,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import manyhands.jobs.controller.checks as checks
 from manyhands.errors import UserError
-from manyhands.jobs.controller import checks
 from manyhands.jobs.controller.record import Job, Status, Wish
 from manyhands.jobs.controller.submission import ARGUMENT, ARGUMENTS, PRIORITY, WORKERS
 

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import manyhands.jobs.controller.checks as checks
 from manyhands.errors import UserError
-from manyhands.jobs.controller import checks
 from manyhands.jobs.controller.record import Job
 from manyhands.jobs.controller.rows import from_row, read_slots, to_row
 from manyhands.jobs.controller.submission import Submission

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import manyhands.jobs.controller.checks as checks
 from manyhands.errors import UsageError
-from manyhands.jobs.controller import checks
 
 WORKERS = 100_000
 """The most that may be asked for."""
