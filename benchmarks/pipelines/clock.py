@@ -1,11 +1,11 @@
 """Predicted step times beside measured ones, where layers sleep.
 
-Every configuration runs as a job of the project does: SplitTrainer, Pipeline, torch's runtime. What is predicted is
-`pipeline.simulate` on what the layers sleep and two constants. What they sleep is what they are told to and a little
-more, which is measured first: waking up takes its time. The constants come from a run without any overlap (vanilla, of
-a size that is not among the configurations): the latency of a transfer, from the end of an action to the beginning of
-the next on the other rank, as the timeline has it; and the overhead of an action, which is what is left of the step's
-time.
+Every configuration runs as a job of the project does: training/steps/parts.py, Pipeline, torch's runtime. What is
+predicted is `pipeline.simulate` on what the layers sleep and two constants. What they sleep is what they are told to
+and a little more, which is measured first: waking up takes its time. The constants come from a run without any overlap
+(vanilla, of a size that is not among the configurations): the latency of a transfer, from the end of an action to the
+beginning of the next on the other rank, as the timeline has it; and the overhead of an action, which is what is left of
+the step's time.
 """
 
 from __future__ import annotations

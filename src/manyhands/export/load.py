@@ -64,7 +64,7 @@ def build_model(directory: RunDirectory, held: HeldJob | None = None) -> nn.Modu
         try:
             return job.model()
         except Exception as error:
-            raise UserError(f"model() of {job_file or 'the job'} failed: {where(error, job_file)}") from error
+            raise UserError(f"model() in {job_file or 'the job'} failed: {where(error, job_file)}") from error
 
 
 def _job(directory: RunDirectory, job_file: Path | None, arguments: list[str], held: HeldJob | None) -> Job:

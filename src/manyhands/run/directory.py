@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from manyhands.errors import UsageError, UserError
-from manyhands.run.lock import is_taken, sign, signed_by, take
+from manyhands.run.lock import is_taken, let_go, sign, signed_by, take
 
 
 class RunDirectory:
@@ -72,7 +72,7 @@ class RunDirectory:
     def release(self) -> None:
         """Be its supervisor no more."""
         if self._lock is not None:
-            os.close(self._lock)
+            let_go(self._lock)
             self._lock = None
 
     def is_live(self) -> bool:

@@ -25,6 +25,12 @@ def take(path: Path) -> int | None:
     return descriptor
 
 
+def let_go(descriptor: int) -> None:
+    """Hold the file no more, though processes that inherited the descriptor live on."""
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, region(fcntl.F_UNLCK))
+    os.close(descriptor)
+
+
 def sign(descriptor: int) -> None:
     """Write this process's id into a file that it has taken."""
     os.ftruncate(descriptor, 0)

@@ -74,21 +74,26 @@ def _has_ended(standing: Standing) -> bool:
 
 
 def _let_finish(draft: Draft) -> None:
-    """Those who train hear from their servers that it is over; there is nothing for newcomers to do."""
+    """Servers tell each other that it is over; for workers and newcomers there is nothing left to do."""
     for member in list(draft.at.members.values()):
         if not member.placed:
             draft.dismiss(member)
-    _release_late(draft)
+    _release(draft)
     if draft.at.phases == {Phase.FINISHED}:  # the chief among them, which has said with which weights
         draft.set(ending=Ending(status="finished"))
         _wind_down(draft, Ending(status="finished"))
 
 
-def _release_late(draft: Draft) -> None:
-    """End those who took a lost one's place: they may have come when nobody answered any more."""
+def _release(draft: Draft) -> None:
+    """Let workers go whose servers have ended. Most have heard of it; one that was too slow to ask before they closed
+    would wait for others in their place. Who took a lost one's place may have come when nobody answered any more."""
     for member in list(draft.at.members.values()):
-        if member.late and member.phase is Phase.RUNNING:
+        if member.phase is not Phase.RUNNING:
+            continue
+        if member.late:
             draft.kill(member.worker)
+        elif (member.rank or 0) < member.plan.workers:
+            draft.dismiss(member)
 
 
 def _keep_what_goes(draft: Draft) -> bool:
@@ -262,7 +267,7 @@ def _wind_down(draft: Draft, ending: Ending) -> None:
     if draft.at.generation is not None and lacks_a_server(draft.at.generation, draft.at.members):
         draft.end_generation()
     if _has_ended(draft.at):
-        _release_late(draft)
+        _release(draft)
     if Phase.RUNNING in draft.at.phases:
         if not ending.paused:
             draft.set(ending=replace(ending, paused=True))

@@ -16,7 +16,7 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-from split_jobs import JOBS
+from split_jobs import JOBS, Chain
 from torch import Tensor
 from torch_gang import MEMBER
 
@@ -190,3 +190,48 @@ def counted(job: Job) -> tuple[Job, list[int]]:
     assert evaluation is not None
     counting = replace(evaluation, data=lambda: Counting(evaluation.data()))
     return replace(job, data=lambda: Counting(data()), evaluate=counting), count
+
+
+def slowed(job: str, layout: str, slow: str) -> tuple[int, float, str]:
+    """How often and how long this member was held up in two steps, and the digest of the weights after them."""
+    from manyhands.training.steps import brake
+
+    slept: list[float] = []
+    clock = mock.Mock(perf_counter=time.perf_counter, sleep=slept.append)
+    with mock.patch.object(brake, "time", clock):
+        trainer = Trainer(JOBS[job](), Plan(layout=Layout.parse(layout), slow=slow), device="cpu")
+        trainer.join(gang())
+        try:
+            for _ in range(2):
+                trainer.train_step()
+            return len(slept), sum(slept), trainer.weights_sha256()
+        finally:
+            trainer.leave()
+
+
+def placed(layout: str, ragged: bool) -> float | None:
+    """How far a placed model's output is from the whole model's, and that its weights come back; None where there is no
+    output. No trainer, optimizer, loss or data.
+
+    Args:
+        ragged: infer with a batch of another size than the one that the model is looked at with.
+    """
+    from manyhands.parallel import Mesh, Recipe, build, gather_weights
+
+    torch.manual_seed(7)
+    model, batch, other = Chain(7, 0).eval(), torch.randn(4, 6), torch.randn(3, 6)
+    whole = {name: value.clone() for name, value in model.state_dict().items()}
+    asked = other if ragged else batch
+    with torch.no_grad():
+        expected = model(asked)
+    mesh = Mesh(Layout.parse(layout), gang(), torch.device("cpu"))
+    try:
+        made = build(model, Recipe(layout=mesh.layout, inputs=batch, further=lambda: [other]), mesh)
+        with torch.no_grad():
+            output = made.infer(asked)
+        weights = gather_weights(made)
+    finally:
+        mesh.close()
+    if weights is not None:
+        assert all(torch.equal(weights["model"][name], value) for name, value in whole.items())
+    return None if output is None else float((output - expected).abs().max())
