@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_RESIZE_SECONDS = 60.0
+"""The supervisor first reaches for hosts that are new, and bears with a busy one for half a minute."""
+
+
 class Outcome(Protocol):
     """How a run in another thread has ended."""
 
@@ -140,11 +144,13 @@ class Run:
             UserError: it cannot be; the run goes on as it is.
         """
         request: dict[str, Any] = {"command": "resize", "workers": workers}
-        texts = {"layout": layout, "sync": sync, "hosts": hosts, "server_hosts": server_hosts}
         if layout is not None:
             found = layout if isinstance(layout, Layout) else Layout.parse(layout, workers)
-            request["workers"], texts["layout"] = found.workers, str(found)
-        self._files.ask(request | {name: str(text) for name, text in texts.items() if text is not None})
+            request |= {"workers": found.workers, "layout": str(found)}
+        if sync is not None:
+            request["sync"] = str(sync if isinstance(sync, Sync) else Sync.parse(sync))
+        request |= {name: text for name, text in (("hosts", hosts), ("server_hosts", server_hosts)) if text is not None}
+        self._files.ask(request, _RESIZE_SECONDS)
 
     def stop(self, wait: bool = True) -> None:
         """End it at the next step boundary, with a checkpoint; `manyhands.resume(run.directory)` goes on.

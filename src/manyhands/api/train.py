@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +61,16 @@ def train(
         UserError: the run failed; says of what.
     """
     plan, care, flags = _sort(options)
-    name = _name(job)
-    session = {
-        "directory": Path(run_dir) if run_dir is not None else new_directory(name),
-        "plan": plan.given(),
-        "care": care,
-        "trackers": tuple(trackers),
-        "token": Path(token) if token is not None else None,
-        "quiet": quiet,
-        "debug": debug,
+    session = Session(
+        directory=Path(run_dir) if run_dir is not None else new_directory(_name(job)),
+        plan=plan.given(),
+        care=care,
+        trackers=tuple(trackers),
+        token=Path(token) if token is not None else None,
+        quiet=quiet,
+        debug=debug,
         **_job(job, flags, arguments, plan),
-    }
+    )
     return _run(session, wait)
 
 
@@ -104,18 +103,18 @@ def resume(
     plan, care, flags = _sort(options)
     if flags and (job is None or isinstance(job, Job)):
         raise UsageError(f"{', '.join(flags)}: a resumed run keeps the flags it began with. Leave them out.")
-    session = {
-        "directory": Path(run_dir),
-        "resume": True,
-        "arguments": list(arguments),
-        "plan": plan.given(),
-        "care": care,
-        "trackers": tuple(trackers),
-        "token": Path(token) if token is not None else None,
-        "quiet": quiet,
-        "debug": debug,
-        "held": HeldJob(job, flags) if job is not None else None,
-    }
+    session = Session(
+        directory=Path(run_dir),
+        resume=True,
+        arguments=list(arguments),
+        plan=plan.given(),
+        care=care,
+        trackers=tuple(trackers),
+        token=Path(token) if token is not None else None,
+        quiet=quiet,
+        debug=debug,
+        held=HeldJob(job, flags) if job is not None else None,
+    )
     if job is not None:
         _check_forks(plan)
     return _run(session, wait)
@@ -197,16 +196,16 @@ def _check_forks(plan: PlanOptions) -> None:
     check(plan.threads or 1)
 
 
-def _run(session: dict[str, Any], wait: bool) -> Run:
-    run = Run(session["directory"], session.get("held"))
+def _run(session: Session, wait: bool) -> Run:
+    run = Run(session.directory, session.held)
     if wait:
-        run.exit_code = run_session(Session(**session))
+        run.exit_code = run_session(session)
         return run
     begun, outcome = threading.Event(), _Outcome()
 
     def work() -> None:
         try:
-            outcome.code = run_session(Session(**session, begun=begun.set))
+            outcome.code = run_session(replace(session, begun=begun.set))
         except BaseException as error:
             outcome.error = error
         finally:

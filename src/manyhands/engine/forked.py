@@ -9,11 +9,11 @@ can is tried, in a fork that is thrown away, before anything is built on it.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
-import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NoReturn
 
 from manyhands.engine.channel import Channel
@@ -28,18 +28,11 @@ class ForkedProcess:
     """A child of this process that was forked and not executed: what `subprocess.Popen` offers of it."""
 
     def __init__(self, pid: int) -> None:
-        self.pid, self._code = pid, None if pid else 0
-
-    def poll(self) -> int | None:
-        """Its exit code, minus the signal's number if one killed it; None while it lives."""
-        if self._code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._code = os.waitstatus_to_exitcode(status)
-        return self._code
+        self.pid = pid
+        self._code: int | None = None
 
     def wait(self) -> int:
-        """Its exit code, once it has ended."""
+        """Its exit code, minus the signal's number if one killed it, once it has ended."""
         if self._code is None:
             self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self._code
@@ -84,13 +77,12 @@ def check_fork(what: Callable[[], object], remedy: str) -> None:
     if pid == 0:
         _try(what, write)
     os.close(write)
-    child, deadline = ForkedProcess(pid), time.monotonic() + _TRIAL_SECONDS
+    child = ForkedProcess(pid)
     try:
-        while child.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
-        if child.poll() == 0:
+        ended = bool(select.select([read], [], [], _TRIAL_SECONDS)[0])  # it says why, or the kernel closes its end
+        reason = os.read(read, 4096).decode(errors="replace").strip() if ended else "it hangs"
+        if ended and child.wait() == 0:
             return
-        reason = os.read(read, 4096).decode(errors="replace").strip() if child.poll() is not None else "it hangs"
     finally:
         child.kill()
         child.wait()
@@ -127,9 +119,9 @@ def _serve(channel: Channel) -> NoReturn:
     os._exit(code)
 
 
-def _flush(streams: Sequence[str] = ("stdout", "stderr")) -> None:
+def _flush() -> None:
     """What lies in a buffer would be written by both."""
-    for name in streams:
+    for name in ("stdout", "stderr"):
         try:
             getattr(sys, name).flush()
         except (AttributeError, OSError, ValueError):

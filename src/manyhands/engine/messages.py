@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
-from manyhands.wire import Codec, Data
+from manyhands.wire import Codec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,6 @@ class Meeting:
     """How many they are."""
 
 
-@runtime_checkable
 class Linking(Protocol):
     """A message with which connections come: as descriptors, or as a place to meet."""
 
@@ -130,7 +129,6 @@ __all__ = [
     "LOAD",
     "LOADING",
     "SERVE",
-    "Data",
     "Depot",
     "Ended",
     "Fork",

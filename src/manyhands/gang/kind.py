@@ -28,7 +28,7 @@ class Kind(Enum):
         """The kind of gang that a plan makes."""
         if plan.sync.loose:
             return Kind.LOOSE
-        return Kind.PARTS if plan.layout.split or plan.sync.policy != "allreduce" else Kind.REPLICAS
+        return Kind.PARTS if plan.layout.split or plan.sync.divides else Kind.REPLICAS
 
     @property
     def whole(self) -> bool:

@@ -7,10 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from manyhands.timeline import Span
 from manyhands.wire import Codec, decode_as
-
-Span = tuple[int, int, int, int]
-"""Of timeline/recorder.py: phase, micro-batch, start and end in ns."""
 
 
 class StepRow(NamedTuple):

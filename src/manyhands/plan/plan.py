@@ -138,11 +138,6 @@ class Plan:
         """Processes in all: the workers, and servers if there are some."""
         return self.workers + self.sync.helpers
 
-    @property
-    def divides(self) -> bool:
-        """Whether any worker's state is only a part of the job's."""
-        return self.layout.split or self.sync.divides
-
     def as_dict(self) -> dict[str, Any]:
         """Plain data that JSON can hold and `Plan(**data)` takes."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -32,14 +32,15 @@ def decide(standing: Standing) -> Outcome:
     """What is to be done now, and how the run stands when it is."""
     draft = Draft(standing)
     draft.set(casualties=standing.casualties.decided())
+    applied = _has_applied_all(standing)
+    if applied:
+        _let_go(draft)
     # Without a digest those who finished held parts, and who put them together is lost: others load the last state.
-    if standing.ending is None and standing.phases == {Phase.FINISHED} and standing.sha256:
+    if standing.ending is None and draft.at.phases == {Phase.FINISHED} and (applied or standing.sha256):
         draft.set(ending=Ending(status="finished"))
     if draft.at.ending is not None:
         _wind_down(draft, draft.at.ending)
-        return draft.outcome()
-    if _has_ended(standing):
-        _let_finish(draft)
+    if draft.at.ending is not None or applied:
         return draft.outcome()
     if not standing.phases & {Phase.RUNNING, Phase.SAVING}:
         if _keep_what_goes(draft):
@@ -63,7 +64,7 @@ def done(standing: Standing) -> bool:
     return bool(standing.ending and standing.ending.saved and not busy and not standing.durable.writing)
 
 
-def _has_ended(standing: Standing) -> bool:
+def _has_applied_all(standing: Standing) -> bool:
     """Whether servers that wait for nobody have applied all there is: whoever of their gang is lost now is not
     missed."""
     generation = standing.generation
@@ -73,26 +74,16 @@ def _has_ended(standing: Standing) -> bool:
     return chief is not None and chief.phase is Phase.FINISHED
 
 
-def _let_finish(draft: Draft) -> None:
-    """Servers tell each other that it is over; for workers and newcomers there is nothing left to do."""
+def _let_go(draft: Draft) -> None:
+    """Let newcomers go, and workers whose servers have ended. Most have heard of it; one that was too slow to ask
+    before they closed would wait for others in their place. Who took a lost one's place may have come when nobody
+    answered any more. Servers tell each other."""
     for member in list(draft.at.members.values()):
         if not member.placed:
             draft.dismiss(member)
-    _release(draft)
-    if draft.at.phases == {Phase.FINISHED}:  # the chief among them, which has said with which weights
-        draft.set(ending=Ending(status="finished"))
-        _wind_down(draft, Ending(status="finished"))
-
-
-def _release(draft: Draft) -> None:
-    """Let workers go whose servers have ended. Most have heard of it; one that was too slow to ask before they closed
-    would wait for others in their place. Who took a lost one's place may have come when nobody answered any more."""
-    for member in list(draft.at.members.values()):
-        if member.phase is not Phase.RUNNING:
-            continue
-        if member.late:
+        elif member.phase is Phase.RUNNING and member.late:
             draft.kill(member.worker)
-        elif (member.rank or 0) < member.plan.workers:
+        elif member.phase is Phase.RUNNING and (member.rank or 0) < member.plan.workers:
             draft.dismiss(member)
 
 
@@ -107,7 +98,7 @@ def _keep_what_goes(draft: Draft) -> bool:
     kept = max(at.held.step if at.held else 0, at.checkpoint.step if at.checkpoint else 0)
     if newest is None or newest.step <= kept:
         return False
-    draft.set(saving_for=(at.generation.number if at.generation else 0) + 1)
+    draft.set(saving_for=at.number + 1)
     _save(draft, newest.worker)
     return True
 
@@ -180,7 +171,7 @@ def _keep_running(draft: Draft) -> None:
 def _form(draft: Draft) -> None:
     """Make a generation of the idle members and start it from the newest state."""
     at = draft.at
-    number = (at.generation.number if at.generation else 0) + 1
+    number = at.number + 1
     chosen = seat(list(at.members.values()), at.wanted)
     if at.handed_for < number and _hand_over(draft, chosen, number):
         return
@@ -266,8 +257,6 @@ def _wind_down(draft: Draft, ending: Ending) -> None:
             draft.dismiss(member)
     if draft.at.generation is not None and lacks_a_server(draft.at.generation, draft.at.members):
         draft.end_generation()
-    if _has_ended(draft.at):
-        _release(draft)
     if Phase.RUNNING in draft.at.phases:
         if not ending.paused:
             draft.set(ending=replace(ending, paused=True))

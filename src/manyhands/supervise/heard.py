@@ -146,7 +146,7 @@ def _unlinked(draft: Draft, member: Member, report: said.Unlinked) -> None:
 
 def _lost_peer(draft: Draft, member: Member, report: said.LostPeer) -> None:
     draft.enter(member.worker, Phase.IDLE, step=report.step, whole=report.whole)
-    number = draft.at.generation.number if draft.at.generation else 0
+    number = draft.at.number
     if report.peer is not None or draft.at.missed >= number:
         return
     draft.set(missed=number)  # they have not found each other, and nobody died: once for all of them

@@ -124,6 +124,11 @@ class Standing:
     """By rank, what members of a short run found out."""
 
     @property
+    def number(self) -> int:
+        """Of the newest generation; 0 before the first."""
+        return self.generation.number if self.generation else 0
+
+    @property
     def workers(self) -> int:
         """How many the newest generation has, servers not counted."""
         return self.generation.workers if self.generation else 0

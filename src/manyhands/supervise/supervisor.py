@@ -19,6 +19,7 @@ from manyhands.engine import Engine, EngineEvent, Exited, Loop, Printed, Said
 from manyhands.errors import UserError
 from manyhands.gang import REPORTS, Facts, Member, Report
 from manyhands.gang import reports as said
+from manyhands.gang.orders import Build
 from manyhands.plan import Plan
 from manyhands.run import Checkpoint, RunDirectory
 from manyhands.shm import Board, Slots
@@ -125,14 +126,15 @@ class Supervisor:
 
     def _on_event(self, event: EngineEvent) -> None:
         """Take what the engine reports."""
-        self._look()
         match event:
             case Said(worker, message):
+                self._look()
                 self._hear(worker, message)
             case Printed(worker, line):
                 member = self._standing.members.get(worker)
                 self._view.printed(member.who if member and member.rank is not None else "worker ?", line)
             case Exited(worker, status):
+                self._look()
                 hung = self._watch.forget(worker)
                 loss = Loss(status=status, hung=hung, out_of_memory=self._out_of_memory.happened())
                 self._apply(heard.lost(self._standing, worker, loss))
@@ -220,7 +222,7 @@ class Supervisor:
                 case _:
                     assert_never(action)
 
-    def _start(self, worker: int, host: str, build: Any) -> None:
+    def _start(self, worker: int, host: str, build: Build) -> None:
         self._board.write(worker, -1, -1, 0)
         try:
             pid = self._engine.start(worker, host)
@@ -256,7 +258,7 @@ class Supervisor:
             "target_workers": at.wanted.workers,
             "resizes": at.resizes,
             "settled": at.settled,
-            "generation": at.generation.number if at.generation else 0,
+            "generation": at.number,
             "recoveries": self._record.recoveries,
             "supervisor": os.getpid(),
         }

@@ -48,8 +48,7 @@ class Codec(Generic[M]):
 
     def __init__(self, union: object) -> None:
         members: Any = typing.get_args(union) if _is_union(union) else (union,)
-        self._kinds: dict[str, type] = {kind_of(member): member for member in members}
-        self._union = union
+        self._decode = _tagged({kind_of(member): member for member in members})
 
     def decode(self, data: object) -> M:
         """The message that a JSON object stands for.
@@ -58,7 +57,7 @@ class Codec(Generic[M]):
             MessageError: it is none of this conversation.
         """
         try:
-            return _tagged(self._kinds)(data)
+            return self._decode(data)
         except RecursionError:
             raise MessageError("it is nested too deeply") from None
 
@@ -122,9 +121,7 @@ def _writer(hint: Any) -> Callable[[Any], object]:
     if _is_mapping(origin):
         inner = _writer(arguments[1])
         return _as_it_is if inner is _as_it_is else lambda values: {key: inner(value) for key, value in values.items()}
-    if _is_named_tuple(hint):
-        return _as_it_is  # of plain values: `_decoder` refuses others
-    return _as_it_is
+    return _as_it_is  # named tuples, too: JSON writes them as lists
 
 
 def _as_it_is(value: Any) -> object:
