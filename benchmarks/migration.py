@@ -34,7 +34,7 @@ from runs import Tail
 from manyhands.cluster import preset
 from manyhands.errors import UserError
 from manyhands.lab import Lab, obstacle
-from manyhands.run import RunDirectory
+from manyhands.run import Command, Done, Resize, RunDirectory, Status, Stop
 
 JOB = BENCHMARKS / "jobs" / "state.py"
 SIZES = "10,100,1000"
@@ -90,34 +90,34 @@ def measure(place: Place, megabytes: int, first: str, to: str, moves: int) -> di
         process = place.start([*command, "--", "--megabytes", str(megabytes), "--tokens", "16"])
         metrics, steps, pauses, usual = Tail(run.metrics), list[dict[str, Any]](), list[float](), list[float]()
         try:
-            wait_for(run, lambda status: status["step"] >= 5)
+            wait_for(run, lambda status: status.step >= 5)
             for index in range(moves):
                 hosts = to if index % 2 == 0 else first
-                begun = ask(run, {"command": "show"})["step"]
+                begun = run.show().step
                 names = hosts.split(",")
-                ask(run, {"command": "resize", "workers": len(names), "hosts": hosts})
+                ask(run, Resize(workers=len(names), hosts=hosts))
                 there = wait_for(run, lambda status, names=names: is_on(status, names))
-                wait_for(run, lambda status, step=there["step"]: status["step"] >= step + 5)
+                wait_for(run, lambda status, step=there.step: status.step >= step + 5)
                 steps += [line for line in metrics.new() if line["kind"] == "step"]
                 gaps = [b - a for a, b in pairwise(line["time"] for line in steps if line["step"] >= begun)]
                 usual.append(statistics.median(gaps))
                 pauses.append(max(gaps) - usual[-1])
-            ask(run, {"command": "stop"})
+            ask(run, Stop())
             process.wait(_DEADLINE)
         finally:
             process.kill()
     return {"megabytes": megabytes, "pauses": pauses, "step": statistics.median(usual)}
 
 
-def is_on(status: dict[str, Any], names: list[str]) -> bool:
-    return bool(status["settled"]) and sorted(worker["host"] for worker in status["workers"]) == sorted(names)
+def is_on(status: Status, names: list[str]) -> bool:
+    return status.settled and sorted(worker.host for worker in status.workers) == sorted(names)
 
 
-def ask(run: RunDirectory, request: dict[str, Any]) -> dict[str, Any]:
-    return run.ask(request, _DEADLINE)
+def ask(run: RunDirectory, command: Command) -> Done:
+    return run.ask(command, Done, _DEADLINE)
 
 
-def wait_for(run: RunDirectory, reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+def wait_for(run: RunDirectory, reached: Callable[[Status], bool]) -> Status:
     """Until it stands like that; how it stands.
 
     Raises:
@@ -126,7 +126,7 @@ def wait_for(run: RunDirectory, reached: Callable[[dict[str, Any]], bool]) -> di
     until = time.monotonic() + _DEADLINE
     while time.monotonic() < until:
         with contextlib.suppress(UserError):
-            status = ask(run, {"command": "show"})
+            status = run.show()
             if reached(status):
                 return status
         time.sleep(0.05)

@@ -30,7 +30,7 @@ from migration import PIPES, agents, ask, wait_for
 from manyhands.cluster import preset
 from manyhands.jobs.controller.trial import TRIED, Mark, Tried, trial
 from manyhands.lab import Lab, obstacle
-from manyhands.run import RunDirectory
+from manyhands.run import RunDirectory, ShareSlots
 
 JOB = BENCHMARKS / "jobs" / "mixed.py"
 PAIRS = {
@@ -46,15 +46,15 @@ Start = Callable[[list[str]], Any]
 class Training:
     """A run, as a trial needs it."""
 
-    def __init__(self, directory: RunDirectory, files: list[str]) -> None:
+    def __init__(self, directory: RunDirectory, files: tuple[str, ...]) -> None:
         self.directory, self.files = directory, files
 
     def mark(self) -> Mark | None:
-        status = ask(self.directory, {"command": "show"})
-        return Mark(status["step"], status["at"]) if status["at"] is not None else None
+        status = self.directory.show()
+        return Mark(status.step, status.at) if status.at is not None else None
 
     async def share(self, way: str | None) -> None:
-        ask(self.directory, {"command": "share", "way": way, "files": self.files})
+        ask(self.directory, ShareSlots(way, self.files))
 
 
 def main() -> None:
@@ -91,8 +91,8 @@ def measure(
             process = start([*command, *options_of, "--workers", "2", "--", "--bound", bound])
             stack.callback(process.wait)
             stack.callback(process.kill)
-            wait_for(run, lambda status: status["step"] >= 5)
-            runs.append(Training(run, [f"{folder}/slot-0", f"{folder}/slot-1"]))
+            wait_for(run, lambda status: status.step >= 5)
+            runs.append(Training(run, (f"{folder}/slot-0", f"{folder}/slot-1")))
         found: list[Tried] = [asyncio.run(trial(*runs, (None, None), seconds)) for _ in range(rounds)]
     return {
         "pair": " + ".join(pair),

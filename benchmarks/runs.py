@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Self
 from common import ROOT, tail
 
 from manyhands import UserError
-from manyhands.run import RunDirectory, read_journal, read_json
+from manyhands.run import Done, RunDirectory, Stop, read_journal, read_json
 
 _POLL_SECONDS = 0.002
 """Resolution of what is timed here; looking at two files this often takes about 1 % of a core."""
@@ -93,13 +93,13 @@ class Run:
 
     def stop(self, deadline: float = 120.0) -> dict[str, Any]:
         """Ask the run to stop at its next step boundary, and wait for that; its result."""
-        self.files.ask({"command": "stop"})
+        self.files.ask(Stop(), Done)
         return self.finish(deadline)
 
     def status(self) -> dict[str, Any]:
         """What `manyhands show` tells; empty while the run starts."""
         try:
-            return self.files.ask({"command": "show"})
+            return asdict(self.files.show())
         except UserError:
             return {}
 

@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from deadlines import DEADLINE, PATIENT, QUIET, Deadline
 
 from manyhands.errors import UserError
-from manyhands.run import RunDirectory, read_journal
+from manyhands.run import Command, Done, Resize, RunDirectory, Show, Status, read_journal
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -76,15 +77,15 @@ class Run:
     def resume(directory: Path, *flags: object, **how) -> Run:
         return Run(directory, "--resume", directory, *flags, **how)
 
-    def ask(self, **request: object) -> dict:
+    def ask(self, command: Command, answer: type = Done) -> dict:
         """A command's answer; empty if the supervisor does not answer (any more, or yet)."""
         try:
-            return self.directory.ask(request, timeout=DEADLINE)
+            return asdict(self.directory.ask(command, answer, DEADLINE))
         except UserError:
             return {}
 
     def resize(self, workers: int) -> None:
-        self.until(lambda: self.ended() or self.ask(command="resize", workers=workers), "the resize to be taken")
+        self.until(lambda: self.ended() or self.ask(Resize(workers)), "the resize to be taken")
         assert not self.ended(), self.output()
 
     def workers(self, count: int) -> list[int]:
@@ -100,7 +101,7 @@ class Run:
         return pids
 
     def show(self) -> dict:
-        return self.ask(command="show")
+        return self.ask(Show(), Status)
 
     def until(self, condition, what: str, seconds: float = QUIET) -> None:
         """Wait until the condition holds; fail the test, with the run's output, if it does not in time."""

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from common import BENCHMARKS, ROOT, arguments, device_missing, machine, table, write_results
-from migration import ask, end, wait_for
+from migration import end, wait_for
 from multiplex import Training
 
 from manyhands.jobs.controller.memory import used_by
@@ -80,8 +80,8 @@ def measure(way: str | None, device: str, megabytes: float, seconds: float) -> d
                     stderr=subprocess.DEVNULL,
                 )
                 stack.callback(end, process)
-                wait_for(run, lambda status: status["step"] >= 3)
-                runs.append(Training(run, [f"{folder}/slot"]))
+                wait_for(run, lambda status: status.step >= 3)
+                runs.append(Training(run, (f"{folder}/slot",)))
                 if way is not None:
                     asyncio.run(runs[-1].share(way))
             curve = Curve(device, [run.directory for run in runs])
@@ -102,7 +102,7 @@ class Curve(threading.Thread):
     def __init__(self, device: str, runs: list[RunDirectory]) -> None:
         super().__init__(daemon=True)
         self._device, self._points, self._over = device, list[tuple[float, int]](), threading.Event()
-        self._workers = [worker["pid"] for run in runs for worker in ask(run, {"command": "show"})["workers"]]
+        self._workers = [worker.pid for run in runs for worker in run.show().workers]
         self.start()
 
     def run(self) -> None:

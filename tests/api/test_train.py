@@ -166,7 +166,7 @@ SCRIPT = """
     while not run.step:
         time.sleep(0.01)
     import json
-    print(json.dumps([worker["pid"] for worker in run._files.ask({{"command": "show"}})["workers"]]), flush=True)
+    print(json.dumps([worker.pid for worker in run._files.show().workers]), flush=True)
     time.sleep(600)
 """
 

@@ -7,7 +7,8 @@ import pytest
 from deadlines import DEADLINE
 
 from manyhands.cli.main import main
-from manyhands.run import RunDirectory
+from manyhands.run import COMMANDS, Done, Resize, RunDirectory
+from manyhands.wire import encode
 
 
 @pytest.fixture
@@ -31,8 +32,8 @@ def asked(directory, *flags):
 
         def answer():
             with listener.accept()[0] as link:
-                requests.append(json.loads(link.recv(1 << 16)))
-                link.send(b'{"ok": true}')
+                requests.append(COMMANDS.decode(json.loads(link.recv(1 << 16))))
+                link.send(json.dumps(encode(Done())).encode())
 
         thread = threading.Thread(target=answer)
         thread.start()
@@ -42,11 +43,11 @@ def asked(directory, *flags):
 
 
 def test_requests(directory, capsys):
-    assert asked(directory, "--workers", 3) == {"command": "resize", "workers": 3}
+    assert asked(directory, "--workers", 3) == Resize(workers=3)
     request = asked(directory, "--layout", "pp=2, tp=2")
-    assert request == {"command": "resize", "workers": 4, "layout": "pp=2,tp=2"}
+    assert request == Resize(workers=4, layout="pp=2,tp=2")
     request = asked(directory, "--layout", "pp=2", "--workers", 4)
-    assert request == {"command": "resize", "workers": 4, "layout": "dp=2,pp=2"}
+    assert request == Resize(workers=4, layout="dp=2,pp=2")
     assert "dp=2,pp=2 on 4 worker(s)" in capsys.readouterr().out
 
 

@@ -12,7 +12,8 @@ import pytest
 from deadlines import DEADLINE
 
 from manyhands.errors import UsageError, UserError
-from manyhands.run import RunDirectory, read_json, write_json
+from manyhands.run import COMMANDS, Done, Refused, Resize, RunDirectory, Show, Status, Stop, read_json, write_json
+from manyhands.wire import encode
 
 HOLDER = """
 import sys, time
@@ -89,6 +90,10 @@ def test_a_directory_that_cannot_be_made(tmp_path):
         RunDirectory(tmp_path / "file" / "run").create()
 
 
+def said(answer):
+    return json.dumps(encode(answer)).encode()
+
+
 def serve(directory: RunDirectory, answer) -> threading.Thread:
     listener = directory.listen()
 
@@ -111,35 +116,55 @@ def test_a_command_is_answered_also_where_the_path_is_long(tmp_path, depth):
     path = tmp_path.joinpath(*["a-rather-long-name"] * depth)
     path.mkdir(parents=True, exist_ok=True)
     directory = RunDirectory(path)
-    thread = serve(directory, lambda request: json.dumps({"ok": request["command"]}).encode())
-    assert RunDirectory(path).ask({"command": "show"}) == {"ok": "show"}
+    thread = serve(directory, lambda request: said(Done(resizes=COMMANDS.decode(request).workers)))
+    assert RunDirectory(path).ask(Resize(workers=7), Done) == Done(resizes=7)
     thread.join(DEADLINE)
-    thread = serve(directory, b'{"ok":2}')  # listening again takes the old socket's place
-    assert directory.ask({"command": "show"}) == {"ok": 2}
+    thread = serve(directory, said(Done(2)))  # listening again takes the old socket's place
+    assert directory.ask(Stop(), Done) == Done(2)
+    thread.join(DEADLINE)
+
+
+NONSENSE = (b"", b"[]", b'{"ok": true}', b'{"kind": "done", "more": 1}', b'{"kind": "done"', b"[" * 5000)
+
+
+@pytest.mark.parametrize("answer", NONSENSE, ids=lambda answer: str(answer[:20]))
+def test_nonsense_is_no_answer(tmp_path, answer):
+    directory = RunDirectory(tmp_path)
+    thread = serve(directory, answer)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        directory.ask(Stop(), Done)
+    thread.join(DEADLINE)
+
+
+def test_an_answer_to_something_else_is_none(tmp_path):
+    directory = RunDirectory(tmp_path)
+    thread = serve(directory, said(Done()))
+    with pytest.raises(UserError, match="answered something else"):
+        directory.show()
     thread.join(DEADLINE)
 
 
 def test_a_refusal_is_an_error(tmp_path):
     directory = RunDirectory(tmp_path)
-    thread = serve(directory, b'{"error":"no such worker"}')
+    thread = serve(directory, said(Refused("no such worker")))
     with pytest.raises(UserError, match=r"^no such worker$"):
-        directory.ask({"command": "resize"})
+        directory.ask(Resize(), Done)
     thread.join(DEADLINE)
 
 
 def test_no_supervisor(tmp_path):
     directory = RunDirectory(tmp_path)
     with pytest.raises(UserError, match=f"no running supervisor.*--resume {tmp_path}"):
-        directory.ask({"command": "show"})
+        directory.show()
     directory.listen().close()  # a socket that a crash has left
     with pytest.raises(UserError, match="no running supervisor"):
-        directory.ask({"command": "show"})
+        directory.show()
 
 
 def test_one_that_does_not_answer(tmp_path):
     directory = RunDirectory(tmp_path)
     with directory.listen(), pytest.raises(UserError):
-        directory.ask({"command": "show"}, timeout=0.05)
+        directory.ask(Show(), Status, timeout=0.05)
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

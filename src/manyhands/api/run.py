@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from manyhands.errors import UserError
 from manyhands.gang.held import HeldJob
 from manyhands.plan import Layout, Sync
-from manyhands.run import RunDirectory, read_journal, read_json
+from manyhands.run import Done, Resize, RunDirectory, Stop, read_journal, read_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +61,7 @@ class Run:
         """`running`, `ending`, `finished`, `stopped`, `failed`, or `interrupted` if nobody could write down its end."""
         if self._files.is_live():
             try:
-                return str(self._files.ask({"command": "show"})["status"])
+                return self._files.show().status
             except UserError:
                 return "ending" if self._files.result.exists() else "running"
         return str(self._result.get("status", "interrupted"))
@@ -143,14 +143,12 @@ class Run:
         Raises:
             UserError: it cannot be; the run goes on as it is.
         """
-        request: dict[str, Any] = {"command": "resize", "workers": workers}
         if layout is not None:
             found = layout if isinstance(layout, Layout) else Layout.parse(layout, workers)
-            request |= {"workers": found.workers, "layout": str(found)}
+            workers, layout = found.workers, str(found)
         if sync is not None:
-            request["sync"] = str(sync if isinstance(sync, Sync) else Sync.parse(sync))
-        request |= {name: text for name, text in (("hosts", hosts), ("server_hosts", server_hosts)) if text is not None}
-        self._files.ask(request, _RESIZE_SECONDS)
+            sync = str(sync if isinstance(sync, Sync) else Sync.parse(sync))
+        self._files.ask(Resize(workers, layout, sync, hosts, server_hosts), Done, _RESIZE_SECONDS)
 
     def stop(self, wait: bool = True) -> None:
         """End it at the next step boundary, with a checkpoint; `manyhands.resume(run.directory)` goes on.
@@ -158,7 +156,7 @@ class Run:
         Raises:
             UserError: it is not running.
         """
-        self._files.ask({"command": "stop"})
+        self._files.ask(Stop(), Done)
         if wait:
             self.wait()
 

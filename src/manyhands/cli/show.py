@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import deque
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def _status(directory: RunDirectory) -> dict[str, Any]:
     """From the supervisor if one runs, else from what it left behind."""
     if directory.is_live():
         try:
-            return {"weights_sha256": None, **directory.ask({"command": "show"})}
+            return {"weights_sha256": None, **dataclasses.asdict(directory.show())}
         except UserError:
             return {
                 "status": "starting",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from manyhands.cli.groups import ExistingRun
-from manyhands.run import RunDirectory
+from manyhands.run import RunDirectory, commands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,6 @@ class Stop(ExistingRun):
     """
 
     def run(self, job_arguments: list[str]) -> int:
-        RunDirectory.open(self.directory).ask({"command": "stop"})
+        RunDirectory.open(self.directory).ask(commands.Stop(), commands.Done)
         print(f"{self.directory}: stopping. Go on later: manyhands train --resume {self.directory}")
         return 0

@@ -7,10 +7,14 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from manyhands.errors import UsageError, UserError
+from manyhands.run.commands import ANSWERS, Answer, Command, Refused, Show, Status, Watch
 from manyhands.run.lock import is_taken, let_go, sign, signed_by, take
+from manyhands.wire import MessageError, encode
+
+A = TypeVar("A", bound=Answer)
 
 
 class RunDirectory:
@@ -88,17 +92,17 @@ class RunDirectory:
         listener.listen(8)
         return listener
 
-    def ask(self, request: dict[str, Any], timeout: float = 10.0) -> dict[str, Any]:
-        """Send the run's supervisor a command and return its answer.
+    def ask(self, command: Command, answer: type[A], timeout: float = 10.0) -> A:
+        """Send the run's supervisor a command and return its answer, which is to be of that type.
 
         Raises:
             UserError: no supervisor runs, or it refuses; the text says why.
         """
         try:
             with self._dial(timeout) as link:
-                link.send(json.dumps(request).encode())
-                answer = json.loads(link.recv(1 << 17))  # nothing, if it has ended
-        except (OSError, ValueError):
+                link.send(json.dumps(encode(command)).encode())
+                said = json.loads(link.recv(1 << 17))  # nothing, if it has ended
+        except (OSError, ValueError, RecursionError):
             if self.is_live():
                 raise UserError(
                     f"the supervisor of {self.path} does not answer: it starts, ends or is busy. Try again."
@@ -106,19 +110,33 @@ class RunDirectory:
             raise UserError(
                 f"the run {self.path} has no running supervisor. Start it again: manyhands train --resume {self.path}"
             ) from None
-        if "error" in answer:
-            raise UserError(answer["error"])
-        return answer
+        try:
+            found = ANSWERS.decode(said)
+        except MessageError as error:
+            raise UserError(f"the supervisor of {self.path} answered nonsense ({error}).") from None
+        if isinstance(found, Refused):
+            raise UserError(found.error)
+        if not isinstance(found, answer):
+            raise UserError(f"the supervisor of {self.path} answered something else.")
+        return found
+
+    def show(self) -> Status:
+        """How the run stands.
+
+        Raises:
+            UserError: no supervisor says so.
+        """
+        return self.ask(Show(), Status)
 
     def watch(self) -> socket.socket:
-        """A link on which the run's supervisor says how the run stands, as JSON, whenever that changes (what `show`
-        says); closed when the run ends.
+        """A link on which the run's supervisor sends a `Status`, as JSON, whenever it changes; closed when the run
+        ends.
 
         Raises:
             OSError: no supervisor listens.
         """
         link = self._dial(10.0)
-        link.send(b'{"command": "watch"}')
+        link.send(json.dumps(encode(Watch())).encode())
         return link
 
     def _dial(self, timeout: float) -> socket.socket:

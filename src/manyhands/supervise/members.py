@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 from manyhands.engine import describe_status
 from manyhands.gang import Kept, Member
 from manyhands.gang.orders import InMemory, OnDisk
 from manyhands.plan import Plan
-from manyhands.run import Checkpoint
+from manyhands.run import Checkpoint, Process
 from manyhands.shm import Held
 
 
@@ -71,22 +71,11 @@ def to_start(members: Iterable[Member], plan: Plan) -> list[str]:
     return list(wanted.elements())
 
 
-class Process(TypedDict):
-    """A member as `manyhands show` tells of it: its rank is that among its kind."""
-
-    rank: int
-    pid: int
-    host: str
-
-
-def processes(gang: Iterable[Member], plan: Plan) -> dict[str, list[Process]]:
-    """Where the workers and the servers of a gang are."""
-    found: dict[str, list[Process]] = {"workers": [], "servers": []}
-    ranked = {m.rank: m for m in gang if m.rank is not None and m.rank < plan.gang}
-    for rank in sorted(ranked):
-        kind, first = ("workers", 0) if rank < plan.workers else ("servers", plan.workers)
-        found[kind].append({"rank": rank - first, "pid": ranked[rank].pid, "host": ranked[rank].host})
-    return found
+def processes(gang: Iterable[Member], first: int, past: int) -> tuple[Process, ...]:
+    """Where the members of a gang with these ranks are; counted from the first."""
+    ranked = {member.rank: member for member in gang}
+    there = [rank for rank in range(first, past) if rank in ranked]
+    return tuple(Process(rank=rank - first, pid=ranked[rank].pid, host=ranked[rank].host) for rank in there)
 
 
 def seat(members: Sequence[Member], plan: Plan) -> list[Member]:

@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
 
 from manyhands.engine import Loop
-from manyhands.run import RunDirectory
+from manyhands.run import COMMANDS, Answer, Command, Refused, RunDirectory, Status, Watch
+from manyhands.wire import MessageError, encode
 
 
 @contextmanager
@@ -57,25 +58,25 @@ class Onlookers:
 
     def __init__(self) -> None:
         self._links: list[socket.socket] = []
-        self._told: dict[str, Any] = {}
+        self._told: Status | None = None
         self._told_at = 0.0
 
     def add(self, link: socket.socket) -> None:
         link.setblocking(False)
         self._links.append(link)
-        self._told = {}
+        self._told = None
 
-    def tell(self, status: Callable[[], dict[str, Any]]) -> None:
+    def tell(self, status: Callable[[], Status]) -> None:
         """Say how it stands, if that is news and somebody listens."""
         if not self._links:
             return
         now, news = time.monotonic(), status()
-        if now - self._told_at < _STEP_SECONDS and _but_for_steps(news) == _but_for_steps(self._told):
-            return
-        if news == self._told:
-            return
+        if self._told is not None:
+            soon = now - self._told_at < _STEP_SECONDS
+            if news == self._told or (soon and _but_for_steps(news) == _but_for_steps(self._told)):
+                return
         self._told, self._told_at = news, now
-        data = json.dumps(news).encode()
+        data = json.dumps(encode(news)).encode()
         for link in list(self._links):
             try:
                 link.send(data)
@@ -91,18 +92,18 @@ class Onlookers:
         self._links.clear()
 
 
-def _but_for_steps(status: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in status.items() if name not in ("step", "loss", "at", "profile")}
+def _but_for_steps(status: Status) -> Status:
+    return replace(status, step=0, loss=None, at=None, profile={})
 
 
 @contextmanager
 def serve_commands(
     loop: Loop,
     directory: RunDirectory,
-    answer: Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], None],
+    answer: Callable[[Command, Callable[[Answer], None]], None],
     onlookers: Onlookers,
 ) -> Iterator[None]:
-    """Have the commands that `RunDirectory.ask` sends answered; who says `watch` becomes an onlooker.
+    """Have the commands that `RunDirectory.ask` sends answered; who asks to `Watch` becomes an onlooker.
 
     Args:
         answer: gets a command, and what to call with the answer, now or later.
@@ -113,21 +114,24 @@ def serve_commands(
         connection, _ = listener.accept()
         connection.settimeout(1.0)  # a client that says nothing must not hold up the training for long
         try:
-            request = json.loads(connection.recv(1 << 16) or b"{}")
-        except (OSError, ValueError):
+            data = json.loads(connection.recv(1 << 16) or b"null")
+        except (OSError, ValueError, RecursionError):
             connection.close()
             return
 
-        def reply(message: dict[str, Any]) -> None:
+        def reply(message: Answer) -> None:
             with connection, contextlib.suppress(OSError):
-                connection.send(json.dumps(message).encode())
+                connection.send(json.dumps(encode(message)).encode())
 
-        if request == {"command": "watch"}:
+        try:
+            command = COMMANDS.decode(data)
+        except MessageError as error:
+            reply(Refused(str(error)))
+            return
+        if isinstance(command, Watch):
             onlookers.add(connection)
-        elif isinstance(request, dict):
-            answer(request, reply)
         else:
-            reply({"error": "a command is a JSON object"})
+            answer(command, reply)
 
     loop.watch(listener, serve)
     try:

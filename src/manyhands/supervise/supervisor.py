@@ -21,7 +21,7 @@ from manyhands.gang import REPORTS, Facts, Member, Report
 from manyhands.gang import reports as said
 from manyhands.gang.orders import Build
 from manyhands.plan import Plan
-from manyhands.run import Checkpoint, RunDirectory
+from manyhands.run import Checkpoint, RunDirectory, Status
 from manyhands.shm import Board, Slots
 from manyhands.supervise import heard
 from manyhands.supervise.actions import Connect, ForgetPace, Kill, Membership, Send, Start, Tell, WriteCheckpoint
@@ -243,25 +243,26 @@ class Supervisor:
 
     # What it tells
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         """What `manyhands show` tells of a live run."""
-        at = self._standing
+        at, plan = self._standing, self._standing.wanted
         gang = [at.members[worker] for worker in (at.generation.gang if at.generation else ()) if worker in at.members]
-        return {
-            "status": "running" if at.ending is None else "ending",
-            "step": at.committed,
-            "total_steps": at.total_steps,
-            "loss": self._record.loss,
-            "at": self._record.committed_at,
-            "profile": self._record.profile,
-            **processes(gang, at.wanted),
-            "target_workers": at.wanted.workers,
-            "resizes": at.resizes,
-            "settled": at.settled,
-            "generation": at.number,
-            "recoveries": self._record.recoveries,
-            "supervisor": os.getpid(),
-        }
+        return Status(
+            status="running" if at.ending is None else "ending",
+            step=at.committed,
+            total_steps=at.total_steps,
+            loss=self._record.loss,
+            at=self._record.committed_at,
+            profile=self._record.profile,
+            workers=processes(gang, 0, plan.workers),
+            servers=processes(gang, plan.workers, plan.gang),
+            target_workers=plan.workers,
+            resizes=at.resizes,
+            settled=at.settled,
+            generation=at.number,
+            recoveries=self._record.recoveries,
+            supervisor=os.getpid(),
+        )
 
     def _conclude(self) -> int:
         """Write down how it ended; returns the exit code."""

@@ -278,12 +278,12 @@ def _union(hint: Any) -> Decode:
     """A value of one of several types, told apart by its form: null, an object, text and so on."""
     members = _members(hint)
     objects = _dataclasses(members)
-    decoders = [_decoder(member) for member in members if member not in objects]
+    optional = type(None) in members
+    decoders = [_decoder(member) for member in members if member not in objects and member is not type(None)]
     if len(objects) == 1:
         decoders.append(_decoder(objects[0]))
     elif objects:
         decoders.append(_tagged({kind_of(member): member for member in objects}))
-    optional = type(None) in members
 
     def decode(value: Any) -> Any:
         if value is None and optional:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from manyhands.jobs.controller.record import Job
+from manyhands.run import Resize
 
 
 def train(job: Job, run: Path, begun: bool, hosts: str | None) -> list[str]:
@@ -27,7 +27,6 @@ def train(job: Job, run: Path, begun: bool, hosts: str | None) -> list[str]:
     return command
 
 
-def resize(job: Job, hosts: str | None) -> dict[str, Any]:
-    """The request that has a gang go on with its target."""
-    request: dict[str, Any] = {"command": "resize", "workers": len(job.target)}
-    return request if hosts is None else request | {"hosts": hosts}
+def resize(job: Job, hosts: str | None) -> Resize:
+    """What has a gang go on with its target."""
+    return Resize(workers=len(job.target), hosts=hosts)

@@ -138,7 +138,7 @@ class Controller:
 
     def _alive(self, number: int, gang: Gang) -> Alive:
         return Alive(
-            ready=bool(gang.status),
+            ready=gang.status is not None,
             busy=gang.ordering or number in self._books.changing,
             told=gang.told_to_stop,
             rigid=self._books.cluster.cuda,
@@ -223,4 +223,4 @@ def _spread(gang: Gang) -> float:
     """The speed of a gang over that on one host: there it would hardly wait for its exchanges."""
     if len(set(gang.hosts)) < 2:
         return 1.0
-    return 1.0 - gang.status.get("profile", {}).get("exchange", 0.0)
+    return 1.0 - (gang.status.profile.get("exchange", 0.0) if gang.status is not None else 0.0)

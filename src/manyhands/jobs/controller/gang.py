@@ -16,13 +16,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
 
 import manyhands.jobs.controller.checks as checks
 from manyhands.errors import UserError
 from manyhands.jobs.controller.home import JobFiles
 from manyhands.jobs.controller.trouble import complain
+from manyhands.run import Command, Done, Process, Status, Stop
 from manyhands.run.lock import is_taken, signed_by, take, wait_until_free
+from manyhands.wire import Codec, MessageError
 
 _ANSWER_SECONDS = 60.0
 _LARGE = 1 << 53
@@ -49,8 +51,8 @@ class Gang:
     ) -> None:
         self._files, self._on_news = files, on_news
         self._loop = asyncio.get_running_loop()
-        self.status: dict[str, Any] = {}
-        """What it said last (`manyhands show`); empty until it listens."""
+        self.status: Status | None = None
+        """What it said last (`manyhands show`); None until it listens."""
         self.told_to_stop = False
         self.way: str | None = None if process is not None else "unknown"
         """How it was told to share its slots; None: not at all."""
@@ -72,32 +74,34 @@ class Gang:
     @property
     def settled(self) -> bool:
         """It runs as it was told to, or has given that up."""
-        return bool(self.status.get("settled")) and self.status["resizes"] >= self.resized
+        return self.status is not None and self.status.settled and self.status.resizes >= self.resized
+
+    @property
+    def workers(self) -> tuple[Process, ...]:
+        """Its workers, in the order of ranks."""
+        return self.status.workers if self.status is not None else ()
 
     @property
     def hosts(self) -> list[str]:
         """Of its workers, in the order of ranks."""
-        return [worker["host"] for worker in self.status.get("workers", [])]
+        return [worker.host for worker in self.workers]
 
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, command: Command) -> Done:
         """Tell it something; blocks.
 
         Raises:
             UserError: it refuses, is not there, or answers nonsense.
         """
-        try:
-            return checks.table("its answer", self._files.run.ask(request, _ANSWER_SECONDS), 1000)
-        except (TypeError, RecursionError):
-            raise UserError(f"the supervisor of {self._files.run.path} answered nonsense.") from None
+        return self._files.run.ask(command, Done, _ANSWER_SECONDS)
 
-    def order(self, request: dict[str, Any], done: Callable[[dict[str, Any] | UserError], None]) -> None:
+    def order(self, command: Command, done: Callable[[Done | UserError], None]) -> None:
         """Tell it something, and hand over its answer."""
         self.ordering = True
 
         async def ask() -> None:
-            answer: dict[str, Any] | UserError
+            answer: Done | UserError
             try:
-                answer = await asyncio.to_thread(self.ask, request)
+                answer = await asyncio.to_thread(self.ask, command)
             except UserError as error:
                 answer = error
             self.ordering = False
@@ -105,12 +109,12 @@ class Gang:
 
         self._asking = asyncio.create_task(ask())
 
-    def stop(self, done: Callable[[dict[str, Any] | UserError], None]) -> None:
+    def stop(self, done: Callable[[Done | UserError], None]) -> None:
         """Have it end at its next step boundary, or at once if it has not begun."""
         self.told_to_stop = True
         process = signed_by(self._files.lock)
-        if self.status or not process.isdecimal():
-            self.order({"command": "stop"}, done)
+        if self.status is not None or not process.isdecimal():
+            self.order(Stop(), done)
         else:  # it loads the job, and hears nothing
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(process), signal.SIGINT)
@@ -132,7 +136,7 @@ class Gang:
         """It says how it stands; what cannot be is no news, and the page need not stumble over it."""
         try:
             self.status = _checked(json.loads(data))
-        except (ValueError, RecursionError, UserError):
+        except (ValueError, RecursionError, MessageError, UserError):
             complain(f"the supervisor of {self._files.run.path} said what cannot be")
             return
         self._on_news()
@@ -152,26 +156,24 @@ class Gang:
             await asyncio.sleep(_LISTENS_SECONDS)
 
 
-def _checked(status: Any) -> dict[str, Any]:
-    """What a supervisor says of itself, as far as it is used here.
+_STATUS = Codec(Status)
+
+
+def _checked(said: object) -> Status:
+    """What a supervisor says of itself, its numbers within bounds.
 
     Raises:
-        UserError: something of it is of another kind.
+        MessageError: it is something else.
+        UserError: some number of it cannot be.
     """
-    checks.table("it", status, 1000)
-    for name in ("step", "total_steps"):
-        checks.whole(name, status.get(name), 0, _LARGE)
-    for name in ("resizes", "supervisor"):
-        checks.whole(name, status.get(name, 0), 0, _LARGE)
-    for name in ("loss", "at"):
-        if not isinstance(status.get(name), float | int | None):
-            raise UserError(f"{name} is no number.")
-    profile = checks.table("profile", status.get("profile", {}), 1000)
-    for worker in checks.sequence("workers", status.get("workers", []), _LARGE):
-        checks.text("a worker's host", checks.table("a worker", worker, 1000).get("host"), checks.LONGEST_PATH)
-        checks.whole("a worker's process", worker.get("pid"), 0, _LARGE)
-    shares = {name: share for name, share in profile.items() if isinstance(share, float | int) and math.isfinite(share)}
-    return {"workers": [], **status, "profile": shares}
+    status: Status = _STATUS.decode(said)
+    for name in ("step", "total_steps", "resizes", "supervisor"):
+        checks.whole(name, getattr(status, name), 0, _LARGE)
+    for member in (*status.workers, *status.servers):
+        checks.text("a member's host", member.host, checks.LONGEST_PATH)
+        checks.whole("a member's process", member.pid, 0, _LARGE)
+    finite = {name: share for name, share in status.profile.items() if math.isfinite(share)}
+    return replace(status, profile=finite)
 
 
 def launch(files: JobFiles, command: Sequence[str], cwd: str, umask: int = -1) -> subprocess.Popen[bytes]:

@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import manyhands.jobs.controller.command as command
 from manyhands.engine import HERE
@@ -22,6 +21,7 @@ from manyhands.jobs.controller.gang import Gang, is_alive, launch
 from manyhands.jobs.controller.record import Job, Status, Wish
 from manyhands.jobs.controller.remains import DamagedError, Result, last_words, micro_batches, read_result
 from manyhands.jobs.controller.trouble import complain
+from manyhands.run import Done
 from manyhands.run.lock import signed_by
 
 
@@ -93,7 +93,7 @@ class Gangs:
         job.halting = True
         self._books.store.save(job)
 
-        def answered(answer: dict[str, Any] | UserError) -> None:
+        def answered(answer: Done | UserError) -> None:
             if isinstance(answer, UserError) and job.number in self._books.gangs:
                 self._books.gangs[job.number].told_to_stop = False  # it starts or ends: say it again
             self._bell.ring()
@@ -112,9 +112,9 @@ class Gangs:
         self._books.changing[job.number] = change
         self._books.unsure.discard(job.number)
 
-        def answered(answer: dict[str, Any] | UserError) -> None:
-            if isinstance(answer, dict):
-                gang.resized = answer["resizes"]
+        def answered(answer: Done | UserError) -> None:
+            if isinstance(answer, Done):
+                gang.resized = answer.resizes
                 self._heard(job)
             elif job.number in self._books.changing:
                 self._settle(job, change.before, str(answer))
@@ -144,13 +144,13 @@ class Gangs:
     def _heard(self, job: Job) -> None:
         """Its gang has said how it stands."""
         gang = self._books.gangs.get(job.number)
-        if gang is None or not gang.status:
+        if gang is None or gang.status is None:
             return
         status = gang.status
-        if status["step"] > job.step:
+        if status.step > job.step:
             job.losses = 0
-        job.step, job.total_steps = status["step"], status["total_steps"]
-        if job.status is Status.STARTING and status["workers"]:
+        job.step, job.total_steps = status.step, status.total_steps
+        if job.status is Status.STARTING and status.workers:
             job.status = Status.RUNNING
             self._limit(job)
             self._books.store.save(job)

@@ -24,6 +24,7 @@ from manyhands.jobs.controller.trial import Mark, trial
 from manyhands.jobs.controller.trouble import complain
 from manyhands.jobs.pairs import Pairs, Speeds
 from manyhands.plan import WAYS
+from manyhands.run import ShareSlots
 
 _AGAIN_SECONDS = 2.0
 _LOOK_SECONDS = 2.0
@@ -79,7 +80,7 @@ class Sharing:
             self._trials.pop(pair).cancel()
         paired = {number for pair in shared for number in pair}
         for number, gang in gangs.items():
-            if number not in paired and gang.way is not None and gang.status:
+            if number not in paired and gang.way is not None and gang.status is not None:
                 gang.way = None
                 self._tell(_Runner(gang, (), self._files), None)
         for pair, (host, guest) in shared.items():
@@ -99,8 +100,7 @@ class Sharing:
             return
         self._looked, news = now, False
         for number, job in jobs.items():
-            workers = gangs[number].status.get("workers", [])
-            here = [worker["pid"] for worker in workers if worker["host"] == HERE]
+            here = [worker.pid for worker in gangs[number].workers if worker.host == HERE]
             peak = used_by(here) // max(1, len(here))
             if peak > self._peaks.get(job.kind, 0) * _NEWS:
                 self._peaks[job.kind], news = peak, True
@@ -166,12 +166,12 @@ class _Runner:
 
     def __init__(self, gang: Gang, slots: tuple[int, ...], files: SlotFiles) -> None:
         self.gang = gang
-        self._paths = [str(files.of(slot)) for slot in slots]
+        self._paths = tuple(str(files.of(slot)) for slot in slots)
 
     def mark(self) -> Mark | None:
         status = self.gang.status
-        return Mark(status["step"], status["at"]) if status.get("at") is not None else None
+        return Mark(status.step, status.at) if status is not None and status.at is not None else None
 
     async def share(self, way: str | None) -> None:
         self.gang.way = way
-        await asyncio.to_thread(self.gang.ask, {"command": "share", "way": way, "files": self._paths})
+        await asyncio.to_thread(self.gang.ask, ShareSlots(way, self._paths))

@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from manyhands.jobs.chart import Bar, chart_data
@@ -58,19 +59,19 @@ def history(books: Books) -> dict[str, Any]:
 
 def _job(job: Job, books: Books) -> dict[str, Any]:
     gang = books.gangs.get(job.number)
-    status = gang.status if gang is not None else {}
+    status = gang.status if gang is not None else None
     return {
         "id": job.number,
         "name": job.name,
         "status": "pausing" if job.status is Status.RUNNING and not job.target else job.status.value,
         "step": job.step,
         "total_steps": job.total_steps,
-        "loss": _finite(status.get("loss")),
-        "workers": status.get("workers", []),
-        "servers": status.get("servers", []),
-        "supervisor": status.get("supervisor"),
+        "loss": _finite(status.loss) if status is not None else None,
+        "workers": [asdict(worker) for worker in status.workers] if status is not None else [],
+        "servers": [asdict(server) for server in status.servers] if status is not None else [],
+        "supervisor": status.supervisor if status is not None else None,
         "slots": list(job.held),
-        "profile": status.get("profile", {}),
+        "profile": dict(status.profile) if status is not None else {},
         "shares": gang.way if gang is not None else None,
         "least": job.least,
         "most": job.most,
