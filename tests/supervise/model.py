@@ -44,6 +44,7 @@ class Puppet:
     """Of the model: whom it trains with."""
     pause: bool = False
     checkpoint: bool = False
+    check: bool = False
     says: deque[Report] = field(default_factory=deque)
     """What is on its way to the supervisor."""
     linked: set[int] = field(default_factory=set)
@@ -62,6 +63,7 @@ class Model:
         begun = Checkpoint(checkpoint, Path("/checkpoints")) if checkpoint else None
         self.at = Standing(
             wanted=plan,
+            checks=True,
             casualties=Casualties(attempts=3, log="log.txt"),
             committed=checkpoint,
             checkpoint=begun,
@@ -78,6 +80,10 @@ class Model:
         """The highest step of a whole state that was ever in memory, on disk, or held by who lives."""
         self.impossible: set[str] = set()
         """Layouts that the model cannot be divided by."""
+        self.different: set[str] = set()
+        """Manners of training in which a gang would train something else than one worker."""
+        self.shown: set[str] = set()
+        """Manners in which it has shown that it would not."""
         self.broken_host = ""
         self.refused: list[int] = []
         """Who could not be started, and the supervisor does not know yet."""
@@ -134,6 +140,7 @@ class Model:
                 self.load(puppet, order.load)
                 puppet.doing, puppet.rank, puppet.plan = "running", order.rank, order.plan
                 puppet.pause = puppet.checkpoint = False
+                puppet.check = order.check
             case told.Save():
                 assert puppet.doing == "idle" and puppet.whole
                 self.leave(puppet, ordered=True)
@@ -225,6 +232,8 @@ class Model:
         loose = Kind.of(puppet.plan) is Kind.LOOSE
         gang = self.running(puppet.plan) if loose else self.gang_of(puppet)
         whole = Kind.of(puppet.plan).whole
+        if not self.shows(gang, puppet.plan):
+            return
         start = max(member.step for member in gang) if loose else puppet.step
         assert loose or {member.step for member in gang} == {puppet.step}, "a gang begins with one state"
         for member in gang:
@@ -251,6 +260,30 @@ class Model:
             for member in gang:
                 member.doing, member.whole = "idle", whole
                 member.says.append(said.Paused(step=member.step if whole else 0, whole=whole))
+
+    def shows(self, gang: list[Puppet], plan: Plan) -> bool:
+        """Whether a gang, if it was told to check itself, trains what one worker would; it says so, or stands still."""
+        manner, first = plan.manner, min(gang, key=lambda p: p.rank)
+        if not first.check:
+            waits = Kind.of(plan).waits
+            assert not waits or plan.gang == 1 or manner in self.shown, f"{manner} trains, and was never checked"
+            return True
+        assert all(member.check for member in gang), "all or none"
+        whole = Kind.of(plan).whole
+        for member in gang:
+            member.check = False
+        if manner not in self.different:
+            self.shown.add(manner)
+            first.says.append(said.Checked(verdict="the same bits"))
+            return True
+        for member in gang:
+            member.doing, member.whole = "idle", whole
+            if member is first:
+                failed = said.Failed(error="no", doing="", trace="", step=member.step, whole=whole, splitting=True)
+                member.says.append(failed)
+            else:
+                member.says.append(said.Paused(step=member.step, whole=whole))
+        return False
 
     def hand(self, puppet: Puppet) -> None:
         """The handover that it is part of ends."""

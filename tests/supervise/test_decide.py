@@ -30,7 +30,7 @@ PLANS = {
     "stale": Plan(workers=2, sync="server,servers=2,staleness=2"),
     "stale1": Plan(workers=2, sync="server,servers=1,staleness=any"),
 }
-MISHAPS = ["kill", "hang", "crash", "resize", "refuse", "cannot", "host", "stop", "interrupt"]
+MISHAPS = ["kill", "hang", "crash", "resize", "refuse", "cannot", "differs", "host", "stop", "interrupt"]
 LIKELY = [*MISHAPS, "kill", "resize", "resize"]
 Choose = Callable[[Sequence[Any]], Any]
 """Chooses what happens."""
@@ -51,6 +51,8 @@ def mishap(model: Model, what: str, choose: Choose) -> None:
             model.fails_to_build = 1
         case "cannot":
             model.impossible = {"pp=2"}
+        case "differs":
+            model.different = {PLANS[choose(sorted(PLANS))].manner} - model.shown
         case "host":
             for worker in [w for w in alive if model.puppets[w].host == "a"]:
                 model.die(worker, None)
@@ -219,7 +221,7 @@ def test_replicas_that_survive_are_kept():
 @pytest.mark.parametrize("name", ["one", "three", "hosts", "pp", "shard", "local", "server", "stale"])
 def test_if_all_are_killed_at_once_the_newest_state_in_memory_is_what_is_left(name):
     model = begun(name, 6, every=2)
-    assert model.held is not None and 0 < model.held.step <= 6
+    assert model.held is not None and 0 < model.held.step <= model.newest
     for worker in list(model.puppets):
         model.die(worker, -signal.SIGKILL)
     assert begins_again(model) == model.held.step

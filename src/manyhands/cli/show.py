@@ -35,6 +35,8 @@ class Show(ExistingRun):
             for member in status.get(f"{kind}s", []):
                 where = f" on {member['host']}" if member["host"] != HERE else ""
                 print(f"  {kind} {member['rank']}: process {member['pid']}{where}")
+        if status.get("check"):
+            print(f"  {status['check']}")
         if status.get("weights_sha256"):
             print(f"  weights {status['weights_sha256']}")
         if status.get("error"):

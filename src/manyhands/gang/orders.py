@@ -75,6 +75,8 @@ class Join:
     cuts: tuple[int, ...] | None = None
     """Where the stages of a pipeline begin, if that was found before."""
     turn: Turn | None = None
+    check: bool = False
+    """Show first that the gang trains what one worker would (training/check.py)."""
     fresh: bool = False
     """It takes the place of a lost one, while the others go on."""
     meeting: Meeting | None = None

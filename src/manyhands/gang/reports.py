@@ -69,6 +69,13 @@ class Joined:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checked:
+    """The gang has shown that it trains what one worker would, or why that cannot be told."""
+
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sized:
     """How large the state is."""
 
@@ -213,6 +220,7 @@ class Failed:
 Report = (
     Built
     | Joined
+    | Checked
     | Sized
     | Steps
     | Parts

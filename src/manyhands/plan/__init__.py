@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from manyhands.plan.hosts import PORT, Address, parse_address, parse_hosts
     from manyhands.plan.layout import DIMENSIONS, Coordinates, Dimension, Layout, complete
-    from manyhands.plan.legality import Finding, Kind, Verdict, judge, nearest_legal
+    from manyhands.plan.legality import SAME_BITS, Finding, Kind, Verdict, judge, nearest_legal
     from manyhands.plan.matrix import Row, matrix, matrix_markdown, rules_markdown
     from manyhands.plan.option import Option
     from manyhands.plan.options import DeviceOptions, DivisionOptions, GangOptions, JobOptions, PlanOptions
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "hosts": ("Address", "PORT", "parse_address", "parse_hosts"),
     "layout": ("Coordinates", "DIMENSIONS", "Dimension", "Layout", "complete"),
-    "legality": ("Finding", "Kind", "Verdict", "judge", "nearest_legal"),
+    "legality": ("SAME_BITS", "Finding", "Kind", "Verdict", "judge", "nearest_legal"),
     "matrix": ("Row", "matrix", "matrix_markdown", "rules_markdown"),
     "option": ("Option",),
     "options": ("DeviceOptions", "DivisionOptions", "GangOptions", "JobOptions", "PlanOptions"),
@@ -36,6 +36,7 @@ _PLACES = {
 _FILES = {name: file for file, names in _PLACES.items() for name in names}
 
 __all__ = [
+    "SAME_BITS",
     "DIMENSIONS",
     "PORT",
     "RULES",

@@ -138,6 +138,12 @@ class Plan:
         """Processes in all: the workers, and servers if there are some."""
         return self.workers + self.sync.helpers
 
+    @property
+    def manner(self) -> str:
+        """What decides whether it trains rightly, as text: how the model is divided, whether there are replicas and
+        when they agree; not how many workers there are, nor where."""
+        return f"{replace(self.layout, dp=min(2, self.layout.dp))}; {self.sync}"
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data that JSON can hold and `Plan(**data)` takes."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -75,6 +75,8 @@ class Status:
         settled: the gang is the one that is wanted.
         generation: which gang it is, counted from the run's start.
         recoveries: how often training went on after a loss.
+        check: whether the gang trains what one worker would, in words; empty: nothing was there to check, or it was
+            not done yet.
         supervisor: its process.
     """
 
@@ -91,6 +93,7 @@ class Status:
     settled: bool
     generation: int
     recoveries: int
+    check: str
     supervisor: int
 
 

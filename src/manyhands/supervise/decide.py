@@ -20,6 +20,7 @@ from dataclasses import replace
 
 from manyhands.gang import Kept, Kind, Member, Phase
 from manyhands.gang.orders import Build, Checkpoint, HandOver, Join, Pause, Save
+from manyhands.plan import Plan
 from manyhands.supervise.actions import Connect, ForgetPace, Membership, Start
 from manyhands.supervise.draft import Draft, Outcome
 from manyhands.supervise.generation import Generation
@@ -240,8 +241,15 @@ def _join(at: Standing, rank: int, load: Kept | None, fresh: bool = False) -> Jo
         pinned=at.durable.buffer,
         cuts=at.cuts.get(str(at.generation.plan.layout)),
         turn=at.turn_of(rank),
+        check=_to_check(at, at.generation.plan),
         fresh=fresh,
     )
+
+
+def _to_check(at: Standing, plan: Plan) -> bool:
+    """Whether a gang has to show first that it trains what one worker would: not if it is one, and not where workers
+    wait for nobody, since what they train depends on who is faster."""
+    return at.checks and plan.gang > 1 and Kind.of(plan).waits and plan.manner not in at.checked
 
 
 def _save(draft: Draft, worker: int) -> None:

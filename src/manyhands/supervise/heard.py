@@ -37,6 +37,12 @@ def _take(draft: Draft, member: Member, report: Report) -> None:
             _built(draft, member, report)
         case said.Joined():
             _joined(draft, member, report)
+        case said.Checked(verdict=verdict):
+            draft.set(checked={**draft.at.checked, member.plan.manner: verdict})
+            draft.log(f"{member.plan.layout}: {verdict}")
+            draft.do(Membership(change="checked", workers=draft.at.workers, event=verdict))
+            if verdict.startswith("not checked"):
+                draft.note(verdict)
         case said.Sized(bytes=size):
             draft.set(state_bytes=size)
         case said.Steps():
@@ -209,7 +215,10 @@ def _goes_back(draft: Draft, member: Member, report: said.Failed) -> bool:
     text = f"{wanted.layout} is impossible: back to {before.layout}"
     draft.do(Membership(change="resize", workers=draft.at.workers, event=text))
     draft.set(wanted=before)
-    draft.end_generation()
+    if member.kind.whole:  # nothing was trained yet: it goes on with the state that it has
+        draft.enter(member.worker, Phase.IDLE, step=report.step, whole=report.whole)
+    else:
+        draft.end_generation()
     return True
 
 

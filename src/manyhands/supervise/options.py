@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from manyhands.errors import UsageError
 from manyhands.plan import Option
@@ -29,6 +29,9 @@ class Care:
     """A worker that stands still for so many seconds, and for ten times the longest step, is hung."""
     startup_patience: Annotated[float, Option("SECONDS")] = 600.0
     """The same as --patience, while a worker builds, compiles its first step, evaluates or saves."""
+    check: Annotated[Literal["on", "off"], Option("on|off")] = "on"
+    """Before a gang trains in a new way, show on a few micro-batches that it trains what one worker would. Off: for a
+    model that has no room on one worker."""
     attempts: Annotated[int, Option("N")] = 3
     """So many workers lost to crashes, hangs or want of memory without one more committed step end the run; ten times
     as many may be killed from outside."""
@@ -37,5 +40,7 @@ class Care:
         every = 1 if self.checkpoint_every is None else self.checkpoint_every
         if min(self.keep_checkpoints, self.attempts, every) < 1:
             raise UsageError("--keep-checkpoints, --checkpoint-every and --attempts must be at least 1.")
+        if self.check not in ("on", "off"):
+            raise UsageError(f"--check is on or off; {self.check!r} is neither.")
         if not 0 < self.snapshot_share < 1:
             raise UsageError(f"--snapshot-share must lie between 0 and 1; it is {self.snapshot_share}.")

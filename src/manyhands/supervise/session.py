@@ -126,10 +126,9 @@ def _sit(session: Session, held: str, slots: Slots, board: Board, loop: Loop) ->
         if resuming and plan.threads != before["threads"]:
             view.note(f"--threads is {plan.threads} and was {before['threads']}: the bits of the result may differ.")
         checkpoint = _checkpoint(directory, view) if resuming else None
+        care = session.care if session.probe is None else replace(session.care, check="off")
         record = Record(directory, trackers, settings["created"], facts.reproducible, view.note)
-        supervisor = Supervisor(
-            directory, engine, loop, plan, session.care, facts, record, view, slots, board, checkpoint
-        )
+        supervisor = Supervisor(directory, engine, loop, plan, care, facts, record, view, slots, board, checkpoint)
         code = supervisor.run(session.begun)
     finally:
         engine.close()

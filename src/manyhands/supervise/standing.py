@@ -70,6 +70,10 @@ class Standing:
     reproducible: bool = True
     compiles: bool = False
     """The job compiles its model: first steps take long."""
+    checks: bool = False
+    """A plan is checked before it trains (training/check.py)."""
+    checked: Mapping[str, str] = field(default_factory=dict)
+    """What was found, by `Plan.manner`."""
     casualties: Casualties
     now: int = 0
     """Monotonic ns."""

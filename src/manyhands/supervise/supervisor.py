@@ -81,6 +81,7 @@ class Supervisor:
             wanted=plan,
             reproducible=facts.reproducible,
             compiles=facts.compile,
+            checks=care.check == "on",
             casualties=Casualties(attempts=care.attempts, log=str(directory.log)),
             committed=record.committed,
             evaluated=record.evaluated,
@@ -261,6 +262,7 @@ class Supervisor:
             settled=at.settled,
             generation=at.number,
             recoveries=self._record.recoveries,
+            check=at.checked.get(plan.manner, ""),
             supervisor=os.getpid(),
         )
 

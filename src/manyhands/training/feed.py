@@ -50,7 +50,8 @@ class Feed:
         device: where batches are put.
 
     Attributes:
-        samples: of the training data.
+        data: the training data.
+        samples: how many there are.
 
     Raises:
         JobError: `data` returns what is no dataset.
@@ -58,8 +59,8 @@ class Feed:
 
     def __init__(self, job: Job, device: torch.device) -> None:
         self._job, self._device = job, device
-        self._data = job.data()
-        self.samples = count_samples(self._data, "data")
+        self.data = job.data()
+        self.samples = count_samples(self.data, "data")
         self._evaluation: Any = None
         self._passing: Passing | None = None
         self._uses = 1
@@ -88,7 +89,7 @@ class Feed:
         if kept is None:
             start = step * job.batch_size + index * job.micro_batch_size
             indices = sample_indices(job.seed, self.samples, start, job.micro_batch_size)
-            kept = self._read(self._data, indices, self._uses)
+            kept = self._read(self.data, indices, self._uses)
             if kept.uses > 1:
                 self._kept[place] = kept
         elif kept.drawn is not None:
@@ -127,7 +128,7 @@ class Feed:
         Raises:
             JobError: `evaluate.data` returns what is no dataset.
         """
-        return count_samples(self._evaluation_data(), "evaluate.data")
+        return count_samples(self.evaluation_data(), "evaluate.data")
 
     def evaluation(self, number: int, indices: Sequence[int]) -> Batch:
         """A batch of the data to evaluate on. Leaves the generators where its forward pass begins.
@@ -135,11 +136,11 @@ class Feed:
         Args:
             number: of the batch, which has a stream of its own.
         """
-        data = self._evaluation_data()
+        data = self.evaluation_data()
         seed_everything(stream_seed(self._job.seed, "evaluate", number), self._device)
         return self._read(data, indices, 1).batch
 
-    def _evaluation_data(self) -> Any:
+    def evaluation_data(self) -> Any:
         """The dataset to evaluate on, built when it is first asked for."""
         if self._evaluation is None:
             assert self._job.evaluate is not None

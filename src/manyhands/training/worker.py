@@ -18,10 +18,11 @@ import torch
 from manyhands.engine import Channel, Depot
 from manyhands.gang import Kind, Turn
 from manyhands.gang.orders import Exit, HandOver, Join, Save
-from manyhands.gang.reports import Balanced, Finished, Joined, LostPeer, Paused, Served
+from manyhands.gang.reports import Balanced, Checked, Finished, Joined, LostPeer, Paused, Served
 from manyhands.job import Job
 from manyhands.plan import Plan
 from manyhands.timeline import Recorder
+from manyhands.training.check import CannotError, DifferentError, check
 from manyhands.training.evaluations import Evaluations
 from manyhands.training.inbox import Inbox
 from manyhands.training.keeper import Keeper
@@ -118,6 +119,10 @@ class Worker:
                 return
             # Before the state is there: some may have to fetch it, and others wait for less long than that may take.
             group = join_group(order, descriptors, order.rank, "the gang", self._depot)
+            if order.check and group is not None:
+                doing = "training"
+                self._check(group)
+                self.recorder.enter("snapshot")
             if self.plan.layout.split:
                 doing = _SPLITTING
                 exchanged = trainer.join(group, self.waiting, order.cuts)
@@ -134,6 +139,11 @@ class Worker:
             self._train()
         except PeerLostError as error:
             self._lost(error.rank, str(error))
+        except DifferentError as error:  # all have it; one says so
+            if order.rank == 0:
+                self.reporter.failed(error, "", trainer.step, self.kind.whole, self._job_file, splitting=True)
+            else:
+                self.reporter.say(Paused(step=trainer.step, whole=self.kind.whole))
         except Exception as error:
             self._failed(error, doing, group)
         finally:
@@ -142,6 +152,19 @@ class Worker:
                 group.abandon()
             self._take_turns(None)
             self.recorder.enter("idle")
+
+    def _check(self, group: Group) -> None:
+        """Show that the gang trains what one worker would.
+
+        Raises:
+            DifferentError: it does not.
+        """
+        trainer = self.trainer
+        verdict = check(
+            self.job, self.plan, group, trainer.feed, trainer.model, trainer.device, self.recorder, self.waiting
+        )
+        if group.rank == 0:
+            self.reporter.say(Checked(verdict=verdict))
 
     def _serve_or_claim(self, order: Join) -> None:
         """Take part in a gang in which nobody waits for all others."""
@@ -263,8 +286,10 @@ class Worker:
         whole = self.kind.whole and self.recorder.phase != "optimizer"
         place = self._place() if doing == "training" else doing
         self.reporter.flush()
-        told = "" if isinstance(error, NotFiniteError) else place
-        self.reporter.failed(error, told, self.trainer.step, whole, self._job_file, doing == _SPLITTING)
+        cannot = isinstance(error, CannotError)
+        told = "" if isinstance(error, NotFiniteError | CannotError) else place
+        splitting = cannot or doing == _SPLITTING
+        self.reporter.failed(error, told, self.trainer.step, whole or cannot, self._job_file, splitting)
 
     def _place(self) -> str:
         """Where in the job this worker is, in words."""

@@ -1,0 +1,315 @@
+"""A run checks itself: before a gang trains under a plan for the first time, a small part of the job is trained both
+ways, by one worker and by the gang as planned, and whatever came of it is compared.
+
+Which models a layout trains rightly can be written down as rules (plan/rules.py), but no list of rules knows every
+model: some keep values beside their layers, draw from generators of their own, move weights in their forward pass. So
+the gang shows it. A copy of the job with two micro-batches (or one for each replica) takes two steps and evaluates two
+batches; the losses, every gradient, weight and buffer, the optimizer's state and the evaluation's figures have to be
+the same bits, or, where the layout adds in another order, the losses and gradients of one step nearly the same. The
+copies have models and optimizers of their own, so nothing of the check is left in what is trained afterwards.
+
+Cost: four micro-batches on one worker, two on each worker of the gang, and twice the time that it takes to build the
+model.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from manyhands.errors import UsageError, UserError
+from manyhands.job import Job
+from manyhands.parallel.traits import find_traits
+from manyhands.plan import SAME_BITS, Plan, Sync, judge
+from manyhands.tables import tables_of
+from manyhands.timeline import Recorder
+from manyhands.training.feed import Feed
+from manyhands.training.jobfile import where
+from manyhands.training.trainer import Trainer
+from manyhands.transport import Group, PeerLostError, part
+
+_STEPS = 2
+_GRADIENT = "gradient"
+"""Under this name an optimizer of the check keeps the last gradient of every parameter among its state: so it is put
+together from all workers as the rest of the state is."""
+_NEAR = {"fp32": 1e-4, "bf16": 5e-2}
+"""How far losses and gradients may be apart where sums are added in another order: of a tensor's largest element."""
+_SHOWN = 3
+_OF = "the gradient of "
+
+
+class DifferentError(UserError):
+    """The gang would train something else than one worker. All of it know so."""
+
+
+class CannotError(UserError):
+    """This worker of the gang fails at what one worker alone can do."""
+
+
+def check(
+    job: Job,
+    plan: Plan,
+    group: Group,
+    feed: Feed,
+    model: nn.Module,
+    device: torch.device,
+    recorder: Recorder,
+    on_wait: Callable[[bool], None],
+) -> str:
+    """Train a small part of the job both ways, and compare. Collective.
+
+    Args:
+        feed: has the data, which is read here but not changed.
+        model: the job's.
+        recorder: told what is being computed.
+
+    Returns:
+        What was found, in words: how equal it is, or why it could not be told.
+
+    Raises:
+        DifferentError: the gang trains something else; says what is different first, and what to do.
+        CannotError: this worker fails, where one worker alone does not.
+        PeerLostError: another worker is gone.
+    """
+    if tables_of(model):
+        return "not checked: the model has tables, whose rows are not compared"
+    equality = judge(plan.layout, find_traits(job, model)).equality
+    steps = _STEPS if equality == SAME_BITS else 1
+    small = _part_of(job, plan, feed)
+    began = time.perf_counter()
+    alone, error = None, ""
+    if group.rank == 0:
+        try:
+            alone = _train(small, _alone(plan), None, steps, device, recorder, on_wait)
+        except Exception as caught:
+            error = where(caught)
+    on_wait(True)
+    error = group.all_gather_bytes(error.encode())[0].decode()
+    on_wait(False)
+    # A group of its own: who trains whole models closes it when he leaves.
+    with closing(part(group, range(group.world), "the check")) as gang:
+        try:
+            together = _train(small, _planned(plan), gang, steps, device, recorder, on_wait)
+        except PeerLostError:
+            raise
+        except Exception as caught:
+            if error:  # it is no fault of the gang
+                raise
+            if isinstance(caught, UsageError):  # by the rules, which say what works instead
+                raise CannotError(str(caught)) from caught
+            why = str(caught) if isinstance(caught, UserError) else where(caught)
+            raise CannotError(_refusal(plan, f"it fails at what one worker can do. {why}")) from caught
+    difference = ""
+    if alone is not None:
+        difference = compare(alone, together, equality, job.precision)
+    gc.collect()
+    difference = group.all_gather_bytes(difference.encode())[0].decode()
+    if error:
+        return f"not checked: one worker could not train a part of the job ({error})"
+    if difference:
+        raise DifferentError(_refusal(plan, f"it trains something else than one worker: {difference}"))
+    how = "the same bits as" if equality == SAME_BITS else f"{equality} of"
+    return f"{how} one worker, checked in {time.perf_counter() - began:.1f} s"
+
+
+def _part_of(job: Job, plan: Plan, feed: Feed) -> Job:
+    """The part of the job that is trained both ways: its first micro-batches, its first two batches to evaluate
+    on, since what one leaves behind might change the next."""
+    micro_batches = min(job.micro_batches, max(2, plan.layout.dp))
+    evaluation = job.evaluate
+    if evaluation is not None:
+        size = evaluation.batch_size or job.micro_batch_size
+        evaluation = replace(evaluation, data=lambda: _First(feed.evaluation_data(), 2 * size))
+    return replace(
+        job,
+        data=lambda: feed.data,
+        optimizer=lambda params: _observed(job.optimizer(params)),
+        evaluate=evaluation,
+        batch_size=micro_batches * job.micro_batch_size,
+        micro_batches=micro_batches,
+        steps=_STEPS,
+        epochs=None,
+    )
+
+
+class _First:
+    """The first samples of a dataset."""
+
+    def __init__(self, data: Any, count: int) -> None:
+        self._data, self._count = data, min(count, len(data))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Any:
+        return self._data[index]
+
+
+def _observed(optimizer: Optimizer) -> Optimizer:
+    """An optimizer that keeps every gradient that it is given."""
+
+    def keep(updated: Optimizer, *_: object) -> None:
+        for group in updated.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    updated.state[param][_GRADIENT] = param.grad.detach().clone()
+
+    optimizer.register_step_post_hook(keep)
+    return optimizer
+
+
+def _alone(plan: Plan) -> Plan:
+    return Plan(workers=1, threads=plan.threads, device=plan.device)
+
+
+def _planned(plan: Plan) -> Plan:
+    """The plan, with a policy under which the result is one worker's: where replicas train apart for a while, what they
+    compute has to be right, and when they agree is the policy's affair. Nobody is slowed down."""
+    return replace(plan, slow="", sync=Sync() if plan.sync.policy == "local" else plan.sync)
+
+
+def _train(
+    job: Job,
+    plan: Plan,
+    group: Group | None,
+    steps: int,
+    device: torch.device,
+    recorder: Recorder,
+    on_wait: Callable[[bool], None],
+) -> dict[str, Any]:
+    """Train the part of the job, in new copies of everything but the data. What it has come to, by name, in the order
+    in which it came about."""
+    trainer = Trainer(job, plan, device=str(device), recorder=recorder, tables=None)
+    names = {param: name for name, param in trainer.model.named_parameters()}
+    order = [names[param] for entry in trainer.optimizer.param_groups for param in entry["params"] if param in names]
+    values: dict[str, Any] = {}
+    try:
+        trainer.join(group, on_wait)
+        for _ in range(steps):
+            step = trainer.train_step()
+            values[f"the loss of step {step.step}"] = step.loss
+            if step.grad_norm is not None:
+                values[f"the norm of the gradient of step {step.step}"] = step.grad_norm
+        values |= _named(trainer.capture(), order)
+        if job.evaluate is not None:
+            values |= {f"the evaluation's {name}": figure for name, figure in trainer.evaluate().items()}
+    finally:
+        trainer.leave()
+    return values
+
+
+def _named(state: Mapping[str, Any], order: list[str]) -> dict[str, Any]:
+    """A captured state as copies of its tensors and numbers, by names that people understand; gradients first."""
+    if "model" not in state:
+        return {}
+    optimizer = state["optimizer"]["state"]
+    gradients = {order[index]: entry[_GRADIENT] for index, entry in optimizer.items() if _GRADIENT in entry}
+    weights = {**state["model"], **state["buffers"]}
+    found = {f"{_OF}{name}": gradients[name] for name in weights if name in gradients}
+    found |= {f"{name}": value for name, value in weights.items()}
+    for index, entry in optimizer.items():
+        found |= {f"the optimizer's {key} of {order[index]}": v for key, v in entry.items() if key != _GRADIENT}
+    return {name: _copy(value) for name, value in found.items() if isinstance(value, Tensor | int | float)}
+
+
+def _copy(value: Tensor | float) -> Tensor | float:
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
+
+
+def compare(alone: Mapping[str, Any], together: Mapping[str, Any], equality: str, precision: str) -> str:
+    """What is different between one worker's outcome and the gang's, in words, the first first; empty: nothing.
+
+    Args:
+        equality: as plan/legality.py promises it of the layout.
+    """
+    if equality == SAME_BITS:
+        different = [name for name in _names(alone, together) if not _same(alone.get(name), together.get(name))]
+    else:
+        different = list(_far(alone, together, _NEAR[precision]))
+    if not different:
+        return ""
+    first = different[0]
+    by = f" by {_apart(alone[first], together[first]):.1e}" if first in alone and first in together else ""
+    others = [name for name in different[1:] if not name.startswith("the optimizer")]
+    more = f"; so do {', '.join(others[:_SHOWN])}" if others else ""
+    rest = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+    return f"{first} differs{by}{more}{rest}"
+
+
+def _names(alone: Mapping[str, Any], together: Mapping[str, Any]) -> Iterator[str]:
+    yield from alone
+    yield from (name for name in together if name not in alone)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        alike = type(one) is type(other) and one == other
+        return alike or (isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other))
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return torch.equal(_bytes(one), _bytes(other))
+
+
+def _bytes(value: Tensor) -> Tensor:
+    """NaN is equal to itself, and zero to its negative it is not."""
+    plain = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+    return plain.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _far(alone: Mapping[str, Any], together: Mapping[str, Any], limit: float) -> Iterator[str]:
+    """The names of what is further apart than sums in another order can be. What an optimizer makes of a gradient that
+    is next to nothing may be anything, as it divides by its size: so weights count where their gradient does."""
+    gradients = {name.removeprefix(_OF): value for name, value in alone.items() if name.startswith(_OF)}
+    least = 1e-2 * limit * max(map(_largest, gradients.values()), default=0.0)
+    for name, one in alone.items():
+        other = together.get(name)
+        if name.startswith("the optimizer"):
+            continue
+        if other is None or _apart(one, other) == math.inf:
+            yield name
+        elif name.startswith(_OF):
+            if not _apart(one, other) <= limit * _largest(one) + least:
+                yield name
+        elif name in gradients:
+            counts = gradients[name].abs() > max(limit * _largest(gradients[name]), least)
+            if not _apart(one[counts], other[counts]) <= 0.1 * limit * max(1.0, _largest(one)):
+                yield name
+        elif not _apart(one, other) <= limit * max(_largest(one), least):
+            yield name
+
+
+def _largest(value: Any) -> float:
+    value = torch.as_tensor(value)
+    return float(value.abs().max()) if value.numel() else 0.0
+
+
+def _apart(one: Any, other: Any) -> float:
+    one, other = torch.as_tensor(one), torch.as_tensor(other)
+    if one.shape != other.shape:
+        return math.inf
+    wide = torch.complex128 if one.is_complex() else torch.float64
+    return _largest(one.to(wide) - other.to(wide))
+
+
+def _refusal(plan: Plan, what: str) -> str:
+    if plan.layout.split:
+        return (
+            f"layout {plan.layout} is refused, as a check shows: {what}. The model or its optimizer does what cannot "
+            "be split so, for example keep values beside the layers, or draw from generators of its own. Replicas "
+            "(--workers, no --layout) may do, and are checked as well; one worker always does."
+        )
+    policy = f" with --sync {plan.sync}" if plan.sync != Sync() else ""
+    return (
+        f"{plan.workers} workers{policy} are refused, as a check shows: {what}. Something goes from one micro-batch to "
+        "the next besides weights and buffers: a parameter that the forward pass changes, a value that the model or "
+        "the loss keeps. Make it a buffer, or train with --workers 1."
+    )
