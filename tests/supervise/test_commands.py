@@ -26,6 +26,7 @@ STATUS = Status(
     settled=True,
     generation=1,
     recoveries=0,
+    check="",
     supervisor=42,
 )
 

@@ -107,7 +107,7 @@ def check(
             if isinstance(caught, UsageError):  # by the rules, which say what works instead
                 raise CannotError(str(caught)) from caught
             why = str(caught) if isinstance(caught, UserError) else where(caught)
-            raise CannotError(_refusal(plan, f"it fails at what one worker can do. {why}")) from caught
+            raise CannotError(f"{why.rstrip('.')}. {_cannot(plan)}") from caught
     difference = ""
     if alone is not None:
         difference = compare(alone, together, equality, job.precision)
@@ -116,7 +116,7 @@ def check(
     if error:
         return f"not checked: one worker could not train a part of the job ({error})"
     if difference:
-        raise DifferentError(_refusal(plan, f"it trains something else than one worker: {difference}"))
+        raise DifferentError(_refusal(plan, difference))
     how = "the same bits as" if equality == SAME_BITS else f"{equality} of"
     return f"{how} one worker, checked in {time.perf_counter() - began:.1f} s"
 
@@ -287,29 +287,45 @@ def _far(alone: Mapping[str, Any], together: Mapping[str, Any], limit: float) ->
             yield name
 
 
-def _largest(value: Any) -> float:
-    value = torch.as_tensor(value)
-    return float(value.abs().max()) if value.numel() else 0.0
+def _largest(value: Tensor | float) -> float:
+    wide = _wide(value)
+    return float(wide.abs().max()) if wide.numel() else 0.0
 
 
-def _apart(one: Any, other: Any) -> float:
-    one, other = torch.as_tensor(one), torch.as_tensor(other)
-    if one.shape != other.shape:
-        return math.inf
-    wide = torch.complex128 if one.is_complex() else torch.float64
-    return _largest(one.to(wide) - other.to(wide))
+def _apart(one: Tensor | float, other: Tensor | float) -> float:
+    one, other = _wide(one), _wide(other)
+    return _largest(one - other) if one.shape == other.shape else math.inf
 
 
-def _refusal(plan: Plan, what: str) -> str:
+def _wide(value: Tensor | float) -> Tensor:
+    if not isinstance(value, Tensor):
+        return torch.tensor(value, dtype=torch.float64)
+    return value.to(torch.complex128 if value.is_complex() else torch.float64)
+
+
+def _way(plan: Plan) -> str:
+    """A plan, as a user knows it."""
     if plan.layout.split:
-        return (
-            f"layout {plan.layout} is refused, as a check shows: {what}. The model or its optimizer does what cannot "
-            "be split so, for example keep values beside the layers, or draw from generators of its own. Replicas "
-            "(--workers, no --layout) may do, and are checked as well; one worker always does."
+        return f"layout {plan.layout}"
+    return f"{plan.workers} workers" + (f" with --sync {plan.sync}" if plan.sync != Sync() else "")
+
+
+_REPLICAS = "Replicas (--workers, no --layout) may do, and are checked as well; one worker always does."
+
+
+def _cannot(plan: Plan) -> str:
+    instead = _REPLICAS if plan.layout.split else "Train with --workers 1."
+    return f"One worker can do that, and {_way(plan)} cannot, as a check before the training shows. {instead}"
+
+
+def _refusal(plan: Plan, difference: str) -> str:
+    text = f"{_way(plan)} would train something else than one, as a check before the training shows: {difference}. "
+    if plan.layout.split:
+        return text + (
+            "The model or its optimizer does what cannot be split so, for example keep values beside the layers, or "
+            f"draw from generators of its own. {_REPLICAS}"
         )
-    policy = f" with --sync {plan.sync}" if plan.sync != Sync() else ""
-    return (
-        f"{plan.workers} workers{policy} are refused, as a check shows: {what}. Something goes from one micro-batch to "
-        "the next besides weights and buffers: a parameter that the forward pass changes, a value that the model or "
-        "the loss keeps. Make it a buffer, or train with --workers 1."
+    return text + (
+        "Something goes from one micro-batch to the next besides weights and buffers: a parameter that the forward "
+        "pass changes, a value that the model or the loss keeps. Make it a buffer, or train with --workers 1."
     )

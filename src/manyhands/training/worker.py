@@ -16,6 +16,7 @@ from typing import assert_never
 import torch
 
 from manyhands.engine import Channel, Depot
+from manyhands.errors import UsageError
 from manyhands.gang import Kind, Turn
 from manyhands.gang.orders import Exit, HandOver, Join, Save
 from manyhands.gang.reports import Balanced, Checked, Finished, Joined, LostPeer, Paused, Served
@@ -287,7 +288,8 @@ class Worker:
         place = self._place() if doing == "training" else doing
         self.reporter.flush()
         cannot = isinstance(error, CannotError)
-        told = "" if isinstance(error, NotFiniteError | CannotError) else place
+        place = _SPLITTING if isinstance(error.__cause__, UsageError) else place
+        told = "" if isinstance(error, NotFiniteError) else place
         splitting = cannot or doing == _SPLITTING
         self.reporter.failed(error, told, self.trainer.step, whole or cannot, self._job_file, splitting)
 

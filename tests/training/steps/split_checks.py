@@ -16,6 +16,7 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
+from hazards import HAZARDS
 from split_jobs import JOBS, Chain
 from torch import Tensor
 from torch_gang import MEMBER
@@ -24,8 +25,11 @@ from manyhands import Job, Trainer
 from manyhands.errors import UserError
 from manyhands.parallel.traits import find_traits
 from manyhands.plan import Layout, Plan, judge
-from manyhands.state import Image, read_image
-from manyhands.transport import Group
+from manyhands.state import Image, read_image, weights_sha256
+from manyhands.training.check import CannotError, DifferentError, check
+from manyhands.transport import Group, part
+
+ALL = {**JOBS, **HAZARDS}
 
 
 def gang() -> Group:
@@ -55,7 +59,7 @@ def facts(steps: Sequence[Any], evaluation: Any, state: Any) -> dict[str, Any]:
 
 def alone(job: str, steps: int, path: str) -> None:
     """Train in one process, without anybody else's part."""
-    trainer = Trainer(JOBS[job](), Plan(), device="cpu")
+    trainer = Trainer(ALL[job](), Plan(), device="cpu")
     done = [trainer.train_step() for _ in range(steps)]
     evaluation = trainer.evaluate() if trainer.job.evaluate else None
     save(facts(done, evaluation, trainer.capture()), path)
@@ -63,9 +67,11 @@ def alone(job: str, steps: int, path: str) -> None:
 
 @contextmanager
 def splitting(job: str, layout: str, cuts: Sequence[int] | None = None) -> Iterator[Trainer]:
-    trainer = Trainer(JOBS[job](), Plan(layout=Layout.parse(layout)), device="cpu")
+    trainer = Trainer(ALL[job](), Plan(layout=Layout.parse(layout)), device="cpu")
     try:
-        trainer.join(gang(), cuts=cuts)
+        # Who trains whole models closes the group when he leaves.
+        group = gang() if trainer.plan.layout.split else part(gang(), range(MEMBER["world"]), "replicas")
+        trainer.join(group, cuts=cuts)
         yield trainer
     finally:
         trainer.leave()
@@ -80,7 +86,7 @@ def split(job: str, layout: str, steps: int, reference: str, cuts: Sequence[int]
             state = trainer.capture()
             if MEMBER["rank"] == 0:
                 ended, expected = facts(done, evaluation, state), load(reference)
-                verdict = judge(trainer.plan.layout, find_traits(trainer.job, JOBS[job]().model()))
+                verdict = judge(trainer.plan.layout, find_traits(trainer.job, ALL[job]().model()))
                 return compare(ended, expected) | {
                     "cuts": trainer.steps.cuts,
                     "equality": verdict.equality,
@@ -158,7 +164,7 @@ def leave_at_once(late: int) -> str:
 
 def reads(layout: str, steps: int) -> tuple[int, int]:
     """How many samples this member reads in some steps, and in an evaluation."""
-    job, count = counted(JOBS["draws"]())
+    job, count = counted(ALL["draws"]())
     trainer = Trainer(job, Plan(layout=Layout.parse(layout)), device="cpu")
     trainer.join(gang())
     try:
@@ -169,6 +175,21 @@ def reads(layout: str, steps: int) -> tuple[int, int]:
     finally:
         trainer.leave()
     return trained, count[0] - trained
+
+
+def checked(job: str, layout: str, sync: str = "allreduce") -> str:
+    """What the check before a training finds."""
+    plan = Plan(layout=Layout.parse(layout), sync=sync)
+    trainer = Trainer(ALL[job](), plan, device="cpu")
+    before = weights_sha256(trainer.model)
+    try:
+        return check(
+            trainer.job, plan, gang(), trainer.feed, trainer.model, trainer.device, trainer.recorder, lambda waits: None
+        )
+    except (DifferentError, CannotError) as error:
+        return str(error)
+    finally:
+        assert weights_sha256(trainer.model) == before, "nothing is left of it"
 
 
 def counted(job: Job) -> tuple[Job, list[int]]:
@@ -199,7 +220,7 @@ def slowed(job: str, layout: str, slow: str) -> tuple[int, float, str]:
     slept: list[float] = []
     clock = mock.Mock(perf_counter=time.perf_counter, sleep=slept.append)
     with mock.patch.object(brake, "time", clock):
-        trainer = Trainer(JOBS[job](), Plan(layout=Layout.parse(layout), slow=slow), device="cpu")
+        trainer = Trainer(ALL[job](), Plan(layout=Layout.parse(layout), slow=slow), device="cpu")
         trainer.join(gang())
         try:
             for _ in range(2):

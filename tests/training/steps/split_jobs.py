@@ -60,18 +60,18 @@ def _pictures(generator: torch.Generator) -> tuple[Any, Any]:
     return torch.randn(3, 8, 8, generator=generator), torch.randint(0, 5, (), generator=generator)
 
 
-def _numbers(generator: torch.Generator) -> tuple[Any, Any]:
+def numbers(generator: torch.Generator) -> tuple[Any, Any]:
     x = torch.randn(6, generator=generator)
     return x, x.square().sum()
 
 
 def _noisy(generator: torch.Generator) -> tuple[Any, Any]:
     """Numbers with noise from the generators that the model draws from, too."""
-    x, y = _numbers(generator)
+    x, y = numbers(generator)
     return x + torch.randn(6) + random.gauss(0.0, 1.0) + float(np.random.standard_normal()), y
 
 
-def _evaluation(make: Callable[[torch.Generator], tuple[Any, Any]], samples: int, size: int) -> Evaluation:
+def evaluation(make: Callable[[torch.Generator], tuple[Any, Any]], samples: int, size: int) -> Evaluation:
     """Batches of a size of their own, the last one smaller."""
     metrics = {"size": lambda output, target: torch.tensor(float(len(target)))}
     return Evaluation(data=lambda: Data(samples, make), metrics=metrics, batch_size=size)
@@ -82,7 +82,7 @@ def _logits(output: Any, target: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2) if logits.ndim > 2 else logits, target.flatten())
 
 
-def _squares(output: Tensor, target: Tensor) -> Tensor:
+def squares(output: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(output.squeeze(-1), target)
 
 
@@ -90,13 +90,13 @@ def _right(output: Any, target: Tensor) -> Tensor:
     return (getattr(output, "logits", output).argmax(-1) == target).float().mean()
 
 
-def _job(
+def job(
     model: Callable[[], nn.Module],
     make: Callable[[torch.Generator], tuple[Any, Any]],
     loss: Callable[[Any, Any], Tensor] = _logits,
     **changes: Any,
 ) -> Job:
-    metrics = {} if loss is _squares else {"right": _right}
+    metrics = {} if loss is squares else {"right": _right}
     settings: dict[str, Any] = {
         "optimizer": torch.optim.AdamW,
         "scheduler": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12),
@@ -143,7 +143,7 @@ class Convolutions(nn.Module):
 class Chain(nn.Module):
     """Linear layers one after another: cheap, and cut anywhere. The first ones may be frozen."""
 
-    def __init__(self, layers: int, frozen: int) -> None:
+    def __init__(self, layers: int = 5, frozen: int = 0) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(layers))
         self.drop, self.head = nn.Dropout(0.1), nn.Linear(6, 1)
@@ -230,7 +230,7 @@ def found_a_world() -> None:
 
 def _founding(generator: torch.Generator) -> tuple[Any, Any]:
     """Now and then the job's world is another one, in the middle of a step."""
-    x, y = _numbers(generator)
+    x, y = numbers(generator)
     if dist.is_initialized() and x[0] > 1.0:
         found_a_world()
     return x, y
@@ -264,30 +264,30 @@ def _sgd(params: Any) -> torch.optim.Optimizer:
 
 
 JOBS: dict[str, Callable[[], Job]] = {
-    "gpt": lambda: _job(partial(_gpt, 4, False), _text),
-    "tied": lambda: _job(partial(_gpt, 3, True), _text),
-    "cnn": lambda: _job(Convolutions, _pictures, micro_batches=4),
-    "chain": lambda: _job(partial(Chain, 7, 0), _numbers, _squares),
-    "frozen": lambda: _job(partial(Chain, 5, 2), _numbers, _squares),
-    "sometimes": lambda: _job(Sometimes, _numbers, _squares, scheduler=None, clip_grad_norm=None, evaluate=None),
-    "aliases": lambda: _job(Aliases, _text, micro_batches=4),
-    "evaluated": lambda: _job(partial(Chain, 7, 0), _numbers, _squares, evaluate=_evaluation(_numbers, 11, 4)),
-    "evaluated-llama": lambda: _job(
+    "gpt": lambda: job(partial(_gpt, 4, False), _text),
+    "tied": lambda: job(partial(_gpt, 3, True), _text),
+    "cnn": lambda: job(Convolutions, _pictures, micro_batches=4),
+    "chain": lambda: job(partial(Chain, 7, 0), numbers, squares),
+    "frozen": lambda: job(partial(Chain, 5, 2), numbers, squares),
+    "sometimes": lambda: job(Sometimes, numbers, squares, scheduler=None, clip_grad_norm=None, evaluate=None),
+    "aliases": lambda: job(Aliases, _text, micro_batches=4),
+    "evaluated": lambda: job(partial(Chain, 7, 0), numbers, squares, evaluate=evaluation(numbers, 11, 4)),
+    "evaluated-llama": lambda: job(
         partial(_transformer, "LlamaForCausalLM", **_SIZES, num_key_value_heads=1), _masked,
-        evaluate=_evaluation(_masked, 12, 5),
+        evaluate=evaluation(_masked, 12, 5),
     ),
-    "draws": lambda: _job(partial(Chain, 7, 0), _noisy, _squares),
-    "communicating": lambda: _job(Communicating, _founding, _squares),
-    "bf16": lambda: _job(partial(_gpt, 2, True), _text, precision="bf16", micro_batches=4),
-    "llama": lambda: _job(
+    "draws": lambda: job(partial(Chain, 7, 0), _noisy, squares),
+    "communicating": lambda: job(Communicating, _founding, squares),
+    "bf16": lambda: job(partial(_gpt, 2, True), _text, precision="bf16", micro_batches=4),
+    "llama": lambda: job(
         partial(_transformer, "LlamaForCausalLM", **_SIZES, num_key_value_heads=1, attention_dropout=0.1), _masked,
     ),
-    "bert": lambda: _job(partial(_transformer, "BertForMaskedLM", tied=True, **_SIZES), _masked, micro_batches=4),
-    "t5": lambda: _job(
+    "bert": lambda: job(partial(_transformer, "BertForMaskedLM", tied=True, **_SIZES), _masked, micro_batches=4),
+    "t5": lambda: job(
         partial(_transformer, "T5ForConditionalGeneration", **_T5), _pairs, micro_batches=4
     ),
-    "t5-tied": lambda: _job(
+    "t5-tied": lambda: job(
         partial(_transformer, "T5ForConditionalGeneration", tied=True, **_T5), _pairs, micro_batches=4
     ),
-    "gpt-sgd": lambda: _job(partial(_gpt, 3, True), _text, optimizer=_sgd),
+    "gpt-sgd": lambda: job(partial(_gpt, 3, True), _text, optimizer=_sgd),
 }  # fmt: skip
