@@ -304,7 +304,7 @@ class Model:
         if puppet is None:
             return
         loose = puppet.plan is not None and Kind.of(puppet.plan) is Kind.LOOSE
-        self.ended.append((worker, Loss(status=status, hung=hung)))
+        self.ended.append((worker, Loss(status=status, hung="stood still" if hung else "")))
         self.last_words.setdefault(worker, puppet.says)
         if puppet.doing in ("running", "giving") and not loose:
             self.break_gang(puppet.generation)

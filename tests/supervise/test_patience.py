@@ -70,10 +70,11 @@ busy = st.sampled_from(["data", "forward", "backward", "exchange", "optimizer"])
 def test_only_stale_ones_are_hung_and_waiting_ones_only_if_everyone_waits(places):
     running = {worker: at(*place) for worker, place in places.items()}
     hung = learned().hung(running, NOW)
-    culprits = {w for w, (phase, seconds) in places.items() if phase != "idle" and seconds > 10.001}
+    limits = {phase: learned().limit(PHASES.index(phase)) for phase, _ in places.values()}
+    culprits = {w for w, (phase, seconds) in places.items() if phase != "idle" and seconds > limits[phase] + 0.001}
     assert culprits <= hung
     if any(phase != "idle" for phase, _ in places.values()):
-        assert all(places[w][0] != "idle" and places[w][1] > 9.999 for w in hung)
+        assert all(places[w][0] != "idle" and places[w][1] > limits[places[w][0]] - 0.001 for w in hung)
 
 
 @given(st.dictionaries(st.integers(0, 4), st.tuples(busy | st.just("evaluate"), st.floats(0, 700)), min_size=1))
@@ -89,6 +90,25 @@ def test_the_next_look_comes_when_somebody_may_be_hung_and_not_at_once(places):
 
 def test_who_may_take_long_now_is_looked_at_again_as_if_it_might_not():
     assert learned().next_check({0: at("snapshot", 0)}, NOW) == 10.0
+
+
+def test_reading_a_sample_may_take_longer_than_computing():
+    assert learned().hung({0: at("data", 59)}, NOW) == set()
+    assert learned().hung({0: at("data", 61)}, NOW) == {0}
+
+
+def test_a_new_worker_has_the_patience_of_a_start_for_its_first_step():
+    running = {0: at("forward", 100), 1: at("forward", 100)}
+    assert learned().hung(running, NOW, fresh={1}) == {0}
+    assert learned().hung({1: at("forward", 601)}, NOW, fresh={1}) == {1}
+
+
+def test_who_takes_the_place_of_one_that_was_ended_has_more_time_there():
+    patience = learned()
+    patience.killed(at("forward", 11))
+    assert patience.hung({0: at("forward", 39)}, NOW) == set()
+    assert patience.hung({0: at("forward", 41)}, NOW) == {0}
+    assert patience.hung({0: at("backward", 11)}, NOW) == {0}, "elsewhere it has not"
 
 
 def test_nobody_runs():

@@ -6,6 +6,7 @@ Exit codes: 0 finished, 1 the job failed, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -30,10 +31,15 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code; whatever goes wrong is one message."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     try:
-        return _run(list(arguments[:cut]), list(arguments[cut + 1 :]))
+        code = _run(list(arguments[:cut]), list(arguments[cut + 1 :]))
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"manyhands: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:  # who read our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         print(f"manyhands: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
         return 1

@@ -23,8 +23,9 @@ _MAX_LINE = 16 << 10
 _DESCRIPTORS = 1 << 16
 _LOAD_SECONDS = 1800.0
 _FORK_SECONDS = 60.0
-_ENVIRONMENT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-"""Asking torch whether there is CUDA must not touch the driver: a forked child could not use it any more."""
+_ENVIRONMENT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "PYTHONHASHSEED": "0"}
+"""Asking torch whether there is CUDA must not touch the driver: a forked child could not use it any more. And the order
+of a set has to be the same on every host, and after a resume."""
 
 
 @dataclass

@@ -82,8 +82,9 @@ def _load(channel: Channel, order: Load) -> WorkerMain | None:
         channel.send(Refused(error=str(error), code=_code(error)))
         return None
     except SystemExit as error:  # the job's own flags: --help, or a wrong one, which was printed already
-        code = error.code if isinstance(error.code, int) else 2
-        channel.send(Refused(error="", code=code))
+        text = error.code if isinstance(error.code, str) else ""
+        code = error.code if isinstance(error.code, int) else 1 if text else 2
+        channel.send(Refused(error=f"the job file ends itself: {text}" if text else "", code=code))
         return None
     except Exception:
         channel.send(Refused(error=traceback.format_exc()[-20000:], code=1))
@@ -139,6 +140,8 @@ def _be_worker(worker: int, link: int, output: int, worker_main: WorkerMain, par
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
+        if isinstance(error.code, str):  # as Python does
+            sys.stderr.write(f"{error.code}\n")
     except BaseException:
         traceback.print_exc()
     finally:

@@ -41,6 +41,10 @@ class Member:
     """In the newest generation that it was in."""
     step: int = 0
     """Steps its state holds, as it last said."""
+    first: int = 0
+    """The step at which it joined its generation."""
+    moved: bool = False
+    """Whether it has said of any work since then."""
     bits: int = 0
     """Checksum of its initial weights."""
     whole: bool = True

@@ -163,13 +163,24 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def new_directory(name: str) -> Path:
-    """runs/NAME-TIME, where that is not there yet."""
+    """Make the directory runs/NAME-TIME, or one with a number behind that, of several that are begun in one second.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
     base = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, count = base, 1
-    while path.exists():
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            if not path.is_dir():
+                raise UsageError(f"cannot make a run directory in {base.parent}: {path} is a file.") from None
+        except OSError as error:
+            raise UsageError(f"cannot make the run directory {path}: {error.strerror}.") from None
         count += 1
         path = base.with_name(f"{base.name}-{count}")
-    return path
 
 
 def read_json(path: Path) -> dict[str, Any]:

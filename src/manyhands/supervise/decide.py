@@ -137,7 +137,7 @@ def _admit(draft: Draft) -> None:
         gang[rank] = member.worker
         generation = replace(generation, gang=tuple(gang))
         whole = rank < generation.plan.workers  # a server has to fetch its shards
-        draft.enter(member.worker, Phase.RUNNING, rank=rank, placed=True, whole=whole, late=True)
+        draft.enter(member.worker, Phase.RUNNING, rank=rank, placed=True, whole=whole, late=True, moved=False)
         draft.set(generation=generation)
         draft.order(member.worker, _join(draft.at, rank, None, fresh=True))
         newcomer = draft.at.members[member.worker]
@@ -208,8 +208,10 @@ def _hand_over(draft: Draft, chosen: Sequence[Member], number: int) -> bool:
 def _begin_generation(draft: Draft, number: int, chosen: Sequence[Member], load: Kept | None) -> None:
     gang = tuple(member.worker for member in chosen)
     draft.set(generation=Generation(number=number, plan=draft.at.wanted, gang=gang))
+    first = max([member.step for member in chosen] + ([load.step] if load else []))
     for rank, worker in enumerate(gang):
-        draft.enter(worker, Phase.RUNNING, rank=rank, placed=True, plan=draft.at.wanted)
+        how = {"rank": rank, "placed": True, "plan": draft.at.wanted, "first": first, "moved": False}
+        draft.enter(worker, Phase.RUNNING, **how)
     members = [draft.at.members[worker] for worker in gang]
     if draft.at.compiles and any(member.step == 0 for member in members):
         draft.do(ForgetPace())  # a new worker compiles first
@@ -223,9 +225,8 @@ def _begin_generation(draft: Draft, number: int, chosen: Sequence[Member], load:
             for pair in links(member, members[:rank], fresh=False):
                 draft.do(pair)
     plan = draft.at.wanted
-    step = max([member.step for member in members] + ([load.step] if load else []))
     servers = f" and {plan.sync.helpers} server(s)" if plan.sync.helpers else ""
-    text = f"{plan.workers} worker(s){servers} from step {step}"
+    text = f"{plan.workers} worker(s){servers} from step {first}"
     processes = ", ".join(member.process.removeprefix("process ") for member in members)
     draft.log(f"generation {number}: {text}, processes {processes}")
     draft.do(Membership(change="began", workers=plan.workers, event=text))

@@ -71,7 +71,9 @@ def _take(draft: Draft, member: Member, report: Report) -> None:
             _finished(draft, member, report)
         case said.Failed():
             _failed(draft, member, report)
-        case said.Parts() | said.Staleness() | said.Served():
+        case said.Parts():
+            draft.set_member(member.worker, moved=True)
+        case said.Staleness() | said.Served():
             pass  # figures for the record
         case _:
             assert_never(report)
@@ -100,7 +102,7 @@ def _joined(draft: Draft, member: Member, report: said.Joined) -> None:
 
 
 def _steps(draft: Draft, member: Member, report: said.Steps) -> None:
-    draft.set_member(member.worker, step=max(member.step, report.rows[-1].step))
+    draft.set_member(member.worker, step=max(member.step, report.rows[-1].step), moved=True)
     _committed(draft, report)
 
 
@@ -293,11 +295,14 @@ def asked_to_stop(standing: Standing, reason: str) -> Standing:
     return replace(standing, ending=Ending(status="stopped", error=reason))
 
 
-def interrupted(standing: Standing, signal: str) -> Outcome:
-    """A signal came that ends the run; a second one ends it at once."""
-    draft = Draft(replace(standing, interrupts=standing.interrupts + 1))
-    if draft.at.interrupts == 1:
-        draft.note(f"{signal}: stopping at the next step boundary; once more ends at once.")
+def interrupted(standing: Standing, signal: str, warning: bool = False) -> Outcome:
+    """A signal came that ends the run; a second one ends it at once, but for a `warning`, after which others come."""
+    draft = Draft(standing)
+    if not warning:
+        draft.set(interrupts=standing.interrupts + 1)
+    if standing.ending is None:
+        again = "" if warning else "; once more ends at once"
+        draft.note(f"{signal}: stopping at the next step boundary{again}.")
         draft.set(ending=asked_to_stop(draft.at, f"interrupted by {signal}").ending)
     return draft.outcome()
 

@@ -20,8 +20,8 @@ class Loss:
 
     status: int | None
     """As of `engine.Exited`."""
-    hung: bool = False
-    """The supervisor ended it, for it stood still."""
+    hung: str = ""
+    """The supervisor ended it, for it stood still: where, in words."""
     out_of_memory: bool = False
     """The kernel ended something meanwhile for want of memory."""
 
@@ -55,12 +55,17 @@ class Casualties:
         whole_host = loss.status is None and member.host != HERE
         count = self.count + (not whole_host or member.host not in self.hosts)
         after = replace(self, count=count, hosts=self.hosts | ({member.host} if whole_host else set()))
-        text = f"{describe_loss(member, loss.status, loss.out_of_memory)} after step {committed}"
+        what = f"{member.who} ({member.process}) {loss.hung}" if loss.hung else ""
+        text = f"{what or describe_loss(member, loss.status, loss.out_of_memory)} after step {committed}"
         killed = loss.status is None or loss.status in (-signal.SIGKILL, -signal.SIGTERM)
         outside = killed and not loss.hung and not loss.out_of_memory
         if count < self.attempts * (_OUTSIDE if outside else 1):
             return after, text, None
-        remedy = OUT_OF_MEMORY_REMEDY if loss.out_of_memory else f"What it printed last is in {self.log}."
+        remedy = f"What it printed last is in {self.log}."
+        if loss.out_of_memory:
+            remedy = OUT_OF_MEMORY_REMEDY
+        elif loss.hung:
+            remedy += " If that is no hang but slow, raise --patience."
         return after, text, f"{text}, loss number {count} without a committed step. {remedy}"
 
     def unconnected(self, error: str) -> tuple[Casualties, str | None]:

@@ -21,12 +21,15 @@ from manyhands.wire import MessageError, encode
 @contextmanager
 def catch_signals(loop: Loop, on_signal: Callable[[signal.Signals], None], *numbers: signal.Signals) -> Iterator[None]:
     """Have the loop call `on_signal`, instead of the interpreter whatever it would do, for the given signals. In
-    another thread than the main one, which alone gets signals, nothing changes."""
+    another thread than the main one, which alone gets signals, nothing changes; nor for a hangup that is ignored, as
+    `nohup` has it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     wakeup, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    ignored = {number for number in (signal.SIGHUP,) if signal.getsignal(number) is signal.SIG_IGN}
+    heeded = [number for number in numbers if number not in ignored]
+    before = {number: signal.signal(number, lambda *_: None) for number in heeded}
     previous = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
 
     def take() -> None:

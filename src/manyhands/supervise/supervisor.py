@@ -41,6 +41,10 @@ from manyhands.supervise.view import View
 from manyhands.supervise.watch import Watch
 from manyhands.wire import MessageError
 
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+_WARNING = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""The terminal is gone, or the end of what was given to us is near, as batch systems say: time for a checkpoint."""
+
 
 class Supervisor:
     """Runs one job in one run directory, from `run` to an exit code.
@@ -103,7 +107,7 @@ class Supervisor:
             begun: called when commands are taken.
         """
         with (
-            catch_signals(self._loop, self._on_signal, signal.SIGINT, signal.SIGTERM),
+            catch_signals(self._loop, self._on_signal, *_ENDING, *_WARNING),
             serve_commands(self._loop, self._directory, self._requests.answer, self._onlookers),
         ):
             try:
@@ -188,7 +192,7 @@ class Supervisor:
                 pass
 
     def _on_signal(self, number: signal.Signals) -> None:
-        self._apply(heard.interrupted(self._standing, number.name))
+        self._apply(heard.interrupted(self._standing, number.name, warning=number in _WARNING))
 
     def _on_written(self, step: int | None, due: int) -> None:
         self._slots.pinned = None

@@ -14,6 +14,19 @@ _LINE_SECONDS = 10.0
 _RATE_WINDOW = 20
 
 
+class _Terminal(Console):
+    """A terminal that may go away, with who reads it: nobody then sees what is printed, and training goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self.quiet = True
+
+
 class View:
     """Prints to the terminal and to the run's log.
 
@@ -24,9 +37,9 @@ class View:
     """
 
     def __init__(self, log: Path, quiet: bool = False, silent: bool = False) -> None:
-        self._console = Console(stderr=True, highlight=False, quiet=silent)
+        self._console = _Terminal(stderr=True, highlight=False, quiet=silent)
         self._quiet = quiet
-        self._log = log.open("a", buffering=1)
+        self._log = log.open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
         self._shown_at = 0.0
         self._recent: list[tuple[float, int]] = []
         self._progress: Progress | None = None
@@ -62,7 +75,10 @@ class View:
         eta = _clock((total_steps - step) / rate) if rate else "-"
         figures = f"loss {loss:.4f}  {rate * batch_size:,.0f} samples/s  ETA {eta}  {_workers(workers)}"
         if self._progress is not None:
-            self._progress.update(self._task, completed=step, figures=figures, refresh=True)
+            try:
+                self._progress.update(self._task, completed=step, figures=figures, refresh=True)
+            except OSError:
+                self._console.quiet = True
         elif not self._quiet:
             self._console.print(f"step {step}/{total_steps}  {figures}", markup=False, soft_wrap=True)
 

@@ -59,6 +59,7 @@ class Feed:
 
     def __init__(self, job: Job, device: torch.device) -> None:
         self._job, self._device = job, device
+        self._seed_data()
         self.data = job.data()
         self.samples = count_samples(self.data, "data")
         self._evaluation: Any = None
@@ -144,9 +145,14 @@ class Feed:
         """The dataset to evaluate on, built when it is first asked for."""
         if self._evaluation is None:
             assert self._job.evaluate is not None
-            seed_everything(stream_seed(self._job.seed, "evaluate"), self._device)
+            self._seed_data()
             self._evaluation = self._job.evaluate.data()
         return self._evaluation
+
+    def _seed_data(self) -> None:
+        """Both datasets are built from one stream, whatever the model drew: where both split the same data at random,
+        what one holds is not in the other."""
+        seed_everything(stream_seed(self._job.seed, "data"), self._device)
 
     def _read(self, data: Any, indices: Sequence[int], uses: int) -> _Kept:
         """Read a batch, or be handed it; hand it on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ class Learner:
 
     def __init__(self, job: Job, device: torch.device) -> None:
         self.job, self.device = job, device
+        _check_loss(job)
         self.step = 0
         seed_everything(stream_seed(job.seed, "model"), device)
         self.model: nn.Module = _build_model(job).to(device)
@@ -98,7 +100,23 @@ def _build_model(job: Job) -> nn.Module:
         raise JobError(f"model() must return an nn.Module; it returned a {type(model).__name__}.")
     if not any(p.requires_grad for p in model.parameters()):
         raise JobError("the model has no parameter that requires a gradient: there is nothing to train.")
+    if not model.training:  # as pretrained ones come: without dropout, and with frozen batch norm
+        model.train()
     return model
+
+
+def _check_loss(job: Job) -> None:
+    """
+    Raises:
+        JobError: the loss is a module with weights of its own, which the optimizer never gets.
+    """
+    loss = job.loss.func if isinstance(job.loss, partial) else getattr(job.loss, "__self__", job.loss)
+    names = [name for name, p in loss.named_parameters() if p.requires_grad] if isinstance(loss, nn.Module) else []
+    if names:
+        raise JobError(
+            f"loss is a {type(loss).__name__} with weights of its own ({', '.join(names[:3])}), and only the model's "
+            "are trained. Make it a part of the model: let forward return what it computes, and the loss what is left."
+        )
 
 
 def _build(name: str, factory: Callable[[Any], Any], kind: type, argument: object) -> Any:

@@ -47,8 +47,8 @@ def take(placed: Placed, optimizer: Optimizer, scheduler: LRScheduler | None, sa
     take_weights(placed, saved)
     optimizer.load_state_dict({"state": {}, "param_groups": saved["optimizer"]["param_groups"]})
     index = _indices(placed, optimizer)
-    for name in placed.owned:
-        if index[name] in saved["optimizer"]["state"]:
+    for name in placed.owned:  # the optimizer need not have been given all of them
+        if index.get(name) in saved["optimizer"]["state"]:
             entry = saved["optimizer"]["state"][index[name]]
             shape = placed.names.shapes[name]
             optimizer.state[placed.handles[name]] = {key: _mine(placed, name, shape, v) for key, v in entry.items()}
