@@ -35,7 +35,7 @@ class Choice:
     reason: str
     """In words: what it takes, what the others take, and which links those leave idle."""
     considered: dict[str, Cost]
-    """By algorithm, fastest first."""
+    """What each algorithm costs, by its name, the fastest first."""
 
 
 def known_algorithms() -> list[str]:
