@@ -74,7 +74,7 @@ class RunDirectory:
         sign(self._lock)
 
     def release(self) -> None:
-        """Be its supervisor no more."""
+        """Be the directory's supervisor no more."""
         if self._lock is not None:
             let_go(self._lock)
             self._lock = None
@@ -163,7 +163,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def new_directory(name: str) -> Path:
-    """runs/NAME-TIME, where that is not there yet."""
+    """A path runs/NAME-TIME, where that is not there yet."""
     base = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, count = base, 1
     while path.exists():

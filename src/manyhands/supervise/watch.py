@@ -35,7 +35,7 @@ class Watch:
         self._condemned: dict[int, float] = {}
 
     def look(self, members: Mapping[int, Member]) -> None:
-        """Condemn who hangs; end whose time has come."""
+        """Condemn workers that hang; end those whose time has come."""
         now = time.monotonic_ns()
         running = self._running(members)
         self._learn(members, running)
@@ -62,7 +62,7 @@ class Watch:
                 self._engine.kill(worker)
 
     def forget(self, worker: int) -> bool:
-        """The worker is gone; whether that was our doing."""
+        """Forget a worker that is gone; returns whether that was our doing."""
         return self._condemned.pop(worker, None) is not None
 
     def next_check(self, members: Mapping[int, Member]) -> float:
