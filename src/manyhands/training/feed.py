@@ -38,7 +38,7 @@ class _Kept:
 
     batch: Batch
     drawn: Generators | None
-    """Where reading has left the generators, if it drew from them."""
+    """The state in which reading has left the generators, if it drew from them."""
     uses: int
 
 
