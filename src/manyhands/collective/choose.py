@@ -33,7 +33,7 @@ class Choice:
     forest: Forest
     cost: Cost
     reason: str
-    """In words: what it takes, what the others take, and which links those leave idle."""
+    """Why it was chosen, in words: what it takes, what the others take, and which links those leave idle."""
     considered: dict[str, Cost]
     """What each algorithm costs, by its name, the fastest first."""
 

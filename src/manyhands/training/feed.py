@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
     inputs: Any
     targets: Any
-    """None on a worker that is handed what others read and takes no targets."""
+    """The targets; None on a worker that is handed what others read and takes no targets."""
 
 
 @dataclass

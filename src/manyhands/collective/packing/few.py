@@ -31,7 +31,7 @@ _SEARCHED = 64
 """Ranks up to which exchanges are tried; beyond, the cheapest tree takes seconds to find."""
 _GONE = -1
 _SHAKE = 0.3
-"""By how much of their average the prices are varied."""
+"""The part of their average by which prices are varied."""
 
 Propose = Callable[[Mix], list[Entry]]
 
