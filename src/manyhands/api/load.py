@@ -35,7 +35,7 @@ def load(
 
 
 def load_from(directory: RunDirectory, held: HeldJob | None) -> nn.Module:
-    """As `load`."""
+    """Return the model of a run's directory, as `load` does; `held` is the run's job if that is no file."""
     from manyhands.export import load_model
 
     return load_model(directory, held)

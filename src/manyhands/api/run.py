@@ -51,7 +51,7 @@ class Run:
         self._outcome: Outcome | None = None
 
     def follow(self, thread: threading.Thread, outcome: Outcome) -> None:
-        """It trains in this thread, and will say there how it ended."""
+        """Take note that the run trains in this thread, and that `outcome` will tell how it ended."""
         self._thread, self._outcome = thread, outcome
 
     # What it is
@@ -113,7 +113,7 @@ class Run:
     # What can be asked of it
 
     def wait(self, timeout: float | None = None) -> Run:
-        """Wait until it has ended, or for so many seconds; returns it.
+        """Wait until the run has ended, or for so many seconds; returns the run.
 
         Raises:
             UserError: it has failed; says of what.
@@ -151,7 +151,7 @@ class Run:
         self._files.ask(Resize(workers, layout, sync, hosts, server_hosts), Done, _RESIZE_SECONDS)
 
     def stop(self, wait: bool = True) -> None:
-        """End it at the next step boundary, with a checkpoint; `manyhands.resume(run.directory)` goes on.
+        """End the run at the next step boundary, with a checkpoint; `manyhands.resume(run.directory)` goes on.
 
         Raises:
             UserError: it is not running.
@@ -166,7 +166,7 @@ class Run:
         return f"Run({str(self.directory)!r}, {self.status}, step {self.step})"
 
     def _repr_html_(self) -> str:
-        """For notebooks: how it stands, and its loss."""
+        """The run as notebooks show it: how it stands, and its loss."""
         from manyhands.api.notebook import card
 
         losses = [(int(row["step"]), row["loss"]) for row in self.history]

@@ -147,7 +147,7 @@ class Fleet:
         return UserError(f"the ranks of {self.name} {what}. They said:\n" + ("\n".join(lines) or "(nothing)"))
 
     def close(self) -> None:
-        """Let them go."""
+        """Let the ranks go."""
         for stream in self._streams.values():
             try:
                 stream.close()

@@ -33,7 +33,7 @@ class Timing:
         return min(self.seconds)
 
     def over(self, other: Timing) -> float:
-        """How many times as fast as another one: the median of the ratios within rounds."""
+        """How many times as fast this timing is as another one: the median of the ratios within rounds."""
         return statistics.median(b / a for a, b in zip(self.seconds, other.seconds, strict=True))
 
 

@@ -75,8 +75,8 @@ def check(operation: str, size: int) -> bool:
 
 
 def prepared(operation: str, size: int) -> tuple[Callable[[], object], Tensor, Tensor]:
-    """A call that does it, what goes in, what comes out. `size` is of the whole: what all-gather gives out, and what
-    reduce-scatter takes in."""
+    """A call that does an operation, what goes in, what comes out. `size` is of the whole: what all-gather gives out,
+    and what reduce-scatter takes in."""
     world = dist.get_world_size()
     part = max(1, size // _ITEM // world)
     whole = torch.ones(part * world).zero_()  # written to: pages that nobody touched would be one and the same

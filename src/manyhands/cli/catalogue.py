@@ -78,7 +78,7 @@ COMMANDS: Mapping[str, Entry] = {name: entry for group in GROUPS.values() for na
 
 
 def every(commands: Mapping[str, Entry] = COMMANDS, before: tuple[str, ...] = ()) -> dict[tuple[str, ...], Entry]:
-    """All that can be run, by the words that call it."""
+    """All commands that can be run, by the words that call them."""
     found: dict[tuple[str, ...], Entry] = {}
     for name, entry in commands.items():
         found |= every(entry.inner, (*before, name)) if entry.inner else {(*before, name): entry}

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def print_cluster(cluster: Cluster) -> None:
-    """Its nodes and links as tables."""
+    """Print a cluster's nodes and links as tables."""
     from rich.console import Console
     from rich.table import Table
 
@@ -49,7 +49,7 @@ def _abilities(node: Node) -> str:
 
 
 def _paired(links: tuple[Link, ...]) -> list[tuple[Link, str]]:
-    """A link with its equal counterpart counts as one line."""
+    """The lines of the table of links: a link with its equal counterpart counts as one."""
     by_key = {(link.source, link.target, link.rail): link for link in links}
     rows: list[tuple[Link, str]] = []
     done: set[tuple[str, str, str]] = set()

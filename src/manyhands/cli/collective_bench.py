@@ -129,7 +129,7 @@ def _row(operation: str, size: int, timings: Mapping[str, Timing], least: float 
 
 
 def format_size(size: int) -> str:
-    """64 KiB, 16 MiB."""
+    """A size as people write it: 64 KiB, 16 MiB."""
     for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size % factor == 0:
             return f"{size // factor} {unit}"

@@ -19,7 +19,7 @@ _MOST_BOUND = 64
 
 @dataclass(frozen=True)
 class Where:
-    """Which machines, links and operation."""
+    """Options that say which machines, links and operation."""
 
     cluster: Annotated[str, Option("CLUSTER")]
     """A preset (see `manyhands cluster presets`) or a file: TOML, NCCL_TOPO_DUMP_FILE's XML, `nvidia-smi topo -m`."""
@@ -65,7 +65,7 @@ class Where:
 
 @dataclass(frozen=True)
 class How:
-    """Which algorithm, and what binds it."""
+    """Options that say which algorithm, and what binds it."""
 
     algorithm: Annotated[str, Option("ALGORITHM")] = "packed"
     """What plans it: packed, ring, bidirectional_ring, tree, star, hierarchical, halving_doubling, helper_hosts; auto:
@@ -80,7 +80,7 @@ class Planned:
 
     forest: Forest
     certificate: Certificate | None
-    """Of the packing, even if another algorithm was asked for."""
+    """The certificate of the packing, even if another algorithm was asked for."""
     reason: str = ""
     """Why this algorithm, if it was left open."""
 

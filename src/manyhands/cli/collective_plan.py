@@ -68,7 +68,7 @@ class Plan(Command):
 
 
 def describe(cluster: Cluster, planned: Planned, *, canonical: bool) -> dict[str, Any]:
-    """All there is to say, as plain data."""
+    """All there is to say of a plan, as plain data."""
     from manyhands.collective.algorithms import ring
     from manyhands.collective.cost import predict
     from manyhands.collective.loads import rate

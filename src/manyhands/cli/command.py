@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 FOR_THE_JOB = "Flags of the job go after --"
-"""Of commands that have a job file."""
+"""What may follow `--` in commands that have a job file."""
 
 
 class Command:
@@ -15,5 +15,5 @@ class Command:
     """What may follow `--`, as a sentence; empty where nothing may."""
 
     def run(self, job_arguments: list[str]) -> int:
-        """Do it, with what followed `--`; the exit code."""
+        """Carry the command out, with what followed `--`; returns the exit code."""
         raise NotImplementedError

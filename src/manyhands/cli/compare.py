@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from manyhands.report.comparison import Comparison, Entry
 
 _FEWEST = 4
-"""Two steps to warm up, one to time, one to look at closely."""
+"""The fewest steps of a run: two to warm up, one to time, one to look at closely."""
 _WIDTH = 120
-"""Of the table where it is not printed to a terminal."""
+"""Width of the table, in characters, where it is not printed to a terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)

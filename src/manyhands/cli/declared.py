@@ -29,26 +29,26 @@ class Declared:
     help: str
     default: Any
     needed: bool
-    """It has no default."""
+    """Whether the option has no default."""
 
     @property
     def group(self) -> bool:
-        """Whether it is a group of options, which are the command's own."""
+        """Whether the field is a group of options, which are the command's own."""
         return is_dataclass(self.kind)
 
     @property
     def switch(self) -> bool:
-        """Whether it takes no value."""
+        """Whether the option takes no value."""
         return self.kind is bool
 
     @property
     def form(self) -> str:
-        """What its value looks like."""
+        """What the option's value looks like."""
         return self.option.form
 
     @property
     def name(self) -> str:
-        """As on the command line: `--run-dir`, or the form of what is told by its place."""
+        """The option's name on the command line: `--run-dir`, or the form of what is told by its place."""
         if self.option.positional:
             return self.form
         return f"--{'no-' if self.default is True else ''}{self.field.replace('_', '-')}"
@@ -99,7 +99,7 @@ def _fields(command: type) -> Iterator[Declared]:
 
 
 def _docstrings(command: type) -> dict[str, str]:
-    """What is written below each field, in one line; of its bases too."""
+    """What is written below each field of a command, in one line; of its bases' fields too."""
     found: dict[str, str] = {}
     for owner in reversed(command.__mro__):
         body = _classes(owner.__module__).get(owner.__name__, []) if is_dataclass(owner) else []

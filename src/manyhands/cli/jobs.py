@@ -18,7 +18,7 @@ class Jobs(Command):
     """Print JSON: `controller` with its `pid`, `hosts`, and `jobs` with `id`, `name`, `status`, `step`, `workers`
     (rank, pid, host), `slots`, `weights_sha256`, `directory` and more."""
     all: bool = False
-    """Also those that were over an hour ago."""
+    """Show also jobs that were over an hour ago."""
 
     def run(self, job_arguments: list[str]) -> int:
         from manyhands.jobs.controller import Client

@@ -38,7 +38,7 @@ class Logs(Command):
 
 
 def _of_job(number: int) -> tuple[Path, Callable[[], bool]]:
-    """Where its output is, and whether it is over.
+    """Where a job's output is, and whether it is over.
 
     Raises:
         UsageError: there is no such job.

@@ -69,7 +69,7 @@ def look_over(
 
 
 def _is_flag(token: str) -> bool:
-    """Whether it looks like an option, and not like a value or a negative number."""
+    """Whether a token looks like an option, and not like a value or a negative number."""
     return re.match(r"--?[A-Za-z]", token) is not None
 
 

@@ -19,7 +19,7 @@ class _Order(Command):
     """The job's number; `manyhands jobs` lists them."""
 
     def order(self, what: str, means: str, body: dict[str, object] | None = None) -> int:
-        """Have the controller do it."""
+        """Have the controller do something with the job."""
         number = self.number(what)
         from manyhands.jobs.controller import Client
 
@@ -28,7 +28,7 @@ class _Order(Command):
         return 0
 
     def number(self, what: str) -> int:
-        """The job's.
+        """The job's number.
 
         Raises:
             UsageError: it is none; says what to do with a run in a directory.

@@ -95,7 +95,7 @@ def _rule(info: StructTypeInfo) -> StructConstructorSpec | None:
 
 
 def _make(command: type, **values: Any) -> Any:
-    """The command, and its groups, of what was given."""
+    """The command, and its groups, made of the values that were given."""
     parts = {each.field: each for each in fields_of(command)}
     made = {name: _make(each.kind, **values) if each.group else values[name] for name, each in parts.items()}
     return command(**made)

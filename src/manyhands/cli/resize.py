@@ -23,7 +23,7 @@ class Resize(ExistingRun):
     """
 
     gang: GangOptions = field(default_factory=GangOptions)
-    """To what."""
+    """What the gang is to be."""
 
     def run(self, job_arguments: list[str]) -> int:
         given = self.gang.given()

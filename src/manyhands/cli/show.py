@@ -45,7 +45,7 @@ class Show(ExistingRun):
 
 
 def _status(directory: RunDirectory) -> dict[str, Any]:
-    """From the supervisor if one runs, else from what it left behind."""
+    """How a run stands: from its supervisor if one runs, else from what it left behind."""
     if directory.is_live():
         try:
             return {"weights_sha256": None, **dataclasses.asdict(directory.show())}

@@ -44,15 +44,15 @@ class Simulate(Command):
     load: Annotated[float | None, Option("X", "1; of a trace, as it was")] = None
     """Slot-seconds asked for, over those that there are while jobs come."""
     elastic: Annotated[float, Option("FRACTION")] = 0.0
-    """Of generated jobs: the share that can use four times the workers that they need."""
+    """The share of generated jobs that can use four times the workers that they need."""
     spread: Annotated[float, Option("FRACTION")] = 1.0
-    """Of generated jobs: the speed of a gang on more hosts than it needs, over that on as few as can be."""
+    """The speed of generated jobs' gangs on more hosts than they need, over that on as few as can be."""
     seed: int = 0
-    """Of generated jobs: which ones."""
+    """Which jobs are generated."""
     pairs: Annotated[Path | None, Option("FILE", "of generated jobs, 26 generated kinds")] = None
-    """For +pack: speeds of jobs that share slots, by kind (docs/simulator.md). Generated jobs are of its kinds."""
+    """Speeds of jobs that share slots, by kind, for +pack (docs/simulator.md). Generated jobs are of its kinds."""
     trial: Annotated[float, Option("SECONDS")] = 60.0
-    """For +pack: after how long the speeds of two that share slots are known. 0: all are known from the start."""
+    """The time after which +pack knows the speeds of two that share slots. 0: all are known from the start."""
     restart: Annotated[float, Option("SECONDS")] = 5.0
     """How long a job stands still after a pause, a move or a resize."""
     tick: Annotated[float, Option("SECONDS")] = 300.0
@@ -116,7 +116,7 @@ class Simulate(Command):
             raise UsageError("--load and --tick must be above 0, and --restart and --trial not below.")
 
     def _trace(self, slots: int, packs: bool) -> tuple[Trace, Mapping[tuple[int, int], tuple[float, float]]]:
-        """The jobs, and the speeds of their kinds' pairs."""
+        """The trace of the jobs, and the speeds of their kinds' pairs."""
         from manyhands.jobs.simulator import generate, generate_pairs, read_pairs, read_trace
 
         measured = read_pairs(self.pairs) if self.pairs is not None else None
@@ -146,13 +146,13 @@ class Simulate(Command):
 
 
 _WIDTH = 120
-"""Of the table, in characters, where it does not go to a terminal."""
+"""Width of the table, in characters, where it does not go to a terminal."""
 _KINDS = 26
-"""As many as Gavel's figures have on one device."""
+"""Kinds of generated jobs: as many as Gavel's figures have on one device."""
 
 
 def _hosts(text: str) -> list[int]:
-    """Slots by host."""
+    """The number of slots of each host."""
     if found := re.fullmatch(r"(\d+)x(\d+)", text):
         count, slots = map(int, found.groups())
         if not count or not slots:
@@ -169,7 +169,7 @@ def _hosts(text: str) -> list[int]:
 
 
 def _without_effect(trace: Trace, names: list[str], pairs: Mapping[tuple[int, int], object]) -> list[str]:
-    """What cannot make a difference for these jobs."""
+    """Which options make no difference for these jobs, and why."""
     notes = []
     if any("elastic" in name for name in names) and (trace.most == trace.least).all():
         notes.append("no job can use more workers than it needs, so none grows (a column most, or --elastic).")

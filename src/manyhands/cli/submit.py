@@ -72,12 +72,12 @@ class Submit(ForJob):
 
 
 def _changed(care: Care) -> dict[str, Any]:
-    """What is not as it is by default."""
+    """The settings of the care that are not as they are by default."""
     return {f.name: getattr(care, f.name) for f in fields(care) if getattr(care, f.name) != f.default}
 
 
 def _workers(text: str | None, layout: Layout | None) -> tuple[int, int]:
-    """The fewest and the most."""
+    """The fewest and the most workers that a job may have."""
     if text is None:
         return (layout.workers, layout.workers) if layout else (1, 1)
     found = re.fullmatch(r"(\d+)(?::(\d+))?", text.strip())

@@ -119,7 +119,7 @@ def _check_installed(*names: str) -> None:
 
 
 def _pairs(flag: str, text: str) -> list[tuple[str, str]]:
-    """NAME=VALUE,NAME=VALUE."""
+    """The names and values of a text `NAME=VALUE,NAME=VALUE`."""
     items = [item.strip().partition("=") for item in text.split(",") if item.strip()]
     for name, _, value in items:
         if not name or not value or (flag == "--shares" and not _is_share(value)):
@@ -156,7 +156,7 @@ def _check_reachable(hosts: list[str]) -> None:
 
 
 def _cuda_devices() -> int:
-    """How many there are, without torch."""
+    """How many CUDA devices this machine has, found without torch."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
     program = shutil.which("nvidia-smi")

@@ -155,10 +155,10 @@ class Cluster:
         return replace(self, nodes=(*(self.by_name[name] for name in wanted), *others), links=tuple(links))
 
     def scaled(self, factor: float) -> Cluster:
-        """The same cluster with all bandwidths multiplied."""
+        """The cluster with all bandwidths multiplied."""
         links = tuple(replace(link, bandwidth=max(1, round(link.bandwidth * factor))) for link in self.links)
         return replace(self, links=links)
 
     def apart(self) -> Cluster:
-        """The same cluster with every node a machine of its own, so that nothing shares memory."""
+        """The cluster with every node a machine of its own, so that nothing shares memory."""
         return replace(self, nodes=tuple(replace(node, host="") for node in self.nodes))

@@ -16,9 +16,9 @@ from manyhands.cluster.cluster import Cluster, Link, Node
 
 GB = 10**9
 NVLINK2_LANE = 23 * GB
-"""Of DGX-1V, each direction."""
+"""Bytes/s of an NVLink lane of DGX-1V, each direction."""
 NVLINK3_LANE = 25 * GB
-"""Of DGX A100, each direction."""
+"""Bytes/s of an NVLink lane of DGX A100, each direction."""
 PCIE3 = 12 * GB
 QPI = 6 * GB
 INFINIBAND_HDR = 25 * GB

@@ -27,9 +27,9 @@ from manyhands.cluster.machines import NVLINK2_LANE, NVLINK3_LANE, NVLINK_LATENC
 from manyhands.errors import UserError
 
 MAX_LANES = 18
-"""Of NVLink on one GPU, so far."""
+"""Lanes of NVLink that one GPU has at most, so far."""
 _LEVELS = (("PIX",), ("PXB",), ("PHB", "NODE"))
-"""From close to far; SYS is what is left. The host bridges of a NUMA node count as one."""
+"""How devices are joined, from close to far; SYS is what is left. The host bridges of a NUMA node count as one."""
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 _CELL = re.compile(r"X|NV[0-9]+|PIX|PXB|PHB|NODE|SYS")
 

@@ -68,13 +68,13 @@ def is_latency(text: str) -> bool:
 
 
 def format_bandwidth(value: int, digits: int | None = None) -> str:
-    """In the largest fitting unit, exactly, or rounded to so many significant digits."""
+    """A bandwidth in the largest fitting unit, exactly, or rounded to so many significant digits."""
     power, prefix = next(((p, u) for p, u in ((12, "T"), (9, "G"), (6, "M"), (3, "k")) if value >= 10**p), (0, ""))
     return f"{_number(Decimal(value).scaleb(-power), digits)} {prefix}B/s"
 
 
 def format_latency(value: float, digits: int | None = None) -> str:
-    """In the largest fitting unit, exactly (what `parse_latency` reads back), or rounded."""
+    """A latency in the largest fitting unit, exactly (what `parse_latency` reads back), or rounded."""
     exact = Decimal(repr(float(value)))
     units = (("s", 0), ("ms", -3), ("us", -6), ("ns", -9))
     unit, power = next(

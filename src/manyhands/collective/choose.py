@@ -33,9 +33,9 @@ class Choice:
     forest: Forest
     cost: Cost
     reason: str
-    """In words: what it takes, what the others take, and which links those leave idle."""
+    """Why it was chosen, in words: what it takes, what the others take, and which links those leave idle."""
     considered: dict[str, Cost]
-    """By algorithm, fastest first."""
+    """What each algorithm costs, by its name, the fastest first."""
 
 
 def known_algorithms() -> list[str]:

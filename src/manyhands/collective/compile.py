@@ -32,14 +32,14 @@ from manyhands.collective.tree import Node, fold
 
 Association = Literal["any", "aligned"]
 _STEP = 2
-"""From a chunk's time to that of the next, in half steps."""
+"""Half steps from a chunk's time to that of the next."""
 
 
 class Contribution(NamedTuple):
     """What the ranks bring along: subtrees of the aligned tree over `total` leaves, in order, tiling it."""
 
     nodes: tuple[tuple[Node, ...], ...]
-    """Per member."""
+    """The subtrees that each member brings along."""
     total: int
 
 
@@ -162,7 +162,7 @@ class Compiler:
         return self.inputs + (1 if self.member and self.output == self.inputs else 0) + self.lossy
 
     def _lost(self, start: int) -> Place | None:
-        """Where what a lossy format loses of this part of the data is kept."""
+        """The place that keeps what a lossy format loses of this part of the data; None without one."""
         return Place(self.scratch_buffer() - 1, start) if self.lossy else None
 
     def result(self, start: int) -> Place:
@@ -265,7 +265,7 @@ class Compiler:
             )
 
     def _given(self, stream: Stream, chunk: int, start: int, count: int) -> Place:
-        """The data that a root hands out, in its place in the output."""
+        """The place in the output of the data that a root hands out."""
         own = Place(0, start - self.rank * self.part) if self.forest.operation == "all_gather" else Place(0, start)
         result = self.result(start)
         if own != result:

@@ -46,7 +46,7 @@ class Cost:
     bandwidth_seconds: float
     """What the busiest link takes to carry its bytes."""
     latency_seconds: float
-    """The rest: latencies, overheads, filling and draining the pipeline."""
+    """Seconds of all else: latencies, overheads, filling and draining the pipeline."""
     bottleneck: str
     """The busiest link and what it carries, in words."""
     chunks: int
@@ -167,7 +167,7 @@ class _Hops:
         self.order: list[tuple[int, int]] = []
         """A hop, and one that waits for it."""
         self.open: dict[tuple[str, str], list[int]] = {}
-        """Between nodes with several links, the hops that leave open which of them they take."""
+        """For pairs of nodes with several links, the hops that leave open which of the links they take."""
         self.count = 0
 
     def add(self, tree: Tree, copies: Mapping[str, int]) -> None:
@@ -227,7 +227,7 @@ def _columns(rows: Sequence[tuple[float, ...]], count: int) -> np.ndarray:
 
 
 def _by_level(first: np.ndarray, then: np.ndarray, level: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Who waits for whom, in rounds such that what a round builds on is done before it."""
+    """Which hop waits for which, in rounds such that what a round builds on is done before it."""
     levels = np.array(level, dtype=np.intp)[then]
     sorting = np.argsort(levels, kind="stable")
     cuts = np.flatnonzero(np.diff(levels[sorting])) + 1

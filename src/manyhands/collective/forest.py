@@ -41,7 +41,7 @@ class Tree:
     """
 
     share: Fraction
-    """Of all the data."""
+    """The part of all the data that the tree carries."""
     root: str
     reduce: tuple[Edge, ...] = ()
     """Every edge after those that lead into its source. A node adds its own data and then what its children send, in

@@ -32,7 +32,7 @@ class Carried(NamedTuple):
     """Whether the edge is of the reduce tree."""
     wire: Wire
     amount: Fraction
-    """Of the data."""
+    """What the edge puts on the link, as a multiple of the data."""
 
 
 def rate(forest: Forest, cluster: Cluster, *, contributions: Sequence[Block] | None = None) -> Fraction:
@@ -82,7 +82,7 @@ def shares_of(forest: Forest, cluster: Cluster, *, contributions: Sequence[Block
 
 
 def lanes(cluster: Cluster) -> dict[tuple[str, str], dict[str, Link]]:
-    """Between neighbours, the links by rail."""
+    """The links between each two neighbours, by rail."""
     found: dict[tuple[str, str], dict[str, Link]] = {}
     for link in cluster.links:
         found.setdefault((link.source, link.target), {})[link.rail] = link

@@ -39,7 +39,7 @@ def partials_of(forest: Forest, tree: Tree, contributions: Sequence[Block] | Non
 
 
 def one_leaf_each(members: int) -> list[Block]:
-    """Rank r brings leaf r."""
+    """The blocks of ranks that bring one leaf each: rank r brings leaf r."""
     return [Block(rank, rank + 1) for rank in range(members)]
 
 

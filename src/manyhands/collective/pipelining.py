@@ -9,7 +9,7 @@ from manyhands.collective.forest import Edge, Forest, Tree
 
 NETWORK_CHUNK = 1 << 16
 MEMORY_CHUNK = 1 << 18
-"""Bytes: below, what a message costs is more than what pipelining gains."""
+"""Bytes of a chunk in memory: below, what a message costs is more than what pipelining gains."""
 LEAD = 1 << 18
 """Bytes: 10 ms at 25 MB/s. With twice as many a mesh of such links takes 5 % longer for 16 MiB: what stands in queues
 delays the acknowledgements of what comes the other way."""

@@ -48,7 +48,7 @@ class Instruction(NamedTuple):
 
     op: Op
     count: int
-    """Elements."""
+    """Elements that the instruction is about."""
     target: Place | None = None
     left: Place | None = None
     right: Place | None = None

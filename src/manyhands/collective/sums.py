@@ -19,7 +19,7 @@ class Stream:
     stop: int
     root: bool
     children: list[tuple[int, Edge]] = field(default_factory=list)
-    """With the time of its first chunk, in order: when it is taken, as of `source`, or sent."""
+    """The edges from children, in order, each with the time at which its first chunk is taken."""
     parent: tuple[int, Edge] | None = None
     source: tuple[int, Edge] | None = None
     targets: list[tuple[int, Edge]] = field(default_factory=list)
@@ -68,12 +68,12 @@ class Sums:
         self.time = time
 
     def hold(self, node: Node, place: Place) -> None:
-        """The node's own data."""
+        """Take in a sum that the node has of its own."""
         self.expected -= 1
         self._settle(node, place)
 
     def receive(self, node: Node, time: int, edge: Edge) -> None:
-        """A partial sum comes; it is added on the way in if its counterpart is there."""
+        """Take in a partial sum that comes; it is added on the way in if its counterpart is there."""
         self.time = time
         self.expected -= 1
         peer, rail = self.compiler.peer(edge.source), rail_of(edge)
@@ -90,7 +90,7 @@ class Sums:
         self._settle(node, place)
 
     def finish(self) -> list[Place]:
-        """All is there. A root's sum moves to where the result belongs, if it is not there yet."""
+        """Give the places of the sums when all is there. A root's sum moves to where the result belongs."""
         places = [self.places[node] for node in sorted(self.places, key=lambda n: n.start)]
         if not self.stream.root:
             return places

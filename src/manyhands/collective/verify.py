@@ -63,7 +63,7 @@ def _check_shares(forest: Forest) -> None:
 
 
 def _check_roots(forest: Forest) -> None:
-    """What the operation asks of the roots."""
+    """Check what the operation asks of the roots."""
     members, roots = forest.members, [tree.root for tree in forest.trees]
     if forest.operation in ("reduce_scatter", "all_gather"):
         for root in roots:
@@ -87,7 +87,7 @@ def _check_roots(forest: Forest) -> None:
 
 
 def _check_reduce(forest: Forest, tree: Tree, where: str) -> None:
-    """An in-arborescence: every sum goes up once, complete, and the root ends with everything once."""
+    """Check an in-arborescence: every sum goes up once, complete, and the root ends with everything once."""
     holding = set(forest.members)
     sent: set[str] = set()
     for number, edge in enumerate(tree.reduce):
@@ -110,7 +110,7 @@ def _check_reduce(forest: Forest, tree: Tree, where: str) -> None:
 
 
 def _check_broadcast(forest: Forest, tree: Tree, where: str) -> None:
-    """An out-arborescence: everyone gets the result once, from someone who has it."""
+    """Check an out-arborescence: everyone gets the result once, from someone who has it."""
     has = {tree.root}
     for number, edge in enumerate(tree.broadcast):
         at = f"{where}, broadcast edge {number} ({edge.source} -> {edge.target})"

@@ -23,7 +23,7 @@ Source = tuple[int, int]
 Terms = frozenset[tuple[Source, int]]
 """(source, shift): the sum of these contributions, each taken at the own position plus the shift."""
 Stretch = tuple[int, int, Terms]
-"""Start, stop, what is there."""
+"""A run of elements and what is there: start, stop, terms."""
 Channel = tuple[int, int, str]
 
 
@@ -115,7 +115,7 @@ def _sources(program: Program) -> list[Source]:
 
 
 def _fill(machine: _Machine, operation: Operation, count: int, root: int, total: int) -> None:
-    """Puts a rank's data where its program expects it."""
+    """Put a rank's data where its program expects it."""
     start, stop = _part(machine.rank, count, total) if operation == "all_gather" else (0, total)
     if start == stop or (operation == "broadcast" and machine.rank != root):
         return
@@ -230,7 +230,7 @@ class _Machine:
 
 
 def _run(machines: Sequence[_Machine]) -> None:
-    """All programs to their end."""
+    """Run all programs to their end."""
     channels: dict[Channel, deque[list[Stretch]]] = {}
     waiting: dict[Channel, _Machine] = {}
     ready = deque(machines)

@@ -26,14 +26,14 @@ class Trials:
     """What is to be compared."""
 
     directory: Path
-    """In which each layout has its run directory."""
+    """The folder in which each layout has its run directory."""
     job_file: Path
     arguments: list[str] = field(default_factory=list)
     layouts: tuple[Layout, ...]
-    """One worker comes first, whether it is named or not."""
+    """The layouts to run; one worker comes first, whether it is named or not."""
     steps: int = 6
     plan: Mapping[str, Any] = field(default_factory=dict)
-    """Other fields of `Plan`."""
+    """Other fields of `Plan` that all runs have."""
 
 
 def parse_layouts(text: str) -> tuple[Layout, ...]:

@@ -124,7 +124,7 @@ def profile_of(trial: Trial, settings: dict[str, Any], stages: int) -> Profile:
 
 
 def _whole(figures: dict[str, Any], seconds: dict[str, float], micro_batches: int) -> UnitCost:
-    """A model that cannot be cut."""
+    """The cost of a model that cannot be cut."""
     backward = seconds["backward"] / micro_batches
     return UnitCost(
         name="the model",

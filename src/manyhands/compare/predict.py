@@ -58,22 +58,22 @@ class Profile:
     forward: float
     backward: float
     exchange: float
-    """Of a step: putting the sum together."""
+    """Seconds of a step for putting the sum together."""
     optimizer: float
-    """Of a step."""
+    """Seconds of a step for the optimizer."""
     units: tuple[UnitCost, ...]
     """What the model can be cut into; a model that cannot be cut is one unit."""
     forward_operators: tuple[float, ...]
-    """By unit, of a micro-batch."""
+    """Operators of each unit in the forward pass of a micro-batch."""
     backward_operators: float
     data_operators: float
     step_operators: float
-    """Of a step: all others."""
+    """Operators of a step that belong to no micro-batch."""
     parameters_by_unit: tuple[int, ...]
     optimizer_bytes: int
     peak_bytes: int
     cores: int | None
-    """None: every rank has a device of its own."""
+    """Cores that the workers share; None: every rank has a device of its own."""
     busy_cores: float = 1.0
     """Cores that a computing worker keeps busy."""
 
@@ -145,7 +145,7 @@ def _table(layout: Layout, micro_batches: int) -> Table:
 
 
 def _costs(layout: Layout, cuts: Sequence[int], profile: Profile, links: Links, slower: float) -> Costs:
-    """Of the stages. Every stage fetches the data itself; what a layer's shards exchange counts to its computation."""
+    """Costs of the stages. Every stage fetches the data; what a layer's shards exchange counts as its computation."""
     units = profile.scaled
     bounds = list(pairwise((*cuts, len(units))))
     forward, inputs, weight = (
@@ -234,7 +234,7 @@ def _exchanged(layout: Layout, share: Share, table: Table, profile: Profile) -> 
 
 
 def _operators(share: Share, table: Table, profile: Profile) -> int:
-    """Forward and backward of its units for each micro-batch, and the update of its parameters."""
+    """Operators of a rank: its units' forward and backward for each micro-batch, and its parameters' update."""
     forward = sum(sum(profile.forward_operators[slice(*stage)]) for stage in share.stages)
     whole = sum(profile.forward_operators) or 1.0
     each = len(share.stages) * profile.data_operators + forward + profile.backward_operators * forward / whole
@@ -244,7 +244,7 @@ def _operators(share: Share, table: Table, profile: Profile) -> int:
 
 
 def _memory(layout: Layout, share: Share, table: Table, profile: Profile) -> int:
-    """Weights, sums of gradients while they are folded, the optimizer's state, live activations."""
+    """Bytes of a rank: weights, sums of gradients while they are folded, the optimizer's state, live activations."""
     size, replicas = share.parameter_bytes, layout.dp
     weights = size / (replicas if layout.shard == 3 else 1)
     if layout.shard in (1, 2):

@@ -18,9 +18,9 @@ class Share:
     stages: tuple[tuple[int, int], ...]
     """The first unit of each of its stages, and the one behind the last."""
     parameter_bytes: float
-    """Of its stages' parameters, or its tensor shard of them."""
+    """Bytes of the parameters of the rank's stages, or of its tensor shard of them."""
     part: float
-    """Of all parameters' bytes."""
+    """The part that the rank has of all parameters' bytes."""
 
 
 def share_of(layout: Layout, rank: int, table: Table, cuts: Sequence[int], units: Sequence[UnitCost]) -> Share:

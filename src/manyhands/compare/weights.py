@@ -37,7 +37,7 @@ def largest(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
 
 
 def _weights(trial: Trial) -> dict[str, Any]:
-    """Of the last checkpoint; they look into the file."""
+    """The weights of a run's last checkpoint; they look into its file."""
     from manyhands.state import read_image
 
     checkpoint = newest_checkpoint(trial.directory.checkpoints, lambda text: None)

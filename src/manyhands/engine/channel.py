@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from manyhands.wire import Data, encode
 
 MAX_MESSAGE = 128 << 10
-"""Bytes; well under Linux's default socket buffer of 208 KiB."""
+"""Bytes of a message at most; well under Linux's default socket buffer of 208 KiB."""
 
 _MAX_DESCRIPTORS = 253
-"""What Linux passes at once (SCM_MAX_FD); bounds a gang on one host to 254 workers."""
+"""Descriptors of a message at most, as Linux has it (SCM_MAX_FD); bounds a gang on one host to 254 workers."""
 
 
 class Channel:

@@ -50,10 +50,10 @@ EngineEvent = Said | Printed | Exited
 
 
 class Engine(Protocol):
-    """Eleven verbs. Workers are named by numbers that are never used twice."""
+    """What an engine can do, in eleven verbs. Workers are named by numbers that are never used twice."""
 
     def report_to(self, on_event: Callable[[EngineEvent], None]) -> None:
-        """Whom to tell what happens. To be said before a worker is started."""
+        """Say who is told what happens; has to be said before a worker is started."""
         ...
 
     def open(self) -> Loaded:
@@ -86,7 +86,7 @@ class Engine(Protocol):
         ...
 
     def clock(self, worker: int) -> int:
-        """What to add to the times that a worker tells, in ns, for those of this machine."""
+        """What to add to the times that a worker tells, in ns, to have those of this machine."""
         ...
 
     def send(self, worker: int, message: object) -> None:

@@ -32,7 +32,7 @@ class ForkedProcess:
         self._code: int | None = None
 
     def wait(self) -> int:
-        """Its exit code, minus the signal's number if one killed it, once it has ended."""
+        """Wait until the process has ended; returns its exit code, minus the signal's number if one killed it."""
         if self._code is None:
             self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self._code
@@ -61,7 +61,7 @@ class ForkedTemplate:
         self.control.send(Serve(supervisor=os.getpid()))
 
     def load(self, entry: str, spec: object, place: Place) -> None:
-        """Have it call an entry."""
+        """Have the template call an entry."""
         self.control.send(Load(entry=entry, spec=spec, place=place))
 
 
@@ -101,7 +101,7 @@ def _try(what: Callable[[], object], write: int) -> NoReturn:
 
 
 def _serve(channel: Channel) -> NoReturn:
-    """In the fork: be a template, and nothing of what this process was."""
+    """Be a template, in a fork, and nothing of what this process was."""
     from manyhands.engine.template import serve
 
     code = 1
@@ -120,7 +120,7 @@ def _serve(channel: Channel) -> NoReturn:
 
 
 def _flush() -> None:
-    """What lies in a buffer would be written by both."""
+    """Flush the standard streams: what lies in a buffer would be written by both."""
     for name in ("stdout", "stderr"):
         try:
             getattr(sys, name).flush()

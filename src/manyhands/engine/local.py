@@ -40,11 +40,11 @@ class Process(Protocol):
     """A child of this process."""
 
     def wait(self) -> int:
-        """Its exit code, once it has ended."""
+        """Wait until the process has ended; returns its exit code."""
         ...
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the process at once."""
         ...
 
 
@@ -58,7 +58,7 @@ class AnyTemplate(Protocol):
     def process(self) -> Process: ...
 
     def load(self, entry: str, spec: object, place: Place) -> None:
-        """Have it call an entry."""
+        """Have the template call an entry."""
         ...
 
 

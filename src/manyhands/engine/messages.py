@@ -13,10 +13,10 @@ class Depot:
     """Where processes of all hosts meet and leave state: a port of the supervisor's process."""
 
     host: str
-    """As it is reached from where this is said."""
+    """The depot's host, as it is reached from where this is said."""
     port: int
     token: str
-    """What it wants to be known."""
+    """The token that the depot wants to be known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Place:
     slots: tuple[int, int] | None = None
     """Descriptors of the slots for state (shm/slots.py); None on another host than the supervisor's."""
     depot: Depot | None = None
-    """None if all is on one host."""
+    """The depot; None if all is on one host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class Meeting:
     """Where processes that are on several hosts connect to each other."""
 
     name: str
-    """At the depot."""
+    """The meeting's name at the depot."""
     world: int
-    """How many they are."""
+    """How many processes meet."""
 
 
 class Linking(Protocol):
@@ -53,7 +53,7 @@ class Linking(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """Said first: end when this process does."""
+    """End when this process does; said first."""
 
     supervisor: int
 

@@ -79,7 +79,7 @@ def _model(directory: RunDirectory, note: Callable[[str], None]) -> nn.Module | 
 
 
 def _is_pretrained(model: nn.Module) -> bool:
-    """Whether it is a model of `transformers`, which knows how to write itself."""
+    """Whether a model is one of `transformers`, which knows how to write itself."""
     return hasattr(getattr(model, "config", None), "to_json_string") and callable(
         getattr(model, "save_pretrained", None)
     )
@@ -111,7 +111,7 @@ def _staged(output: Path) -> Iterator[Path]:
 
 
 def _write_pretrained(model: nn.Module, folder: Path) -> None:
-    """As `transformers` does it: one file of weights, config.json and what else belongs to the model."""
+    """Write a model as `transformers` does: one file of weights, config.json and what else belongs to the model."""
     from safetensors import SafetensorError
 
     save: Any = model.save_pretrained  # type: ignore[attr-defined]

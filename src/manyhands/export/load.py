@@ -84,7 +84,7 @@ def _job(directory: RunDirectory, job_file: Path | None, arguments: list[str], h
 
 @contextmanager
 def _inside(folder: Path) -> Iterator[None]:
-    """In the directory where the run began, as long as there is one: its flags may hold relative paths."""
+    """Work in the directory where the run began, as long as there is one: its flags may hold relative paths."""
     before = Path.cwd()
     if folder.is_dir():
         os.chdir(folder)

@@ -15,7 +15,7 @@ class Probing:
     """A short run that is looked at closely (training/probe.py)."""
 
     steps: int
-    """So many are trained, and no more."""
+    """How many steps are trained, and no more."""
     stages: tuple[int, ...] = ()
     """Numbers of pipeline stages for which one worker alone is to measure the model's units."""
 
@@ -25,16 +25,16 @@ class Spec:
     """What is to be run: the same on every host."""
 
     job_file: Path | None
-    """None: the job is in memory (held.py), under the name `held`."""
+    """The job's file; None: the job is in memory (held.py), under the name `held`."""
     held: str = ""
     arguments: tuple[str, ...] = ()
-    """The flags of its `job` function."""
+    """The flags of the job file's `job` function."""
     cwd: Path
     """Where the run began: flags may hold relative paths."""
     plan: Plan
-    """To begin with. Members are told theirs when they are built."""
+    """The plan to begin with. Members are told theirs when they are built."""
     snapshot_share: float
-    """Of the time, that snapshots may take."""
+    """Largest share of the time that snapshots may take."""
     tables: Path
     """The folder for the rows of sparse tables, on the machine that the run was started on."""
     probe: Probing | None = None
@@ -50,7 +50,7 @@ _ALIKE = ("torch", "numpy", "manyhands")
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Of the job, and of the machine that it was loaded on."""
+    """What was found out about the job, and about the machine that it was loaded on."""
 
     micro_batches: int
     batch_size: int
@@ -65,18 +65,18 @@ class Facts:
     """Something that the user may want to know; may be empty."""
     job_sha256: str
     versions: dict[str, str] = field(default_factory=dict)
-    """Of what the bits of a result depend on."""
+    """Versions of what the bits of a result depend on."""
 
     @property
     def alike(self) -> dict[str, str]:
-        """What must be the same on every host, by what it is called."""
+        """What must be the same on every host: what it is called -> its value."""
         found = {"the job file's sha256": self.job_sha256}
         found |= {name: str(getattr(self, name)) for name in ("micro_batches", "batch_size", "seed", "precision")}
         return found | {f"{name}'s version": self.versions.get(name, "none") for name in _ALIKE}
 
     @staticmethod
     def read(data: Any) -> Facts:
-        """From JSON.
+        """Read facts from JSON.
 
         Raises:
             MessageError: it is something else.

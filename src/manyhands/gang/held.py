@@ -25,12 +25,12 @@ class HeldJob:
 
     @property
     def name(self) -> str:
-        """What it is called, to people."""
+        """What the job is called, to people."""
         return getattr(self.job, "__name__", "job") if not isinstance(self.job, Job) else "job"
 
     @property
     def sha256(self) -> str:
-        """A digest of its source as far as there is one, to notice that it has changed."""
+        """A digest of the job's source as far as there is one, to notice that it has changed."""
         of = self.job.model if isinstance(self.job, Job) else self.job
         try:
             text = inspect.getsource(of)
@@ -56,5 +56,5 @@ def held(name: str) -> HeldJob:
 
 
 def let_go(name: str) -> None:
-    """No fork will ask for it any more."""
+    """Forget the job of this name: no fork will ask for it any more."""
     _held.pop(name, None)

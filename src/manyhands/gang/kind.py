@@ -17,7 +17,7 @@ from manyhands.plan import Plan
 
 
 class Kind(Enum):
-    """Of a gang."""
+    """A kind of gang."""
 
     REPLICAS = "replicas"
     PARTS = "parts"

@@ -17,44 +17,44 @@ class Phase(Enum):
     IDLE = "idle"
     RUNNING = "running"
     SAVING = "saving"
-    """It leaves its state in memory, gives it to others or takes it from another, as ordered."""
+    """The member leaves its state in memory, gives it to others or takes it from another, as ordered."""
     FINISHED = "finished"
     FAILED = "failed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A living one."""
+    """A living worker or server."""
 
     worker: int
-    """Its number, which is never used twice in a session."""
+    """The member's number, which is never used twice in a session."""
     device: int
-    """Which of its host's devices it has."""
+    """Which of its host's devices the member has."""
     plan: Plan
-    """What it was built for."""
+    """The plan that the member was built for."""
     since: int = 0
-    """When its phase began, in monotonic ns."""
+    """When the member's phase began, in monotonic ns."""
     pid: int = 0
     host: str = HERE
     phase: Phase = Phase.STARTING
     rank: int | None = None
-    """In the newest generation that it was in."""
+    """The member's rank in the newest generation that it was in."""
     step: int = 0
-    """Steps its state holds, as it last said."""
+    """Steps that the member's state holds, as it last said."""
     first: int = 0
-    """The step at which it joined its generation."""
+    """The step at which the member joined its generation."""
     moved: bool = False
-    """Whether it has said of any work since then."""
+    """Whether the member has told of any work since it joined."""
     bits: int = 0
-    """Checksum of its initial weights."""
+    """Checksum of the member's initial weights."""
     whole: bool = True
-    """Whether its state is the job's at a step boundary; of a server, whether it has all shards that it should have."""
+    """Whether the member's state is the job's at a step boundary; for a server, whether it has all its shards."""
     sha256: str = ""
-    """Digest of its final weights."""
+    """Digest of the member's final weights."""
     late: bool = False
-    """Whether it took the place of a lost one while the others went on."""
+    """Whether the member took the place of a lost one while the others went on."""
     placed: bool = False
-    """Whether it has been in a generation."""
+    """Whether the member has been in a generation."""
 
     @property
     def kind(self) -> Kind:
@@ -62,21 +62,21 @@ class Member:
 
     @property
     def who(self) -> str:
-        """It, in words."""
+        """What the member is, in words."""
         return "a new worker" if self.rank is None else self.plan.role(self.rank)
 
     @property
     def process(self) -> str:
-        """Its process, in words."""
+        """The member's process, in words."""
         return f"process {self.pid}" if self.host == HERE else f"process {self.pid} on {self.host}"
 
     @property
     def holds_state(self) -> bool:
-        """Whether others could go on from its state now."""
+        """Whether others could go on from the member's state now."""
         return self.whole and self.phase in (Phase.IDLE, Phase.FINISHED, Phase.FAILED)
 
     def fits(self, plan: Plan) -> bool:
-        """Whether it can take a place in the next generation, under this plan."""
+        """Whether the member can take a place in the next generation, under this plan."""
         if not (self.kind.whole and Kind.of(plan).whole):
             return not self.placed and self.plan == plan
         return self.host in plan.places

@@ -23,7 +23,7 @@ class InMemory:
     buffer: int
     step: int
     force: bool = False
-    """Take it though the member has done as many steps: its weights are others."""
+    """Whether to take the state though the member has done as many steps: its weights are others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Turn:
 
     way: str
     file: str
-    """Whose locks they take turns by."""
+    """The file by whose locks the jobs take turns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Join:
 
     rank: int
     plan: Plan
-    """Of the generation; a replica may have been built for another."""
+    """The plan of the generation; a replica may have been built for another."""
     load: Kept | None
     """The newest state; None if the member has it."""
     evaluated: int
@@ -78,7 +78,7 @@ class Join:
     check: bool = False
     """Show first that the gang trains what one worker would (training/check.py)."""
     fresh: bool = False
-    """It takes the place of a lost one, while the others go on."""
+    """Whether the member takes the place of a lost one, while the others go on."""
     meeting: Meeting | None = None
 
 
@@ -89,9 +89,9 @@ class Link:
     role: Role
     number: int
     fresh: bool
-    """The other one has taken the place of one that was lost."""
+    """Whether the other member has taken the place of one that was lost."""
     first: bool
-    """Of the two, this one has rank 0."""
+    """Whether this member has rank 0, of the two."""
     meeting: Meeting | None = None
 
 

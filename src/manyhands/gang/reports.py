@@ -15,23 +15,23 @@ class StepRow(NamedTuple):
     """A committed step."""
 
     step: int
-    """Counted from 1: after it, so many are done."""
+    """The step's number, counted from 1: after it, so many are done."""
     epoch: int
     first: int
     last: int
-    """The positions of its samples, as of `train.Step`."""
+    """The positions of its samples, as of `training.trainer.Step`."""
     loss: float
     grad_norm: float | None
     lr: float
     began: int
     ended: int
-    """Monotonic ns, by the clock of the member's machine."""
+    """When the step ended, in monotonic ns of the member's machine; `began` likewise."""
     sums: tuple[int, ...]
-    """By phase, ns."""
+    """Nanoseconds of each phase."""
     spans: tuple[Span, ...]
 
     def bare(self) -> StepRow:
-        """Without its spans."""
+        """The row without its spans."""
         return self._replace(spans=())
 
 
@@ -120,7 +120,7 @@ class Balanced:
 
     step: int
     micro_batches: tuple[int, ...]
-    """By worker."""
+    """How many micro-batches each worker has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ class Saved:
 
 @dataclass(frozen=True, kw_only=True)
 class Handed:
-    """A handover is over: it has given or taken the state, or failed at that."""
+    """A handover is over: the member has given or taken the state, or failed at that."""
 
     step: int
     error: str = ""
@@ -159,11 +159,11 @@ class Handed:
 
 @dataclass(frozen=True, kw_only=True)
 class Unlinked:
-    """It and a server have missed each other."""
+    """The member and a server have missed each other."""
 
     server: int
     far: bool
-    """The server is on another host."""
+    """Whether the server is on another host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,21 +173,21 @@ class Recovered:
 
 @dataclass(frozen=True, kw_only=True)
 class Paused:
-    """It has stopped at a step boundary, and is idle."""
+    """The member has stopped at a step boundary, and is idle."""
 
     step: int
     whole: bool
-    """Its state is the job's whole one at that boundary."""
+    """Whether the member's state is the job's whole one at that boundary."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LostPeer:
-    """Another was lost, or not found. It keeps the state of the last boundary, and is idle."""
+    """Another member was lost, or not found. This one keeps the state of the last boundary, and is idle."""
 
     step: int
     whole: bool
     peer: int | None
-    """The rank that was lost; None if it cannot tell which, because they did not find each other."""
+    """The rank that was lost; None if the member cannot tell which, because they did not find each other."""
     error: str = ""
 
 
@@ -198,7 +198,7 @@ class Finished:
     step: int
     whole: bool
     sha256: str = ""
-    """Of the final weights; empty where a member holds a part of them."""
+    """Digest of the final weights; empty where a member holds a part of them."""
     figures: object = None
     """What a short run was looked at for (training/probe.py)."""
 
@@ -209,12 +209,12 @@ class Failed:
 
     error: str
     doing: str
-    """Where, in words; may be empty."""
+    """What was being done, in words; may be empty."""
     trace: str
     step: int
     whole: bool
     splitting: bool = False
-    """The model cannot be divided as the plan says."""
+    """Whether the model cannot be divided as the plan says."""
 
 
 Report = (

@@ -148,7 +148,7 @@ def _be_first_process(place: dict[str, str], tell: int) -> NoReturn:
 
 
 def _set_up_files(place: dict[str, str]) -> None:
-    """Its own shared memory, /proc, network in /sys, and /etc/hosts; all else is the machine's."""
+    """Give a host its own shared memory, /proc, network in /sys, and /etc/hosts; all else is the machine's."""
     _mount("none", "/", flags=_MS_REC | _MS_PRIVATE)
     _mount("tmpfs", SHARED_MEMORY, "tmpfs")  # a scratch place that the next mount hides
     hosts = Path(SHARED_MEMORY, "hosts")
@@ -216,7 +216,7 @@ def _become(command: list[str], mask: Collection[int]) -> NoReturn:
 
 
 def remote(host: str, words: list[str]) -> int:
-    """Like `ssh HOST WORDS...`: the exit code, with this process's standard streams."""
+    """Run words on a host as `ssh HOST WORDS...` does, with this process's standard streams; returns the exit code."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.connect(REMOTE_SHELL)
         socket.send_fds(connection, [json.dumps({"host": host, "command": " ".join(words)}).encode()], [0, 1, 2])

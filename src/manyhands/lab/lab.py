@@ -20,7 +20,7 @@ from manyhands.lab.remote import RemoteShell
 from manyhands.lab.wiring import Cable, End, place_of, wire
 
 MASTER_PORT = 29500
-"""Free in a network of one's own."""
+"""The port of rank 0, which is free in a network of one's own."""
 _DEADLINE = 30.0
 """Seconds for a lab to end."""
 _NET_ADMIN, _SYS_ADMIN = 12, 21
@@ -94,7 +94,7 @@ class Lab:
         return told["holders"]
 
     def _hosts_file(self) -> str:
-        """/etc/hosts: h0 is a host, h0.eth0 one of its interfaces, and ::ffff:... what IPv6 sockets see of them."""
+        """The text of /etc/hosts: h0 is a host, h0.eth0 one of its interfaces, ::ffff:... what IPv6 sockets see."""
         names = {"127.0.0.1": "localhost"} | {address: host for host, address in self.wiring.hosts.items()}
         names |= {
             e.address: f"{e.place}.{e.interface}" for cable in self.wiring.cables for e in cable.ends if e.address

@@ -17,11 +17,11 @@ from manyhands.lab.wiring import HOST_DEVICE, End, Wiring
 
 Result = TypeVar("Result")
 MTU = 9000
-"""Jumbo frames: headers take 1 % of a link instead of 4."""
+"""Bytes of a jumbo frame: headers take 1 % of a link instead of 4."""
 BURST = 512 * 1024
 QUEUE = "100ms"
 MAX_BANDWIDTH = 2**32 - 1
-"""Of a tbf without its 64-bit extension; no one machine emulates more anyway."""
+"""Bytes/s at most of a tbf without its 64-bit extension; no one machine emulates more anyway."""
 BRIDGE = "bridge"
 _NEAR = 1000
 """The number of the first cable's first interface; Linux itself begins at 2."""
@@ -145,7 +145,7 @@ def cut(holders: Mapping[str, int], end: End) -> None:
 
 
 def restore(holders: Mapping[str, int], wiring: Wiring, end: End) -> None:
-    """Bring it up again, and the routes over it, which went with it."""
+    """Bring an interface up again, and the routes over it, which went with it."""
 
     def up(netlink: Any) -> None:
         number = _numbers(netlink)

@@ -19,7 +19,7 @@ def script(*arguments: object) -> list[str]:
 
 
 class Process(subprocess.Popen):
-    """Like `Popen`, of a command in the namespaces of another process.
+    """A command in the namespaces of another process, with what `Popen` offers.
 
     `pid` is a process that only waits for the command and ends as it does; `command_pid` is the command's, as the
     caller sees it (inside of its host it has another). Signals go to the command.
@@ -39,7 +39,7 @@ class Process(subprocess.Popen):
 
     @property
     def command_pid(self) -> int:
-        """0 if it could not be started."""
+        """The process number of the command; 0 if it could not be started."""
         if self._told >= 0:
             self._command_pid = int(os.read(self._told, 32) or 0)
             os.close(self._told)

@@ -25,16 +25,16 @@ _INTERFACE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """Where a cable is plugged in."""
+    """One end of a cable, and where it is plugged in."""
 
     node: str
     place: str
-    """The machine or switch."""
+    """The machine or switch that the cable is plugged into."""
     interface: str
     address: str = ""
-    """Empty at a switch."""
+    """The interface's address; empty at a switch."""
     bandwidth: int
-    """Bytes/s that leave here."""
+    """Bytes/s that leave at this end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Wiring:
     switches: tuple[str, ...]
     cables: tuple[Cable, ...]
     routes: dict[str, tuple[Route, ...]]
-    """By machine."""
+    """The routes of each machine."""
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -154,7 +154,7 @@ def _with_addresses(cluster: Cluster, cables: list[Cable], switches: set[str]) -
 
 
 def _joined_switches(cluster: Cluster, cables: list[Cable], switches: set[str]) -> dict[str, str]:
-    """One of them for all that are joined."""
+    """One switch to stand for all that are joined."""
     joined = {switch: switch for switch in switches}
     for cable in cables:
         a, b = (end.place for end in cable.ends)
@@ -170,7 +170,7 @@ def _joined_switches(cluster: Cluster, cables: list[Cable], switches: set[str]) 
 
 
 def _routes(hosts: dict[str, str], cables: list[Cable], switches: set[str]) -> dict[str, tuple[Route, ...]]:
-    """Breadth first from every destination; the widest of the shortest ways."""
+    """The routes of every machine, breadth first from every destination: the widest of the shortest ways."""
     ends: dict[str, list[End]] = {}
     for end in (end for cable in cables for end in cable.ends if end.address):
         ends.setdefault(end.address.rpartition(".")[0], []).append(end)

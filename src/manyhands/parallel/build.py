@@ -43,13 +43,13 @@ class Recipe:
 
     layout: Layout
     inputs: Any = None
-    """Of a batch like those that will come, to see how the model can be cut or divided; only pp and tp need it."""
+    """Inputs of a batch like those that will come, to see how the model can be cut or divided; for pp and tp."""
     cuts: Sequence[int] | None = None
     """Numbers of the units that begin the stages, if that was found before."""
     further: Callable[[], Sequence[Any]] = tuple
     """Gives inputs of other forms that the stages are to take in evaluation; asked on rank 0 alone."""
     micro_batches: int | None = None
-    """Of a step, for the table of a pipeline; None: one for each replica."""
+    """Micro-batches of a step, for the table of a pipeline; None: one for each replica."""
     in_order: bool = True
     """Whether replicas that divide gradients add them up in the order of the micro-batches."""
     compile: bool = False
@@ -57,7 +57,7 @@ class Recipe:
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     """Makes what a forward pass runs in."""
     loss: Callable[[Any], Tensor] | None = None
-    """Of the output for `inputs`: counts when stages are balanced; None: they are balanced without it."""
+    """The loss of the output for `inputs`: counts when stages are balanced; None: they are balanced without it."""
     traits: Callable[[nn.Module, Sequence[str] | None], Traits] = model_traits
     """The facts by which the layout is judged, of the model and, where they are known, of its units."""
 
@@ -150,7 +150,7 @@ def _cut(model: nn.Module, recipe: Recipe, table: Table, mesh: Mesh, sample: Sam
 
 
 def _split_layers(model: nn.Module, layout: Layout, mesh: Mesh, sample: Sample) -> dict[str, Placement]:
-    """Divide every layer that can be over the tensor group; by name, how the parameters are divided."""
+    """Divide every layer that can be over the tensor group; returns how the parameters are divided, by name."""
     if layout.tp == 1:
         return {}
     plan = derive(model, partial(sample.runs(), model), layout.tp)
@@ -193,7 +193,7 @@ def _blocks(model: nn.Module, units: Sequence[str]) -> list[nn.Module]:
 
 
 def _relay(parts: Sequence[Part], table: Table, mesh: Mesh, randomness: Randomness) -> Relay:
-    """What infers."""
+    """What runs the model's stages in inference."""
 
     def travelling(values: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(whole(list(values))) if mesh.layout.tp > 1 else tuple(values)

@@ -29,7 +29,7 @@ class Cut:
     recording: Recording
     form: Form
     further: dict[Form, Recording]
-    """For batches of other forms. They have the same units."""
+    """Recordings for batches of other forms. They have the same units."""
     starts: tuple[int, ...]
     """The first unit of every stage."""
 

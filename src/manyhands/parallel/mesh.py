@@ -16,7 +16,7 @@ from manyhands.transport import Group, part
 
 
 class Mesh:
-    """This worker's place. There is a group along every dimension that has more than one place.
+    """This worker's place in the mesh. There is a group along every dimension that has more than one place.
 
     Args:
         layout: the mesh's shape.
@@ -53,7 +53,7 @@ class Mesh:
         return self._along[dimension].get_group()
 
     def group(self, dimension: Dimension) -> Group:
-        """The transport's group of these peers."""
+        """The transport's group of this worker's peers along a dimension."""
         return self._along[dimension].get_group().transport
 
     @property

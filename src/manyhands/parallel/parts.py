@@ -36,14 +36,14 @@ class Part:
     """One stage on this worker."""
 
     index: int
-    """Of the stage."""
+    """The number of the stage."""
     body: Body
     parameters: list[str]
-    """Global names of those it owns."""
+    """Global names of the parameters that the part owns."""
     buffers: list[str]
-    """Global names of those that its forward may change."""
+    """Global names of the buffers that the part's forward may change."""
     units: list[str]
-    """Names of the modules that it calls."""
+    """Names of the modules that the part calls."""
 
     def weights(self, model: nn.Module) -> list[nn.Parameter]:
         """The parameters as they are now: FSDP shows gathered ones in place of its shards."""
@@ -64,7 +64,7 @@ class Whole:
     entered: Any = field(default=lambda: None)
 
     def arriving(self, inputs: Any) -> Sequence[Crossing]:
-        """What it receives from a stage before it, which there is none of."""
+        """The values that a stage receives from the one before it; none here."""
         return ()
 
     def __call__(self, inputs: Any, received: Sequence[Tensor]) -> Any:
@@ -76,7 +76,7 @@ class Names:
 
     def __init__(self, model: nn.Module) -> None:
         self.order = [name for name, _ in model.named_parameters()]
-        """Of the parameters, once each, in the model's order."""
+        """Names of the parameters, once each, in the model's order."""
         first = {param: name for name, param in reversed(list(model.named_parameters(remove_duplicate=False)))}
         first |= {param: name for name, param in model.named_parameters()}
         self.canonical = {name: first[param] for name, param in model.named_parameters(remove_duplicate=False)}
@@ -92,31 +92,31 @@ class Placed:
     """A model as one worker of a mesh holds it."""
 
     model: nn.Module
-    """Has all names; what others hold is empty."""
+    """The model with all its names; what others hold is empty."""
     names: Names
     mesh: Mesh
     parts: list[Part]
     handles: dict[str, nn.Parameter]
-    """By global name, what an optimizer works on; empty where another worker holds the parameter."""
+    """What an optimizer works on, by global name; empty where another worker holds the parameter."""
     owned: list[str]
     """Names of the parameters that are here, whole or divided, in the model's order."""
     borrowed: set[str]
-    """Names of the parameters of which this is a copy: an earlier stage owns them."""
+    """Names of the parameters that are copies here: an earlier stage owns them."""
     ties: list[Tie]
     table: Table
     cuts: tuple[int, ...]
     """The first unit of every stage."""
     forms: frozenset[Form] | None
-    """Of the batches that it takes; None: any."""
+    """The forms of batch that the model takes; None: any."""
     parameters: dict[str, nn.Parameter]
-    """By global name, the model's; FSDP shows others in their place while it has gathered them."""
+    """The model's parameters by global name; FSDP shows others in their place while it has gathered them."""
     shardings: dict[int, Sharding]
     sharded: set[str]
     """Names of the parameters that replicas divide."""
     placements: dict[str, Placement]
-    """By name, how parameters are divided over the tensor group."""
+    """How parameters are divided over the tensor group, by name."""
     randomness: Randomness
-    """The generators that it draws from."""
+    """The generators that the model draws from."""
     relay: Relay
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
@@ -143,7 +143,7 @@ class Placed:
             return whole(output) if self.mesh.layout.tp > 1 else output
 
     def room(self, samples: int) -> int | None:
-        """The size of batch that it takes for so many samples; None: it takes none that is large enough."""
+        """The size of batch that the model takes for so many samples; None: it takes none that is large enough."""
         if self.forms is None:
             return samples
         sizes = {form[0][0][0] for form in self.forms if form and form[0][0]}
@@ -176,7 +176,7 @@ class Placed:
         return share
 
     def mine(self, name: str, whole: Tensor) -> Tensor:
-        """This worker's share."""
+        """This worker's share of a whole tensor that has the parameter's form."""
         share = whole
         if name in self.placements:
             placed = self.placements[name]
@@ -187,7 +187,7 @@ class Placed:
         return share
 
     def of_replica(self, name: str, share: Tensor) -> Tensor:
-        """Of what a tensor group's worker has, this replica's share."""
+        """This replica's share of what a tensor group's worker has."""
         param = self._parameter(name)
         here = share.to(param.to_local().device)
         return distribute_tensor(here, param.device_mesh, param.placements, src_data_rank=None).to_local()
@@ -207,7 +207,7 @@ def empty(model: nn.Module, owned: Iterable[str]) -> None:
 
 
 def make_handles(parameters: Mapping[str, nn.Parameter], owned: Collection[str]) -> dict[str, nn.Parameter]:
-    """By name, the tensor that the optimizer works on: a sharded parameter's own shard, else the parameter."""
+    """The tensor that the optimizer works on, by name: a sharded parameter's own shard, else the parameter."""
     handles = dict(parameters)
     for name in owned:
         param = parameters[name]

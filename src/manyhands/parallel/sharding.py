@@ -151,7 +151,7 @@ class Sharding:
         self.before_backward(last=False)
 
     def before_backward(self, last: bool) -> None:
-        """A backward pass comes next; `last` of the step."""
+        """Say that a backward pass comes next; `last`: it is the last of the step."""
         last = last and self._reduces
         self._root.set_requires_gradient_sync(self._reduces)
         self._root.set_is_last_backward(last)
@@ -169,5 +169,5 @@ def reduces(stage: int, split_backward: bool) -> bool:
 
 
 def _no_views(module: nn.Module, args: Any, output: Any) -> Any:
-    """FSDP hangs a hook on the output, and an operation in place on a view would lose it without a word."""
+    """Copy an output that is a view: an operation in place on it would lose the hook that FSDP hangs on it."""
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) and leaf._is_view() else leaf, output)

@@ -39,7 +39,7 @@ def part_state(placed: Placed) -> PartState:
 
 
 def put_together(placed: Placed, parts: Sequence[PartState]) -> dict[str, dict[str, Tensor]]:
-    """`model` and `buffers` as `manyhands.state.capture` has them, of what all workers gave; on rank 0."""
+    """`model` and `buffers` of what all workers gave, as `manyhands.state.capture` has them; on rank 0."""
     names = placed.names
     values = {name: value for part in parts for name, value in part.parameters.items()}
     buffers = dict(placed.model.named_buffers()) | {n: b for part in parts for n, b in part.buffers.items()}
@@ -63,14 +63,14 @@ def take_weights(placed: Placed, saved: Mapping[str, Any]) -> None:
 
 
 def expected_forms(placed: Placed) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """By name, the shape and dtype that every weight and buffer of the whole model has."""
+    """The shape and dtype that every weight and buffer of the whole model has, by name."""
     names = placed.names
     forms = {name: (names.shapes[first], names.dtypes[first]) for name, first in names.canonical.items()}
     return forms | {name: (buffer.shape, buffer.dtype) for name, buffer in placed.model.named_buffers()}
 
 
 def collect(mesh: Mesh, tree: dict[str, Any]) -> list[dict[str, Any]]:
-    """On rank 0, the trees of all workers that speak for their part of the model, its own first; elsewhere nothing.
+    """Gather on rank 0 the trees of all workers that speak for their part of the model, rank 0's first; none elsewhere.
 
     Raises:
         GroupError: a worker was lost.

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
 _TAGS = 1 << 24
-"""Above the tags of the stages."""
+"""Tags of ties begin here, above those of the stages."""
 
 
 class Tie:
@@ -48,7 +48,7 @@ class Tie:
         return stage == self.stages[-1]
 
     def from_later(self, stage: int, micro_batch: int, like: Tensor) -> Callable[[], Tensor]:
-        """What later stages add: a function that waits for it."""
+        """A function that waits for what later stages add to the gradient, and gives it."""
         later = self.stages[self.stages.index(stage) + 1]
         if self._ranks[later] == self._rank:
             return lambda: self._kept.pop((later, micro_batch))
@@ -75,7 +75,7 @@ class Tie:
         self._sent.append(work)
 
     def finish(self) -> None:
-        """All that was sent in this step has gone."""
+        """Wait until all that was sent in this step has gone."""
         for work in self._sent:
             work.wait()
         self._sent.clear()
@@ -85,7 +85,7 @@ class Tie:
         self._sent.clear()
 
     def share(self, value: Tensor) -> None:
-        """The owner's value becomes everyone's, in place; called on every rank that has a copy."""
+        """Make the owner's value everyone's, in place; called on every rank that has a copy."""
         owner = self._ranks[self.stages[0]]
         others = sorted(set(self._ranks.values()) - {owner})
         if self._rank != owner:
@@ -99,7 +99,7 @@ class Tie:
 
 
 def watch_uses(param: Tensor, outputs: Iterable[Tensor]) -> list[Tensor]:
-    """Where a graph uses a parameter several times: a list that will hold the gradient of each use, in the order in
+    """A list that will hold the gradient of each use of a parameter that a graph uses several times, in the order in
     which backward adds them. Empty for ever where it is used once.
 
     What later stages give comes first in the sum, and in a zero-bubble pipeline it may come last in time: then the

@@ -21,7 +21,7 @@ from manyhands.plan import Coupling, Traits
 
 _ROWS, _STEPS = 8, 3
 _ANY = 720720
-"""Micro-batches that any number of replicas up to 16 divides."""
+"""A number of micro-batches that any number of replicas up to 16 divides."""
 _HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads", "heads")
 
 
@@ -65,7 +65,7 @@ def model_traits(model: nn.Module, units: Sequence[str] | None = None) -> Traits
 
 
 def find_coupling(optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]) -> Coupling:
-    """What its update of one element looks at. One that cannot be tried counts as looking at whole parameters."""
+    """What an optimizer's update of one element looks at; the whole parameter, if it cannot be tried."""
     before = torch.get_rng_state()
     try:
         whole, beside_another = _train(optimizer, 1, 1.0), _train(optimizer, 1, 100.0)
@@ -104,7 +104,7 @@ def _frozen(model: nn.Module, units: Sequence[str]) -> Literal["none", "front", 
 
 
 def _heads(model: nn.Module, names: Sequence[str]) -> int | None:
-    """As the model's configuration, or the first module that has such an attribute, says."""
+    """A number of heads as the model's configuration, or the first module that has such an attribute, says."""
     for holder in (getattr(model, "config", None), *model.modules()):
         for name in names:
             value = getattr(holder, name, None)

@@ -98,5 +98,5 @@ def as_plain(form: Form) -> list[Any]:
 
 
 def from_plain(form: Sequence[Any]) -> Form:
-    """What `as_plain` gave."""
+    """The form that `as_plain` gave."""
     return tuple((tuple(shape), getattr(torch, dtype)) for shape, dtype in form)

@@ -44,13 +44,13 @@ class Costs:
     input: tuple[float, ...]
     weight: tuple[float, ...]
     backward: tuple[float, ...] | None = None
-    """Of a whole backward, where it is not the sum of its two parts."""
+    """Seconds of a whole backward, where it is not the sum of its two parts."""
     send_forward: tuple[Transfer, ...] | None = None
     """`send_forward[s]`: from stage s to stage s + 1. None: at once."""
     send_back: tuple[Transfer, ...] | None = None
     """`send_back[s]`: from stage s + 1 to stage s. None: as forward, since a gradient has its value's shape."""
     overhead: float = 0.0
-    """Of every action."""
+    """Seconds that every action takes besides."""
 
     def __post_init__(self) -> None:
         stages = len(self.forward)

@@ -25,16 +25,16 @@ class UnitCost:
 
     name: str
     forward: float
-    """Seconds."""
+    """Seconds of the forward pass."""
     input: float
-    """Seconds of the gradient of its inputs."""
+    """Seconds of the gradient of the unit's inputs."""
     weight: float
-    """Seconds of the gradient of its weights."""
+    """Seconds of the gradient of the unit's weights."""
     parameter_bytes: int = 0
     activation_bytes: int = 0
     """What one live micro-batch holds from its forward to its backward."""
     crossing_bytes: int = 0
-    """What crosses the cut before it, one way."""
+    """Bytes that cross the cut before the unit, one way."""
 
     @property
     def seconds(self) -> float:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 _WORDS = 625
-"""Of a Mersenne twister: 624 words and the position in them."""
+"""Words of a Mersenne twister's state: 624, and the position in them."""
 
 
 class Randomness:

@@ -23,7 +23,7 @@ class _Given(NamedTuple):
 
     values: Sequence[Tensor]
     state: Tensor
-    """Of the random generators."""
+    """State of the random generators."""
 
 
 class Relay:
@@ -82,7 +82,7 @@ class Relay:
         return _Given(tensors, state)
 
     def _send(self, stage: int, given: _Given) -> None:
-        """To the rank of this stage, which comes next."""
+        """Send what a stage gives to the rank of `stage`, which comes next."""
         goal = self._placement[stage]
         for slot, tensor in enumerate((*given.values, given.state)):
             whole = tensor.detach().contiguous()

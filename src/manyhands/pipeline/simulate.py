@@ -35,9 +35,9 @@ class Simulation:
     """What a step would look like."""
 
     events: tuple[Event, ...]
-    """Sorted by start; times in ns."""
+    """What the ranks do, sorted by start; times in ns."""
     seconds: float
-    """From the start of the first action to the end of the last."""
+    """Seconds from the start of the first action to the end of the last."""
     busy: tuple[float, ...]
     """Seconds that each rank computes."""
     idle: tuple[float, ...]

@@ -21,7 +21,7 @@ from manyhands.pipeline.stages.split import Rest, Split
 from manyhands.torch.mesh import PeerOp
 
 _SLOTS = 1024
-"""Tags of one direction of one cut: values, and the random state."""
+"""Tags for one direction of one cut: those of its values, and of the random state."""
 
 
 def message_tag(stage: int, slot: int, backward: bool = False) -> int:
@@ -60,7 +60,7 @@ class Body(Protocol):
     def sends(self) -> Sequence[Crossing]: ...
 
     def arriving(self, inputs: Any) -> Sequence[Crossing]:
-        """What it receives for such inputs, which need not be of a micro-batch's size."""
+        """The values that a stage receives for such inputs, which need not be of a micro-batch's size."""
         ...
 
     def __call__(self, inputs: Any, received: Sequence[Tensor]) -> Any: ...
@@ -70,7 +70,7 @@ class Task(Protocol):
     """What a stage asks of the training loop."""
 
     def begin(self, stage: int, micro_batch: int) -> Any:
-        """Before a forward: the micro-batch's inputs. Leaves the generators as its stream begins."""
+        """The micro-batch's inputs, before a forward. Leaves the generators as the micro-batch's stream begins."""
         ...
 
     def loss(self, stage: int, micro_batch: int, output: Any) -> Tensor:
@@ -92,7 +92,7 @@ class Task(Protocol):
         ...
 
     def enter(self, phase: str, micro_batch: int = -1) -> None:
-        """What goes on from now on, for the timeline."""
+        """Say what goes on from now on, for the timeline."""
         ...
 
     def reduce(self, stage: int) -> None:
@@ -107,9 +107,9 @@ class _Held:
     outputs: tuple[Tensor, ...]
     received: list[Tensor]
     state: Tensor | None
-    """Of the generators, after this stage's forward; None at the last one."""
+    """State of the generators after this stage's forward; None at the last one."""
     grads: list[Tensor | None] = field(default_factory=list)
-    """Of the outputs; none at the last stage."""
+    """Gradients of the outputs; none at the last stage."""
     rest: Rest | None = None
     """What is left to do for the weights."""
 
@@ -186,7 +186,7 @@ class Stage:
     def backward_one_chunk(
         self, micro_batch: int, loss: Any = None, full_backward: bool = True, last_backward: bool = False
     ) -> None:
-        """Backward, or only the gradient of the inputs."""
+        """Compute a whole backward, or only the gradient of the inputs."""
         held = self._held[micro_batch]
         if not self.is_last:
             arrived = iter(self._gradient_arrived.pop(micro_batch))
@@ -207,7 +207,7 @@ class Stage:
         self._task.enter("idle")
 
     def backward_weight_one_chunk(self, micro_batch: int, last_backward: bool = False) -> None:
-        """The gradient of the weights, after that of the inputs."""
+        """Compute the gradient of the weights, after that of the inputs."""
         self._task.enter("weight_gradient", micro_batch)
         held = self._held[micro_batch]
         if self.is_first:

@@ -32,7 +32,7 @@ _PLACES = {
     "sharing": ("WAYS",),
     "sync": ("Sync",),
 }
-"""What is in which file."""
+"""The names that each file of this folder has."""
 _FILES = {name: file for file, names in _PLACES.items() for name in names}
 
 __all__ = [

@@ -13,7 +13,7 @@ PORT = 7421
 
 
 class Address(NamedTuple):
-    """Of an agent."""
+    """The address of an agent."""
 
     host: str
     port: int
@@ -50,7 +50,7 @@ def parse_shares(flag: str, text: str) -> tuple[tuple[str, ...], tuple[int, ...]
 
 
 def parse_address(name: str, about: str = "") -> Address:
-    """`lab1`, `lab1:7500`, `10.0.0.2`. Names of IPv4 addresses, since ranks find each other by those.
+    """Read an address: `lab1`, `lab1:7500`, `10.0.0.2`. Names of IPv4 addresses, since ranks find each other by those.
 
     Raises:
         UsageError: the port is none.

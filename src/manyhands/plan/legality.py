@@ -17,10 +17,10 @@ from manyhands.plan.rules import NOTES, ORDERS, REFUSALS, SETTINGS, Rule, Traits
 
 SAME_BITS = "same bits"
 WITHIN = "within 1e-5"
-"""Of one worker's weights, after 20 steps of AdamW in fp32."""
+"""How equal weights are to one worker's, after 20 steps of AdamW in fp32."""
 ROUNDED = "within bf16 rounding"
 UNORDERED = "in no fixed order"
-"""The job gave the guarantee up: `reproducible=False`."""
+"""What is said of sums where the job gave the guarantee up: `reproducible=False`."""
 
 
 class Kind(StrEnum):
@@ -50,7 +50,7 @@ class Verdict:
     """What has to be set for the result to be right, by name."""
     notes: tuple[Finding, ...] = ()
     nearest: Layout | None = None
-    """If refused: the most similar layout that is not."""
+    """The most similar layout that is not refused, if this one is."""
 
     @property
     def legal(self) -> bool:

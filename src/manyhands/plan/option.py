@@ -10,10 +10,10 @@ class Option:
     """How an option is written on the command line: `workers: Annotated[int | None, Option("N")] = None`."""
 
     form: str
-    """What its value looks like: N, MIN:MAX, HOST,... (docs/cli.md)."""
+    """What the option's value looks like: N, MIN:MAX, HOST,... (docs/cli.md)."""
     default: str = ""
-    """In words, what holds where it is not given. Empty: the field's default is shown."""
+    """What holds where the option is not given, in words. Empty: the field's default is shown."""
     positional: bool = False
-    """It is told by its place, not by its name."""
+    """Whether the option is told by its place, not by its name."""
     short: str = ""
     """One letter that may stand for the name, as in -f."""

@@ -25,7 +25,7 @@ class _Options:
     """
 
     def given(self) -> dict[str, Any]:
-        """Those that were given, by the names of the plan's fields: `Plan(**options.given())`."""
+        """The options that were given, by the names of the plan's fields: `Plan(**options.given())`."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 

@@ -16,7 +16,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Collective = Literal["auto", "direct", "ring", "bidirectional_ring", "tree", "star", "halving_doubling", "packed"]
 
 _FOLLOWS: Any = None
-"""Not given: follows from what is."""
+"""The value of a field that was not given: it follows from others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Plan:
     """`here,NAME[:PORT],...`: machines that the workers are on, in blocks of ranks; `here=3,NAME=1` says how many each
     has. Empty: all are on this one."""
     server_hosts: str = ""
-    """The same for parameter servers, a machine for each. Empty: they are where the workers are."""
+    """Machines of the parameter servers, one for each, as in `hosts`. Empty: they are where the workers are."""
 
     def __post_init__(self) -> None:
         self._settle_layout()
@@ -222,7 +222,7 @@ class Plan:
 
 
 def _workers(workers: int | None, layout: Layout | str | None, hosts: str | None) -> int | None:
-    """How many are asked for, where hosts may say so, too."""
+    """The number of workers that is asked for, where hosts may say so, too."""
     if workers is None and layout is None and hosts:
         return sum(parse_shares("--hosts", hosts)[1]) or None
     return workers

@@ -38,7 +38,7 @@ class Traits:
     """Heads of keys and values; None: as many as heads."""
     dropout: bool = False
     batch_norm: bool = False
-    """Running statistics of batches."""
+    """Whether the model keeps running statistics of batches."""
     shapes: Literal["same", "vary"] = "same"
     """Whether all micro-batches have the same shapes."""
     coupling: Coupling = "element"
@@ -69,7 +69,7 @@ class Rule:
     """One fact about a combination."""
 
     name: str
-    """What it is called: of a setting, the setting."""
+    """The rule's name: of a setting, the setting."""
     on: str
     """The combination in a few words, for the table."""
     effect: Effect

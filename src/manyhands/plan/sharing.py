@@ -25,4 +25,4 @@ WAYS: dict[str, Mapping[str, str]] = {
     "ticktock": {"forward": "forward", "backward": "backward"},
     "alone": {},
 }
-"""By way of sharing, the token of each phase; other phases need none."""
+"""The token that each phase needs, by way of sharing; other phases need none."""

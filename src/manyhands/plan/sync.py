@@ -21,7 +21,7 @@ _BELONGS = {
     "outer_momentum": "local",
     "wire": "local",
 }
-"""The policy that a setting is of; others are of all."""
+"""The policy that each setting is of; others are of all."""
 
 
 @dataclass(frozen=True, kw_only=True)

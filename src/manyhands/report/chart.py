@@ -21,7 +21,7 @@ LANE = 34
 """Pixels from one lane to the next."""
 
 _UNITS = 10_000
-"""Whole numbers in the nested drawing: shorter than decimals and finer than any screen."""
+"""Units of the nested drawing, each way: whole numbers are shorter than decimals, and finer than any screen."""
 
 
 class Axis(NamedTuple):
@@ -32,7 +32,7 @@ class Axis(NamedTuple):
     log: bool = False
 
     def at(self, value: float) -> float:
-        """Where the value lies, 0 to 100."""
+        """Where the value lies on the axis, 0 to 100."""
         low, high = self.low, self.high
         if self.log:
             value, low, high = math.log10(value), math.log10(low), math.log10(high)

@@ -33,7 +33,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
 
 
 def comparison_page(comparison: Comparison) -> str:
-    """The whole file."""
+    """The page that compares layouts, as one file."""
     body = [_style(), _header(comparison), _summary(comparison), _timelines(comparison), _method(comparison)]
     body.append(f"<footer>Written {date(time.time())}</footer>")
     return page(f"{comparison.job_file}: layouts compared", "".join(body))
@@ -198,7 +198,7 @@ def _ranks(entry: Entry, measured: Figures) -> str:
 
 
 def _method(comparison: Comparison) -> str:
-    """Where predictions come from, and what they leave out."""
+    """The section that says where predictions come from, and what they leave out."""
     items = [
         "Costs: one worker's run timed data, forward, backward and update, and every unit of the model by itself. Each "
         "replica's pipeline is simulated with them; then gradients are exchanged and each rank updates its part.",

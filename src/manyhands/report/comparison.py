@@ -18,15 +18,15 @@ class Figures:
 
     seconds: float
     idle: tuple[float, ...]
-    """Shares of the step."""
+    """The share of the step in which each rank does nothing."""
     sent: tuple[int, ...]
-    """Bytes."""
+    """Bytes that each rank sends."""
     operators: tuple[int, ...]
     """Calls of operators that compute: kernel launches on a GPU."""
     actions: tuple[int, ...]
     """What Python starts one by one: forward and backward passes of stages, sends, receives."""
     memory: tuple[int, ...]
-    """Bytes at the peak."""
+    """Bytes at each rank's peak."""
     events: tuple[Event, ...]
 
 
@@ -36,19 +36,19 @@ class Entry:
 
     layout: str
     directory: str
-    """Of its run."""
+    """The directory of the layout's run."""
     refusal: str = ""
-    """Why it did not run."""
+    """Why the layout did not run."""
     measured: Figures | None = None
     predicted: Figures | None = None
-    """None for the reference, from which all is predicted."""
+    """What was predicted; None for the reference, from which all is predicted."""
     difference: float = 0.0
-    """The largest of any final weight from one worker's."""
+    """The largest difference of any final weight from one worker's."""
     same_bits: bool = False
     core_wait: float = 0.0
     """The largest share of the time in which a worker was ready to compute and others had the cores."""
     stages: tuple[str, ...] = ()
-    """The first unit of each, where the model is cut."""
+    """The first unit of each stage, where the model is cut."""
     table: Table | None = None
     """What the ranks did, where a rank is a pipeline rank."""
 
@@ -60,7 +60,7 @@ class Comparison:
     job_file: str
     arguments: str
     steps: int
-    """That each layout was run for."""
+    """Steps that each layout was run for."""
     batch: str
     machine: str
     versions: str
@@ -70,7 +70,7 @@ class Comparison:
     """Cores that one worker keeps busy while it computes."""
     cores: int
     entries: tuple[Entry, ...]
-    """The first is one worker, the reference."""
+    """The layouts; the first is one worker, the reference."""
 
     @property
     def reference(self) -> Entry:

@@ -15,14 +15,14 @@ class Column(NamedTuple):
 
     name: str
     value: Callable[[Figures], float]
-    """Of the whole gang."""
+    """Gives the figure of the whole gang."""
     each: Callable[[Figures], Sequence[float]] | None
-    """Of every rank."""
+    """Gives the figure of every rank."""
     text: Callable[[float], str]
     relative: bool = False
-    """Shown beside its ratio to one worker's."""
+    """Whether the figure is shown beside its ratio to one worker's."""
     share: bool = False
-    """A share of something: errors are differences and no ratios."""
+    """Whether the figure is a share of something: errors are differences and no ratios."""
 
 
 def size(count: float) -> str:

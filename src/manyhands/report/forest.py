@@ -45,7 +45,7 @@ class _Shown:
 def forest_page(
     cluster: Cluster, forests: Sequence[Forest], *, bound: Fraction | None = None, cut: str = "", size: int = SIZE
 ) -> str:
-    """One HTML file without anything from elsewhere.
+    """The page that shows how forests travel: one HTML file without anything from elsewhere.
 
     Args:
         forests: at least one; all of the same operation on this cluster.

@@ -14,7 +14,7 @@ from manyhands.timeline import PHASES
 
 
 def page(title: str, body: str, script: str = "", live: bool = False) -> str:
-    """The whole file. `script` takes the place of what reports have; a live page may ask the server it is from."""
+    """A page's whole file. `script` takes the place of what reports have; a live page may ask the server it is from."""
     colours = "".join(f".p{index}{{fill:var(--p{index});background:var(--p{index})}}" for index in range(len(PHASES)))
     server = "; connect-src 'self'" if live else ""
     return (

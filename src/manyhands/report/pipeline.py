@@ -18,7 +18,7 @@ from manyhands.report.chart import Axis, duration, ticks
 from manyhands.timeline import Event
 
 WIDTH = 960
-"""Of the drawing, in its own units."""
+"""Width of the drawing, in its own units."""
 _LEFT, _RIGHT, _TOP, _BOX, _PITCH = 62, 70, 26, 24, 32
 _CLASSES = {"forward": "f", "backward": "b", "input_gradient": "i", "weight_gradient": "w"}
 _NAMES = {"f": "forward", "b": "backward", "i": "input gradient", "w": "weight gradient", "o": "other", "s": "sending"}
@@ -29,9 +29,9 @@ _DIGIT = 6.7
 class _Box(NamedTuple):
     event: Event
     kind: str
-    """The class of its colour."""
+    """The class of the box's colour."""
     chunk: int
-    """Which of its rank's stages it belongs to."""
+    """Which of its rank's stages the box belongs to."""
     name: str
 
 

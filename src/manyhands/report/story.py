@@ -46,7 +46,7 @@ class Story:
         return when - self.origin - sum(length for end, length in self.pauses if end <= when)
 
     def step_axis(self) -> Axis:
-        """From the first step to the last."""
+        """An axis from the first step to the last."""
         return Axis(0, max(1, self.steps[-1]["step"] if self.steps else 1))
 
 

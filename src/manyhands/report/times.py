@@ -27,7 +27,7 @@ _CHARTED_RANKS = 16
 _PHASE_COLUMNS = 100
 _STEPS_SHOWN = 20
 _SPANS_SHOWN = 6000
-"""About 110 bytes each."""
+"""Spans that are shown at most, of about 110 bytes each."""
 
 
 def phases(run: Story) -> str:
@@ -121,7 +121,7 @@ class _Step:
 
     @property
     def start(self) -> float:
-        """Microseconds."""
+        """When the step begins, in microseconds."""
         return min(record["ts"] for lane in self.lanes.values() for record in lane)
 
     @property

@@ -22,9 +22,9 @@ from manyhands.collective.forest import Forest, Tree
 from manyhands.collective.loads import Wire, shares_of
 
 SIDE = 480
-"""Of the square drawing, in its own units."""
+"""Side of the square drawing, in its own units."""
 COLOURS = 10
-"""Trees beyond take the same colours again."""
+"""Colours of trees; those beyond take the same ones again."""
 _RADIUS = 190
 
 
@@ -40,7 +40,7 @@ class Strand:
     tree: int
     adds: bool
     part: float
-    """Of the link's bandwidth."""
+    """The part of the link's bandwidth."""
 
 
 def place_nodes(cluster: Cluster, order: Sequence[str]) -> dict[str, Point]:
@@ -74,7 +74,7 @@ def place_nodes(cluster: Cluster, order: Sequence[str]) -> dict[str, Point]:
 
 
 def _part(places: dict[str, Point], names: Sequence[str]) -> None:
-    """Set what would stand in the same place around it."""
+    """Set nodes that would stand in the same place around it."""
     left = list(names)
     while left:
         here = places[left[0]]

@@ -31,7 +31,7 @@ class Checkpoint(NamedTuple):
 
     step: int
     path: Path
-    """The folder."""
+    """The checkpoint's folder."""
 
     @property
     def state(self) -> Path:

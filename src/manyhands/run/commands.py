@@ -99,7 +99,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Done:
-    """It is done, or will be at the next step boundary.
+    """What was asked is done, or will be at the next step boundary.
 
     Attributes:
         resizes: how many the run has accepted, this one included.
@@ -110,7 +110,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Refused:
-    """It cannot be done; the run goes on as it is."""
+    """What was asked cannot be done; the run goes on as it is."""
 
     error: str
 

@@ -74,7 +74,7 @@ class RunDirectory:
         sign(self._lock)
 
     def release(self) -> None:
-        """Be its supervisor no more."""
+        """Be the directory's supervisor no more."""
         if self._lock is not None:
             let_go(self._lock)
             self._lock = None

@@ -38,7 +38,7 @@ def sign(descriptor: int) -> None:
 
 
 def signed_by(path: Path) -> str:
-    """Who has signed it."""
+    """Who has signed a file."""
     return path.read_text() or "unknown"
 
 
@@ -56,7 +56,7 @@ def is_taken(path: Path) -> bool:
 
 
 def wait_until_free(path: Path) -> None:
-    """Until nobody holds the file."""
+    """Wait until nobody holds the file."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, region(fcntl.F_RDLCK))

@@ -48,5 +48,5 @@ class Board:
         return Whereabouts(*_LINE.unpack_from(self._memory.view, line % self.LINES * _STRIDE))
 
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of the board."""
         self._memory.close()

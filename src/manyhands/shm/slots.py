@@ -79,7 +79,7 @@ class Slots:
         return memoryview(memory.view)[_OFFSET : _OFFSET + length]
 
     def close(self) -> None:
-        """Let go of both; the memory goes with the last process that holds it."""
+        """Let go of both slots; the memory goes with the last process that holds it."""
         for memory in self._memory:
             memory.close()
 

@@ -124,7 +124,7 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def tree_sha256(weights: Mapping[str, Any]) -> str:
-    """As `weights_sha256`, of a state dict that was captured."""
+    """SHA-256 of a state dict that was captured, as `weights_sha256` has it of a model."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         if isinstance(value, Tensor):

@@ -54,7 +54,7 @@ class Tell:
 
     text: str
     how: str = "note"
-    """`note`, `aside` (not when the user wants quiet) or `log`."""
+    """How it is said: `note`, `aside` (not when the user wants quiet) or `log`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Membership:
 
 @dataclass(frozen=True, kw_only=True)
 class ForgetPace:
-    """What steps took says nothing of the next ones."""
+    """Forget what steps took: it says nothing of the next ones."""
 
 
 Action = Start | Send | Connect | Kill | WriteCheckpoint | Tell | Membership | ForgetPace

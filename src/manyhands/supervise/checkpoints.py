@@ -45,7 +45,7 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
 
     def due_after(self, began: int, took: float = 0.0) -> int:
-        """When the next is due by time, in monotonic ns, after one that was begun then and took so many seconds."""
+        """When the next checkpoint is due by time, in monotonic ns, after one begun then that took so many seconds."""
         return began + int(max(self._care.checkpoint_seconds, took / _WRITE_SHARE) * 1e9)
 
     def write(self, buffer: int, step: int, afterwards: Callable[[], None] = lambda: None) -> None:

@@ -43,7 +43,7 @@ class Draft:
         self.set_member(worker, phase=phase, since=self.at.now, **changes)
 
     def drop(self, worker: int) -> Member | None:
-        """A member is none any more; which one."""
+        """Take a member out of the gang; returns it."""
         members = dict(self.at.members)
         member = members.pop(worker, None)
         self.set(members=members)

@@ -13,14 +13,14 @@ class Generation:
     """What was begun, and what has been ordered of it."""
 
     number: int
-    """Counted from 1."""
+    """The generation's number, counted from 1."""
     plan: Plan
     gang: tuple[int, ...]
     """The workers' numbers, by rank; servers come last."""
     pausing: bool = False
-    """It was told to pause, for a resize."""
+    """Whether the generation was told to pause, for a resize."""
     saving: bool = False
-    """Its keeper was told to leave its state for a checkpoint, which is not written yet."""
+    """Whether the generation's keeper was told to leave its state for a checkpoint, which is not written yet."""
 
     @property
     def kind(self) -> Kind:
@@ -28,7 +28,7 @@ class Generation:
 
     @property
     def workers(self) -> int:
-        """How many workers it has, servers not counted."""
+        """How many workers the generation has, servers not counted."""
         return self.plan.workers
 
     @property

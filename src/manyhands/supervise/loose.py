@@ -55,7 +55,7 @@ def goes_on_without(member: Member, generation: Generation, members: Mapping[int
 
 
 def lacks_a_server(generation: Generation, members: Mapping[int, Member]) -> bool:
-    """Whether such a gang has lost a server, for which those that are left would wait."""
+    """Whether a gang in which nobody waits for all has lost a server, for which those that are left would wait."""
     if generation.kind.waits:
         return False
     phases = [members[worker].phase for worker in generation.gang[generation.plan.workers :] if worker in members]

@@ -19,11 +19,11 @@ class Loss:
     """A worker is gone."""
 
     status: int | None
-    """As of `engine.Exited`."""
+    """How the worker ended, as in `engine.Exited`."""
     hung: str = ""
-    """The supervisor ended it, for it stood still: where, in words."""
+    """Why the supervisor ended the worker, if it stood still, in words; empty if it did not."""
     out_of_memory: bool = False
-    """The kernel ended something meanwhile for want of memory."""
+    """Whether the kernel ended something meanwhile for want of memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,23 +31,23 @@ class Casualties:
     """Losses since the last committed step."""
 
     attempts: int
-    """So many, and the run fails."""
+    """Losses at which the run fails."""
     log: str
-    """Where the workers' last words are."""
+    """The file that has the workers' last words."""
     count: int = 0
     hosts: frozenset[str] = frozenset()
-    """Lost since the last decision: all of a host's workers are one loss."""
+    """Hosts lost since the last decision: all of a host's workers are one loss."""
 
     def progress(self) -> Casualties:
         """A step has been committed."""
         return replace(self, count=0)
 
     def decided(self) -> Casualties:
-        """What comes next is not of the same losses."""
+        """The losses after a decision: what comes next is not of the same ones."""
         return replace(self, hosts=frozenset())
 
     def lost(self, member: Member, loss: Loss, committed: int) -> tuple[Casualties, str, str | None]:
-        """Count one, after so many committed steps.
+        """Count a lost worker, after so many committed steps.
 
         Returns:
             The new count; what happened, in words; and why the run fails of it, or None if it goes on.

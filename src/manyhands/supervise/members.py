@@ -18,7 +18,7 @@ class Source(NamedTuple):
     """Where the members of a new generation find the newest state."""
 
     load: Kept | None
-    """Where it is kept; None if every member has the state."""
+    """Where the newest state is kept; None if every member has it."""
     save_first: int | None
     """The worker that must leave its state in memory before anyone can load it."""
 
@@ -47,7 +47,7 @@ def choose_source(members: Sequence[Member], slot: Held | None, checkpoint: Chec
 def handover(
     members: Iterable[Member], chosen: Sequence[Member], slot: Held | None, checkpoint: Checkpoint | None
 ) -> list[Member]:
-    """Who gives its state (the first), and who takes it, before a generation of these; empty if nobody has to.
+    """The members that give (the first) and take state before a generation of `chosen`; empty if nobody has to.
 
     On one machine state goes through a slot. To other hosts, and from one who leaves, it goes straight. It has to be
     newer than what is kept, and the members whole replicas.
@@ -72,7 +72,7 @@ def to_start(members: Iterable[Member], plan: Plan) -> list[str]:
 
 
 def processes(gang: Iterable[Member], first: int, past: int) -> tuple[Process, ...]:
-    """Where the members of a gang with these ranks are; counted from the first."""
+    """The processes of a gang's members with these ranks; counted from the first."""
     ranked = {member.rank: member for member in gang}
     there = [rank for rank in range(first, past) if rank in ranked]
     return tuple(Process(rank=rank - first, pid=ranked[rank].pid, host=ranked[rank].host) for rank in there)

@@ -24,9 +24,9 @@ class Patience:
     """How long a worker may stand still. Seconds."""
 
     least: float
-    """Never less than this, since a busy machine stalls anyone for a while."""
+    """Seconds that are always borne, since a busy machine stalls anyone for a while."""
     startup: float
-    """Until a worker's first step has been seen, and for phases that are not steps."""
+    """Seconds that are borne until a worker's first step has been seen, and for phases that are not steps."""
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     """What the last steps took: an early slow one, which compiles, say, must not be the measure for ever."""
     kills: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -37,7 +37,7 @@ class Patience:
         self.recent.append(step_seconds)
 
     def forget(self) -> None:
-        """Begin anew: what comes next is like a start."""
+        """Forget what steps took: what comes next is like a start."""
         self.recent.clear()
 
     def killed(self, where: Whereabouts) -> None:

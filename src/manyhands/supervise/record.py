@@ -56,9 +56,9 @@ class Record:
         self.committed = 0
         """Steps in the ledger."""
         self.loss: float | None = None
-        """Of the last committed step."""
+        """Loss of the last committed step."""
         self.committed_at: float | None = None
-        """When it was committed, in this machine's monotonic seconds; None if that was in another session."""
+        """When the last step was committed, in monotonic seconds of this machine; None if in another session."""
         self.profile: dict[str, float] = {}
         """Share of each phase in the last seconds of a worker that has said where its time went."""
         self.evaluated = -1

@@ -44,7 +44,7 @@ class Requests:
         self._micro_batches, self._engine, self._loop = micro_batches, engine, loop
         self._standing, self._apply, self._status = standing, apply, status
         self._reaching = False
-        """Hosts are being reached for a resize."""
+        """Whether hosts are being reached for a resize."""
 
     def answer(self, command: Command, reply: Reply) -> None:
         """Do what a command asks for, and answer it."""

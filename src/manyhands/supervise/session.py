@@ -42,7 +42,7 @@ class Session:
     arguments: list[str] = field(default_factory=list)
     """The flags of the job file's function."""
     resume: bool = False
-    """Go on with the run that the directory holds."""
+    """Whether to go on with the run that the directory holds."""
     plan: dict[str, Any] = field(default_factory=dict)
     """Fields of `Plan` that were given; a resumed run keeps its own for the others."""
     care: Care = field(default_factory=Care)
@@ -213,7 +213,7 @@ def _hardware() -> dict[str, Any]:
 
 
 def _finish(session: Session, directory: RunDirectory, supervisor: Supervisor, view: View) -> None:
-    """Write the report, say how it ended, and raise if it failed."""
+    """Write the report, say how the run ended, and raise if it failed."""
     try:
         from manyhands.report import write_report
 

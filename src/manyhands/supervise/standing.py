@@ -23,14 +23,14 @@ class Ending:
     """Why the run ends, and how far its end has come."""
 
     status: str
-    """`finished`, `stopped` or `failed`."""
+    """How the run ends: `finished`, `stopped` or `failed`."""
     error: str = ""
     trace: str = ""
     """What is behind a failure, for `--debug`."""
     paused: bool = False
-    """All who train were told to stop."""
+    """Whether all who train were told to stop."""
     saved: bool = False
-    """The newest state was seen to."""
+    """Whether the newest state was seen to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +38,15 @@ class Durable:
     """What is on disk, and when more should be."""
 
     step: int = 0
-    """Of the newest checkpoint."""
+    """Step of the newest checkpoint."""
     tried: int = 0
-    """Of the newest that was begun."""
+    """Step of the newest checkpoint that was begun."""
     buffer: int | None = None
-    """Where the state lies that is being written; nobody may write there. None: no checkpoint is being written."""
+    """The buffer of the state that is being written; nobody may write there. None: no checkpoint is being written."""
     every: int | None = None
-    """A checkpoint after every so many steps; None goes by time."""
+    """Steps from one checkpoint to the next; None goes by time."""
     due_at: int = 0
-    """When the next is due, in monotonic ns."""
+    """When the next checkpoint is due, in monotonic ns."""
 
     @property
     def writing(self) -> bool:
@@ -69,42 +69,42 @@ class Standing:
     """What the gang is to be."""
     reproducible: bool = True
     compiles: bool = False
-    """The job compiles its model: first steps take long."""
+    """Whether the job compiles its model: first steps take long."""
     checks: bool = False
-    """A plan is checked before it trains (training/check.py)."""
+    """Whether a plan is checked before it trains (training/check.py)."""
     checked: Mapping[str, str] = field(default_factory=dict)
-    """What was found, by `Plan.manner`."""
+    """What the checks have found, by `Plan.manner`."""
     casualties: Casualties
     now: int = 0
-    """Monotonic ns."""
+    """The time, in monotonic ns."""
     members: Mapping[int, Member] = field(default_factory=dict)
-    """Those that live, by number."""
+    """The members that live, by number."""
     leaving: Mapping[int, Member] = field(default_factory=dict)
-    """Those that were told to end and are not gone yet: what they still say of committed steps counts."""
+    """Members that were told to end and are not gone yet: what they still say of committed steps counts."""
     next_worker: int = 0
-    """The number of the next one to be started."""
+    """The number of the next worker to be started."""
     generation: Generation | None = None
-    """The newest."""
+    """The newest generation."""
     proven: Plan | None = None
     """The last plan that committed a step."""
     resizes: int = 0
-    """That were asked for."""
+    """Resizes that were asked for."""
     turns: tuple[Turn, ...] = ()
     """How the slots are shared with another job, by rank; empty if they are not."""
 
     committed: int = 0
-    """Steps."""
+    """Steps that are committed."""
     total_steps: int = 0
     samples: int = 0
-    """Of an epoch."""
+    """Samples of an epoch."""
     evaluated: int = -1
     """The last step that was evaluated."""
     exchange: str = ""
     """How gradients travel, in words."""
     cuts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """By layout, where its stages begin: found once, by measurement."""
+    """Where the stages of a layout begin, by layout: found once, by measurement."""
     state_bytes: int = 0
-    """Of the job's state; 0 if not known."""
+    """Bytes of the job's state; 0 if not known."""
 
     held: Held | None = None
     """The newest whole state in memory."""
@@ -116,20 +116,20 @@ class Standing:
     handed_for: int = 0
     """The newest generation for which state was handed over."""
     giver: int = -1
-    """Who gave it."""
+    """The worker that gave state last."""
     missed: int = 0
     """The newest generation whose members did not find each other."""
 
     ending: Ending | None = None
     interrupts: int = 0
     sha256: str = ""
-    """Of the final weights, as the first to finish said."""
+    """Digest of the final weights, as the first to finish said."""
     figures: Mapping[int, Any] = field(default_factory=dict)
-    """By rank, what members of a short run found out."""
+    """What members of a short run found out, by rank."""
 
     @property
     def number(self) -> int:
-        """Of the newest generation; 0 before the first."""
+        """Number of the newest generation; 0 before the first."""
         return self.generation.number if self.generation else 0
 
     @property

@@ -271,7 +271,7 @@ class Supervisor:
         )
 
     def _conclude(self) -> int:
-        """Write down how it ended; returns the exit code."""
+        """Write down how the run ended; returns the exit code."""
         self._standing = heard.asked_to_stop(self._standing, "interrupted")
         at = self._standing
         assert at.ending is not None

@@ -95,7 +95,7 @@ class View:
         self._console.print(text, markup=False, soft_wrap=True)
 
     def logged(self, text: str) -> None:
-        """For the log alone."""
+        """Write something to the log alone."""
         self._write(text)
 
     def close(self) -> None:

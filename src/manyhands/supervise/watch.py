@@ -42,7 +42,7 @@ class Watch:
         """When we wanted to look again."""
 
     def look(self, members: Mapping[int, Member]) -> None:
-        """Condemn who hangs; end whose time has come."""
+        """Condemn workers that hang; end those whose time has come."""
         now = time.monotonic_ns()
         if now > self._expected + int(max(1.0, self.patience.least / 2) * 1e9):
             self._awake = now  # we were stopped, or starved, and so may they have been

@@ -20,7 +20,7 @@ from manyhands.transport import Group
 
 
 class AllReduce(Policy):
-    """A worker's side.
+    """A worker's side of all-reduce.
 
     Args:
         collective: the name of the algorithm, or auto.

@@ -30,9 +30,9 @@ _OTHERS = 1.25
 
 class _Trial(NamedTuple):
     blocks: tuple[Block, ...]
-    """Before it."""
+    """The blocks before the change that is tried."""
     step: float
-    """Seconds that a step took with them."""
+    """Seconds that a step took with those blocks."""
 
 
 class Balance:
@@ -55,7 +55,7 @@ class Balance:
         self._regretted: Sequence[float] | None = None
         """Speeds at which a change was taken back."""
         self._regrets = self._rest = 0
-        """How often, and for how many windows nothing is tried because of that."""
+        """How many changes were taken back, and for how many windows nothing is tried because of that."""
 
     def learn(self, seconds: Sequence[float], step: float) -> tuple[Block, ...] | None:
         """Take what a micro-batch took each worker in one step, and what the step before took them all. Returns the

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 _ALIGNMENT = 64
-"""Bytes: a cache line, so two workers never write to the same one."""
+"""Bytes of a cache line, to which items are aligned so that two workers never write to the same one."""
 
 
 @dataclass(frozen=True)

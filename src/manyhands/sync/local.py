@@ -37,7 +37,7 @@ class Outer(NamedTuple):
 
 
 class LocalSteps(Policy):
-    """A worker's side.
+    """A worker's side of local steps.
 
     Args:
         every: steps of a round; rounds end after multiples of it.
@@ -139,7 +139,7 @@ class LocalSteps(Policy):
 
     @torch.no_grad()
     def _agree_on_buffers(self, model: nn.Module) -> None:
-        """Numbers become their average; what cannot be averaged, rank 0's."""
+        """Agree on buffers: numbers become their average; what cannot be averaged, rank 0's."""
         assert self.gang is not None
         for buffer in model.buffers():
             if not buffer.numel():

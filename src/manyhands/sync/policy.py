@@ -41,7 +41,7 @@ class Piece(NamedTuple):
     tensor: int
     start: int = 0
     stop: int | None = None
-    """None: the whole tensor, in its shape."""
+    """The end of the run of elements; None: the whole tensor, in its shape."""
 
     def of(self, tensor: Tensor) -> Tensor:
         return tensor if self.stop is None else tensor.reshape(-1)[self.start : self.stop]
@@ -62,11 +62,11 @@ class Sink(Protocol):
         ...
 
     def finish(self, facts: bytes) -> list[bytes]:
-        """All that was announced has gone; everyone's facts, in rank order."""
+        """Wait until all that was announced has gone; returns everyone's facts, in rank order."""
         ...
 
     def total(self, item: int) -> Tensor | None:
-        """The sum, after `finish`; None if it stays elsewhere."""
+        """The sum of an item, after `finish`; None if it stays elsewhere."""
         ...
 
 
@@ -81,7 +81,7 @@ class Replica(Protocol):
         ...
 
     def check_norm(self, norm: float) -> None:
-        """Raise if it is not finite."""
+        """Raise if the norm is not finite."""
         ...
 
     def move(self) -> None:
@@ -94,20 +94,20 @@ class Replica(Protocol):
 
 
 class Finished(NamedTuple):
-    """What all know after the exchange."""
+    """What all workers know after the exchange."""
 
     losses: list[float]
-    """Of every micro-batch of the step, in order; with local steps, of this worker's."""
+    """Losses of every micro-batch of the step, in order; with local steps, of this worker's."""
     flags: list[int]
-    """What each process passed, in rank order."""
+    """The flag that each process passed, in rank order."""
     seconds: Sequence[float | None] = ()
-    """What a micro-batch took each of them."""
+    """Seconds that a micro-batch took each worker."""
     before: float = 0.0
-    """Seconds that the step before this one took them all."""
+    """Seconds that the step before this one took all workers."""
     unused: frozenset[int] = frozenset()
     """Parameters that got no gradient from anybody, as numbered for the sink."""
     others: Mapping[str, str] = MappingProxyType({})
-    """What micro-batch 0 left in buffers that are not averaged (training/buffers.py)."""
+    """What micro-batch 0 left in buffers that are not averaged (training/steps/buffers.py)."""
 
 
 class Task(NamedTuple):

@@ -26,14 +26,14 @@ _READ, _PUSH = 0x7AB1E0, 0x7AB1E8
 _CHECKPOINTS = "checkpoints"
 
 Subtrees = tuple[Sequence[Sequence[Node]], int]
-"""By rank, the subtrees that it hands over; and the leaves of the tree."""
+"""The subtrees that each rank hands over, and the number of leaves of the tree."""
 
 
 class TableSide(Protocol):
-    """One process's part."""
+    """One process's part of the tables."""
 
     def push(self, pieces: Mapping[str, Sequence[Rows]]) -> None:
-        """This worker's gradients of the step: per table, its subtrees."""
+        """Hand over this worker's gradients of the step: per table, its subtrees."""
         ...
 
     def apply(self) -> None:
@@ -48,7 +48,7 @@ class TableSide(Protocol):
 
 
 class OwnTables:
-    """All rows in files of this process."""
+    """The tables of a process that has all rows in files of its own."""
 
     def __init__(self, tables: Mapping[str, SparseTable], folder: Path | None, step: int, subtrees: Subtrees) -> None:
         paths = paths_of(tables, folder)
@@ -132,7 +132,7 @@ class RemoteTables:
 
 
 class ServedTables:
-    """A server's part."""
+    """A server's part of the tables."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class ServedTables:
             self.files.close(step)
 
     def _receive(self, worker: int) -> list[list[Rows]]:
-        """A worker's push: per table, its subtrees."""
+        """Receive a worker's push: per table, its subtrees."""
         length = torch.empty(1, dtype=torch.int64)
         self._gang.receive(length, worker, _PUSH).result()
         raw = torch.empty(int(length), dtype=torch.uint8)
@@ -257,7 +257,7 @@ class Files:
                 file.forget(min(durable))
 
     def close(self, step: int) -> None:
-        """Close them; what they hold is the state after `step` steps (-1: not known)."""
+        """Close the files; what they hold is the state after `step` steps (-1: not known)."""
         if step >= 0:
             self.keep(step)
         while self.by_name:

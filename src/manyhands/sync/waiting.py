@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _EXCHANGE_SECONDS = 0.2
-"""What a worker waits for longer is not the exchange but another worker."""
+"""Seconds of an exchange at most: what a worker waits for longer is another worker."""
 
 OnWait = Callable[[bool], None]
 """Called with True when a worker has to wait for others, and with False when that is over."""

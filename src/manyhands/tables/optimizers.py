@@ -30,7 +30,7 @@ class RowOptimizer(Protocol):
     """What a table asks of an optimizer."""
 
     kind: ClassVar[str]
-    """Its name in the header of a table's file."""
+    """The optimizer's name in the header of a table's file."""
 
     @property
     def initial_state(self) -> float:

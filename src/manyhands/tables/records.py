@@ -135,7 +135,7 @@ class Records:
         os.close(self._statm)
 
     def _read(self, ids: Ids) -> Words:
-        """Records, not through the mapping."""
+        """Read records from the file, not through the mapping."""
         size = 4 * self._words.shape[1]
         raw = b"".join([os.pread(self._descriptor, size, place) for place in (ids * size + self._start).tolist()])
         return np.frombuffer(raw, np.uint32).reshape(len(ids), self._words.shape[1])

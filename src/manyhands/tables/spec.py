@@ -25,7 +25,7 @@ class TableSpec:
     optimizer: RowOptimizer
     """How a row is changed by its gradient."""
     seed: int
-    """Of the initial values."""
+    """Seed of the initial values."""
     std: float = 1.0
     """Standard deviation of the initial values; `nn.Embedding` has 1."""
 

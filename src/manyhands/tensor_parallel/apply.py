@@ -73,7 +73,7 @@ def _layer(module: nn.Module, planned: ModulePlan, peers: Peers, sequence: bool)
 
 @contextmanager
 def context() -> Iterator[None]:
-    """Around forward, loss and backward of a micro-batch: at its end, tensors remembered for it are let go."""
+    """A context around forward, loss and backward of a micro-batch: its end lets go of tensors remembered for it."""
     try:
         yield
     finally:

@@ -43,13 +43,13 @@ class Peers:
         self._entered: OrderedDict[int, tuple[Tensor, int, Tensor]] = OrderedDict()
 
     def enter(self, tensor: Tensor) -> Tensor:
-        """The same tensor; its gradient is the sum over the workers."""
+        """The tensor with another gradient: the sum over the workers."""
         if not (tensor.requires_grad and torch.is_grad_enabled()):
             return tensor
         return self._remembered(tensor, None, lambda: _Enter.apply(tensor, self))
 
     def collect(self, tensor: Tensor, dim: int, split: Split) -> Tensor:
-        """The whole of the shares; its gradient is the share of the sum over the workers."""
+        """The shares of all workers put together; the gradient is the share of the sum over the workers."""
         return self._remembered(tensor, dim, lambda: _Collect.apply(tensor, dim, split, self))
 
     def reduce(self, tensor: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class Peers:
         return _Scatter.apply(tensor, dim, split, self)
 
     def forget(self) -> None:
-        """Let go of what was entered."""
+        """Let go of the tensors that were entered."""
         self._entered.clear()
 
     def _remembered(self, tensor: Tensor, dim: int | None, make: Any) -> Tensor:

@@ -25,17 +25,17 @@ class Style(StrEnum):
 @dataclass(frozen=True, kw_only=True)
 class ModulePlan:
     module: str
-    """Qualified name."""
+    """Qualified name of the module."""
     style: Style
     why: str
     split: Split | None = None
-    """Of the features or rows that are split."""
+    """Split of the features or rows that are split."""
     weight: tuple[str, int] | None = None
     """Name of the split weight, and which of its dimensions."""
     bias: str | None = None
     """Name of the bias that is split with it."""
     called: bool = True
-    """Whether the example called it."""
+    """Whether the example called the module."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class TensorPlan:
         return next(planned.style for planned in self.modules if planned.module == module)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able; `from_dict` reads it."""
+        """The plan as plain data that JSON can hold; `from_dict` reads it."""
         return asdict(self)
 
     @classmethod

@@ -68,7 +68,7 @@ class Split:
 
 
 def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges without seams."""
+    """Ranges with those that meet made one."""
     found: list[tuple[int, int]] = []
     for start, length in ranges:
         if found and sum(found[-1]) == start:
@@ -116,7 +116,7 @@ def _unchanged(split: Split, tail: int, new: tuple[int, ...]) -> tuple[int, Spli
 
 
 def _common_divisors(counts: tuple[int, ...]) -> list[int]:
-    """By which atoms may be merged so that every worker keeps whole ones."""
+    """Numbers of atoms that may be merged so that every worker keeps whole ones."""
     return [d for d in range(1, min(counts) + 1) if all(count % d == 0 for count in counts)]
 
 

@@ -26,7 +26,7 @@ class Placement(NamedTuple):
     peers: Peers
     dim: int = 0
     split: Split | None = None
-    """None: the parameter is whole."""
+    """How the parameter is split; None: it is whole."""
 
 
 _placements = WeakTensorKeyDictionary()
@@ -42,7 +42,7 @@ def place(parameter: nn.Parameter, placement: Placement) -> None:
 
 
 def placement(parameter: Tensor) -> Placement | None:
-    """None: the parameter belongs to no split model."""
+    """The placement of a parameter; None: it belongs to no split model."""
     return _placements.get(parameter)
 
 
@@ -77,7 +77,7 @@ def scatter_(parameter: Tensor, whole: Tensor) -> None:
 
 
 def whole_shape(parameter: Tensor) -> tuple[int, ...]:
-    """The shape on one worker."""
+    """The shape that a parameter has on one worker."""
     shape, found = list(parameter.shape), placement(parameter)
     if found is not None and found.split is not None:
         shape[found.dim] = found.split.size

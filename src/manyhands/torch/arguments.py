@@ -117,7 +117,7 @@ def check_root(title: str, world: int, opts: Any) -> int:
 
 
 def check_fit(title: str, world: int, whole: Tensor, part: Tensor) -> None:
-    """The whole has room for a part of each rank."""
+    """Check that the whole has room for a part of each rank."""
     check_dense(title, [whole, part])
     check_same_dtype(title, [whole, part])
     if whole.numel() != world * part.numel():
@@ -128,7 +128,7 @@ def check_fit(title: str, world: int, whole: Tensor, part: Tensor) -> None:
 
 
 def check_parts(title: str, world: int, rank: int, parts: Sequence[Tensor], own: Tensor) -> None:
-    """There is a part for each rank, and this rank's is of the size of what it has itself."""
+    """Check that there is a part for each rank, and that this rank's is as large as its own tensor."""
     check_dense(title, [*parts, own])
     check_same_dtype(title, [*parts, own])
     if len(parts) != world:

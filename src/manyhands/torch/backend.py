@@ -72,7 +72,7 @@ class ProcessGroup(Identity):
         return self._work(title, outcomes, results.finish, tensors)
 
     def allreduce_coalesced(self, tensors: Sequence[Tensor], opts: Any = dist.ReduceOp.SUM) -> Work:
-        """All in one buffer: for many small tensors, which is what it is for, a copy costs less than a collective."""
+        """All-reduce tensors in one buffer: for many small ones a copy costs less than a collective."""
         title = self._title("all_reduce_coalesced")
         check_dense(title, tensors)
         check_same_dtype(title, tensors)

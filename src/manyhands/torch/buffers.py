@@ -41,7 +41,7 @@ class Results:
         return flat(copy)
 
     def filled(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The same, with the tensor's content to begin with."""
+        """A flat buffer that becomes this tensor's content, and has it to begin with."""
         buffer = self.empty(tensor)
         if not in_place(tensor):
             buffer.copy_(flat(tensor))

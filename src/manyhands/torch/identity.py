@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 Base: Any = dist.ProcessGroup
-"""Untyped: its stub lists the C++ overloads, of which a Python class has one form that takes all."""
+"""The process group's base class, untyped: its stub lists the C++ overloads; a Python class has one form for all."""
 
 
 class Identity(Base):

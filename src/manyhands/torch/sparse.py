@@ -34,7 +34,7 @@ def all_reduce_sparse(title: str, group: Group, tensor: Tensor, op: str) -> tupl
     outcomes: list[Outcome] = []
 
     def everyones(mine: Tensor) -> list[Tensor]:
-        """Of a tensor whose rows are elements, the rows of each rank."""
+        """The rows of each rank of a tensor whose rows are elements."""
         parts = [torch.empty(count, *mine.shape[1:], dtype=mine.dtype, device=mine.device) for count in counts.tolist()]
         parts[group.rank].copy_(mine)
         outcomes.extend(group.broadcast(flat(part), root) for root, part in enumerate(parts))

@@ -16,7 +16,7 @@ from manyhands.torch.errors import OperationFailedError, WaitTimeoutError
 from manyhands.transport.errors import GroupError
 
 Outcome = concurrent.futures.Future
-"""Of the transport: done when the bytes have moved, or failed with an error that names rank and operation."""
+"""The transport's future: done when the bytes have moved, or failed with an error that names rank and operation."""
 
 
 class Work(dist.Work):
@@ -88,7 +88,7 @@ class Work(dist.Work):
         return self._tensors
 
     def source_rank(self) -> int:
-        """Whom a receive from anyone received from."""
+        """The rank that a receive from anyone received from."""
         self.wait()
         return self._done.result()
 

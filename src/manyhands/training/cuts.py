@@ -17,7 +17,7 @@ from manyhands.training.trainer import Trainer
 
 
 def measure_cuts(trainer: Trainer, stages: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """By number of stages: `units` (costs, as dicts) and `parameters` (how many each unit has); or `uncut`, why not.
+    """For each number of stages, `units` (costs, as dicts) and `parameters` (how many each has); or `uncut`, why not.
 
     The model is left as it was. Numbers of stages that give the same units share what is measured.
     """

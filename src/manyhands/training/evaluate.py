@@ -33,7 +33,7 @@ class Share(NamedTuple):
     place: int
     places: int
     speaks: bool = True
-    """Whether it tells the figures; others of its place compute the same."""
+    """Whether the worker tells the figures; others of its place compute the same."""
     together: bool = False
     """Whether all places compute equally often, because they compute together."""
 
@@ -43,7 +43,7 @@ class Share(NamedTuple):
         return range(batches * first // self.places, batches * last // self.places)
 
     def rounds(self, batches: int) -> int:
-        """How often it computes."""
+        """How many times the worker computes."""
         return -(-batches // self.places) if self.together else len(self.of(batches))
 
 
@@ -52,11 +52,11 @@ class Inferring(Protocol):
 
     @property
     def share(self) -> Share:
-        """Which batches it evaluates."""
+        """The batches that this worker evaluates."""
         ...
 
     def room(self, samples: int) -> int | None:
-        """The size of batch that it takes for so many samples; None: it takes none that is large enough."""
+        """The size of batch that the model takes for so many samples; None: it takes none that is large enough."""
         ...
 
     def computing(self) -> AbstractContextManager[Any]:
@@ -64,7 +64,7 @@ class Inferring(Protocol):
         ...
 
     def infer(self, inputs: Any) -> Any:
-        """The model's output; None where it is elsewhere."""
+        """The model's output for a batch; None where it is elsewhere."""
         ...
 
 

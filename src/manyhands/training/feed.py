@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
     inputs: Any
     targets: Any
-    """None on a worker that is handed what others read and takes no targets."""
+    """The targets; None on a worker that is handed what others read and takes no targets."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class _Kept:
 
     batch: Batch
     drawn: Generators | None
-    """Where reading has left the generators, if it drew from them."""
+    """The state in which reading has left the generators, if it drew from them."""
     uses: int
 
 

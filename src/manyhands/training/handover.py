@@ -15,11 +15,11 @@ from manyhands.state import Image
 from manyhands.transport import Group
 
 CHUNK = 16 << 20
-"""Bytes."""
+"""Bytes of the state that are sent at once."""
 
 
 def machines(count: int) -> Cluster:
-    """What is assumed of the links: there is no time to measure them."""
+    """Links that are assumed between machines: there is no time to measure them."""
     return preset(f"star-{count}")
 
 

@@ -67,7 +67,7 @@ class Inbox:
             self._read_at_work()
 
     def look_within(self, seconds: float) -> bool:
-        """As `look`, but wait so long for something to come; whether it did.
+        """Take what comes within so many seconds, as `look` does at once; returns whether anything did.
 
         Raises:
             SystemExit: the worker is to end, or the supervisor is gone.
@@ -78,7 +78,7 @@ class Inbox:
         return True
 
     def link(self, role: told.Role, number: int, seconds: float) -> Link:
-        """The connection to this process; waits for it.
+        """The connection to the process of this role and number; waits for it.
 
         Raises:
             UserError: it did not come in time.

@@ -54,7 +54,7 @@ class Keeper:
         self._touched: set[int] = set()
         self._sized = False
         self._room: torch.Tensor | None = None
-        """Where a state that is on its way will be put."""
+        """Memory for a state that is on its way."""
 
     @property
     def far(self) -> bool:
@@ -69,7 +69,7 @@ class Keeper:
                 self._slots.reserve(size)
 
     def pin(self, buffer: int | None) -> None:
-        """This buffer must not be written; None: both may be."""
+        """Say which buffer must not be written; None: both may be."""
         self._slots.pinned = buffer
 
     def affords(self) -> bool:
@@ -90,7 +90,7 @@ class Keeper:
         self._recorder.enter("idle")
 
     def save_together(self, writes: bool, ordered: bool) -> None:
-        """As `save`, where every member holds a part and all of them put the state together: collective.
+        """Leave the state in memory where every member holds a part, and all put it together: collective.
 
         Args:
             writes: this is the member that gets the whole and leaves it in memory.

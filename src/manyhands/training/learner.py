@@ -49,11 +49,11 @@ class Learner:
 
     @property
     def learning_rate(self) -> float:
-        """Of the first parameter group."""
+        """The learning rate of the first parameter group."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """What forward and loss run in."""
+        """What a forward pass and the loss run in."""
         if self.job.precision == "bf16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()

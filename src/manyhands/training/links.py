@@ -67,7 +67,7 @@ def join_group(
 
 @dataclass(frozen=True)
 class Link:
-    """One end of a connection between two."""
+    """One end of a connection between two processes."""
 
     order: orders.Link
     descriptors: list[int]
@@ -80,7 +80,7 @@ class Link:
 
     @property
     def number(self) -> int:
-        """Which of those in its role the other process is."""
+        """The number of the other process, among those in its role."""
         return self.order.number
 
     @property
@@ -105,7 +105,7 @@ class Link:
         return group
 
     def close(self) -> None:
-        """Let it go unused."""
+        """Let the link go unused."""
         for descriptor in self.descriptors:
             os.close(descriptor)
 
@@ -118,7 +118,7 @@ class Links:
         self._waiting: dict[tuple[orders.Role, int], Link] = {}
 
     def add(self, order: orders.Link, descriptors: list[int]) -> None:
-        """One has come."""
+        """Keep a link that has come."""
         link = Link(order, descriptors, self._depot)
         former = self._waiting.pop((link.role, link.number), None)
         if former is not None:
@@ -126,10 +126,10 @@ class Links:
         self._waiting[link.role, link.number] = link
 
     def take_all(self) -> list[Link]:
-        """Those that have come."""
+        """The links that have come; they are kept no longer."""
         links, self._waiting = list(self._waiting.values()), {}
         return links
 
     def take(self, role: orders.Role, number: int) -> Link | None:
-        """The one to this process, if it has come."""
+        """The link to this process, if it has come."""
         return self._waiting.pop((role, number), None)

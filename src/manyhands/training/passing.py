@@ -35,13 +35,13 @@ class Route:
     """One worker's place among those that read and those that are handed what others read."""
 
     giver: int | None = None
-    """The rank that hands it every batch; None: it reads for itself."""
+    """The rank that hands the worker every batch; None: the worker reads for itself."""
     takers: tuple[int, ...] = ()
-    """Ranks to which it hands every batch."""
+    """Ranks to which the worker hands every batch."""
     targets: bool = True
-    """Whether it holds the last stage, which takes the targets."""
+    """Whether the worker holds the last stage, which takes the targets."""
     takers_targets: bool = True
-    """Whether its takers do."""
+    """Whether the worker's takers take the targets."""
 
 
 def route(layout: Layout, placement: Sequence[int], rank: int) -> Route:

@@ -61,7 +61,7 @@ class Probe:
         self.figures: dict[str, Any] = {}
 
     def joined(self, group: Group | None) -> None:
-        """The gang is together: how fast its links are."""
+        """Measure how fast the links of the gang are, now that it is together."""
         if group is not None:
             self.figures["links"] = _measure_links(group)
 
@@ -116,7 +116,7 @@ class _Operators(TorchDispatchMode):
         self.by_module: Counter[str] = Counter()
         self.actions: Counter[str] = Counter()
         self.module = ""
-        """The one whose forward began last."""
+        """The module whose forward began last."""
 
     @property
     def total(self) -> int:
@@ -137,7 +137,7 @@ class _Operators(TorchDispatchMode):
         return result
 
     def _note_action(self, args: Sequence[Any]) -> None:
-        """The runtime marks each of its actions for the profiler: `PP:1F3`."""
+        """Note an action of the pipeline: the runtime marks each for the profiler, as `PP:1F3`."""
         text = args[0] if args and isinstance(args[0], str) else ""
         if text.startswith("PP:"):
             kind = text.removeprefix("PP:").lstrip("0123456789").rstrip("0123456789")
@@ -195,7 +195,7 @@ def _measure_links(group: Group) -> dict[str, float]:
 
 
 def _seconds(group: Group, size: int, operation: Callable[[Group, Tensor], None]) -> float:
-    """Of one operation; the quickest of several, since a machine that is busy elsewhere only adds to it."""
+    """Seconds of one operation; the quickest of several, since a machine that is busy elsewhere only adds to it."""
     tensor, found = torch.zeros(size // 4), []
     for _ in range(_ROUNDS[size]):
         group.barrier().result()

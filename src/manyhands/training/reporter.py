@@ -17,12 +17,12 @@ from manyhands.training.marks import Mark
 from manyhands.training.trainer import Step
 
 _REPORT_SECONDS = 0.05
-"""Steps are reported in batches this far apart: a report costs the supervisor about 0.2 ms of a core."""
+"""Seconds from one batch of reported steps to the next: a report costs the supervisor about 0.2 ms of a core."""
 _STEPS_PER_MESSAGE = 8
 _SPANS_PER_STEP = 250
-"""About 50 bytes each: eight steps of them fit into one message."""
+"""Spans of a step that are reported at most, of about 50 bytes: eight steps of them fit into one message."""
 _TRACE_LENGTH = 8000
-"""Characters; as JSON each is at most 6 bytes, and two such texts fit into a message."""
+"""Characters of a trace at most; as JSON each is at most 6 bytes, and two such texts fit into a message."""
 
 
 class Reporter:

@@ -31,18 +31,18 @@ class Generators(NamedTuple):
 
     torch: Tensor
     cuda: Tensor | None
-    """Of the device, where that is one."""
+    """State of the device's generator, where there is one."""
     python: tuple[Any, ...]
     numpy: tuple[Any, ...]
 
     @classmethod
     def read(cls, device: torch.device) -> Generators:
-        """Where they stand now."""
+        """Read the states that the generators have now."""
         cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         return cls(torch.get_rng_state(), cuda, random.getstate(), np.random.get_state(legacy=True))  # type: ignore[arg-type]
 
     def write(self, device: torch.device) -> None:
-        """Have them go on from here."""
+        """Have the generators go on from these states."""
         torch.set_rng_state(self.torch)
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.cuda, device)
@@ -50,7 +50,7 @@ class Generators(NamedTuple):
         np.random.set_state(self.numpy)
 
     def moved_from(self, other: Generators) -> bool:
-        """Whether anything was drawn between the two."""
+        """Whether anything was drawn between the other states and these."""
         same_cuda = self.cuda is None or (other.cuda is not None and torch.equal(self.cuda, other.cuda))
         kind, words, *rest = self.numpy
         other_kind, other_words, *other_rest = other.numpy
@@ -58,7 +58,7 @@ class Generators(NamedTuple):
         return not (torch.equal(self.torch, other.torch) and same_cuda and same_numpy and self.python == other.python)
 
     def as_tree(self) -> dict[str, Any]:
-        """Plain data and tensors, to be sent."""
+        """The states as plain data and tensors, to be sent."""
         version, words, gauss = self.python
         kind, key, *rest = self.numpy
         return {
@@ -70,7 +70,7 @@ class Generators(NamedTuple):
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> Generators:
-        """What `as_tree` gave, here or on another worker."""
+        """The states of which `as_tree` was made, here or on another worker."""
         (version, words, gauss), (kind, key, rest) = tree["python"], tree["numpy"]
         numpy = (kind, key.cpu().numpy().astype(np.uint32), *rest)
         cuda = tree["cuda"].cpu() if tree["cuda"] is not None else None

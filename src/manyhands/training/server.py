@@ -33,7 +33,7 @@ from manyhands.training.shares import REPLACED_SECONDS, Process
 from manyhands.transport import GroupError
 
 _ON_ITS_WAY, _MOST_ON_THEIR_WAY = 3.0, 64
-"""Seconds, and steps: what a host had reported for less long than that may be lost with it."""
+"""Seconds, and steps: what another host had reported for less long than that may be lost with it."""
 
 
 class Server:
@@ -61,7 +61,7 @@ class Server:
         self._opened = self._began
         self._reported: deque[tuple[float, int]] = deque()
         self._recorded = 0
-        """Steps that were recorded. A chief that takes over records those again that may not have been said."""
+        """How many steps were recorded. A chief that takes over records those again that may not have been said."""
         self._retry = False
 
     def _make(self) -> StaleServer:

@@ -47,12 +47,12 @@ class Process:
 
     @property
     def job(self) -> Job:
-        """What is trained."""
+        """The job that is trained."""
         return self.trainer.job
 
     @property
     def steps(self) -> Whole:
-        """What computes: servers hold parts of the state, but every worker has the whole model."""
+        """What computes steps: servers hold parts of the state, but every worker has the whole model."""
         steps = self.trainer.steps
         assert isinstance(steps, Whole)
         return steps

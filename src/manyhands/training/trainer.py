@@ -38,16 +38,16 @@ class Step(NamedTuple):
     """A committed step."""
 
     step: int
-    """Counted from 1: after it, `step` steps are done."""
+    """The step's number, counted from 1: after it, `step` steps are done."""
     epoch: int
-    """The epoch of its first sample."""
+    """The epoch of the step's first sample."""
     first: int
-    """Position of its first sample in that epoch's permutation."""
+    """Position of the step's first sample in that epoch's permutation."""
     last: int
     """Position of its last sample, counted from the same epoch's start: at or over the number of samples, it
     lies in the next epoch's permutation."""
     loss: float
-    """Mean over the micro-batches."""
+    """Mean loss over the micro-batches."""
     grad_norm: float | None
     """Norm of the whole gradient before clipping; None if the job does not clip."""
     lr: float
@@ -125,7 +125,7 @@ class Trainer:
 
     @property
     def rank(self) -> int:
-        """In the gang; 0 where there is none."""
+        """This worker's rank in the gang; 0 where there is none."""
         return self.group.rank if self.group is not None else 0
 
     @property

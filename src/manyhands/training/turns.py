@@ -17,7 +17,7 @@ from manyhands.plan import WAYS
 from manyhands.run.lock import region
 
 _BYTES = {"compute": 0, "forward": 2, "backward": 4}
-"""In the file, of each token; the next one is its queue."""
+"""The byte of each token in the slot's file; the next one is its queue."""
 
 
 class Turns:
@@ -39,7 +39,7 @@ class Turns:
         self._has: str | None = None
 
     def __call__(self, phase: str, waits: Callable[[], None]) -> None:
-        """Have what a phase needs, and nothing else; `waits` is called before it waits."""
+        """Have the token that a phase needs, and no other; `waits` is called before this waits."""
         token = "compute" if self._way == "alone" else self._table.get(phase)
         if token == self._has:
             return

@@ -78,11 +78,11 @@ class Worker:
         self.inbox = Inbox(channel, self.links, lambda: keeper.pin(None), self._take_turns)
         self.evaluations = Evaluations(job, trainer, reporter, recorder)
         self.keeps = False
-        """Whether it leaves the gang's state for others."""
+        """Whether the worker leaves the gang's state for others."""
         self._job_file, self._depot, self._probe = job_file, depot, probe
         self._turns: Turns | None = None
         self._micro_batches: tuple[int, ...] = ()
-        """By worker, as they were last shared out."""
+        """How many micro-batches each worker has, as they were last shared out."""
 
     def run(self) -> None:
         """Obey until told to exit."""
@@ -234,7 +234,7 @@ class Worker:
         return (_PAUSE if self.inbox.pause else 0) | (_SAVE if save else 0)
 
     def _keep_state(self, flags: Sequence[int]) -> None:
-        """After a step: leave the state for others, if it is time."""
+        """Leave the state for others after a step, if it is time."""
         checkpoint = self.inbox.checkpoint
         if self.kind.whole:
             if self.keeps and ((checkpoint and checkpoint.at_once) or self.keeper.affords()):

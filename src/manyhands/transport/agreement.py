@@ -17,7 +17,7 @@ from typing import Any
 from manyhands.transport.errors import GroupError, MismatchError, PeerLostError, WaitedTooLongError
 
 _REMEMBERED = 256
-"""Operations, for telling who called what."""
+"""Operations that are remembered, for telling who called what."""
 _KINDS: dict[str, type[GroupError]] = {"MismatchError": MismatchError, "WaitedTooLongError": WaitedTooLongError}
 
 Say = Callable[[int | None, dict[str, Any]], None]
@@ -25,7 +25,7 @@ Say = Callable[[int | None, dict[str, Any]], None]
 
 
 class Agreement:
-    """One rank's view.
+    """One rank's view of what the ranks of a group agree on.
 
     Args:
         say: how to tell others.

@@ -13,7 +13,7 @@ from manyhands.transport.link import MEMORY, Link
 from manyhands.wire import StrangerError, hold, introduce, watch
 
 _HANDSHAKE_SECONDS = 5.0
-"""On a way that may lead to somebody else."""
+"""Seconds for a handshake on a way that may lead to somebody else."""
 _TRY_SECONDS = 2.0
 """A rail that cannot be connected in this time is left out."""
 
@@ -38,7 +38,7 @@ class Caller:
         """Whether a connection was not refused, but not answered either."""
 
     def call(self) -> Link:
-        """The link.
+        """Connect to the peer and return the link.
 
         Raises:
             GroupError: there is no way.

@@ -35,7 +35,7 @@ from manyhands.transport.planner import ways
 from manyhands.transport.rings import Rings
 
 _HEADER = struct.Struct("<4sIQ48s")
-"""Magic, the sender's rank, the operation's number, what the operation is (a digest)."""
+"""The head of what is sent: magic, the sender's rank, the operation's number, what the operation is (a digest)."""
 _MAGIC = b"MHOP"
 _SPIN = 1000
 """Looks before the interpreter sleeps: some ten microseconds. Between looks it lets others have its core: ranks often
@@ -52,7 +52,7 @@ class Traffic(NamedTuple):
 
 
 class Channels:
-    """One rank's channels.
+    """One rank's channels for data.
 
     Args:
         links: by peer.

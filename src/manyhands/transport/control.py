@@ -84,7 +84,7 @@ class Control:
 
     @classmethod
     def over(cls, links: Mapping[int, Link], on_frame: OnFrame, on_lost: OnLost, on_tick: OnTick) -> Control | None:
-        """That of a rank with these links; None if it is alone."""
+        """The control connections of a rank with these links; None if it is alone."""
         if not links:
             return None
         controls = {peer: link.control for peer, link in links.items()}
@@ -107,7 +107,7 @@ class Control:
             self.say(peer, message)
 
     def busy(self, value: bool) -> None:
-        """Whether an operation runs: only then somebody may be waited for."""
+        """Say whether an operation runs: only then somebody may be waited for."""
         self._busy_since = time.monotonic() if value else 0.0
         if value and self._idle:
             os.eventfd_write(self._wake, 1)
@@ -149,7 +149,7 @@ class Control:
             self._keep_watch()
 
     def _keep_watch(self) -> None:
-        """What is done from time to time."""
+        """Do what is done from time to time."""
         now, busy = time.monotonic(), self._busy_since
         if busy and now - max(busy, self._ticked) >= _PATIENCE:
             self._ticked = now

@@ -15,7 +15,7 @@ from manyhands.wire import StrangerError, admit, hold, watch
 _log = logging.getLogger("manyhands")
 _HANDSHAKE_SECONDS = 10.0
 _AT_ONCE = 256
-"""Handshakes under way; more wait in the kernel."""
+"""Handshakes under way at the same time; more wait in the kernel."""
 
 
 class Door:

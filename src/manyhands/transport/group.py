@@ -161,7 +161,7 @@ class Group:
         return self._operations.direct(f"scatter from rank {root}", sends, [(output, root)])
 
     def barrier(self) -> Future[None]:
-        """Done when every rank has come here."""
+        """A future that is done when every rank has come here."""
         return self._operations.collective("all_reduce", [torch.zeros(1, dtype=torch.uint8)], text="barrier")
 
     def send(self, tensor: Tensor, peer: int, tag: int = 0) -> Future[None]:
@@ -232,7 +232,7 @@ class Group:
 
     @property
     def description(self) -> str:
-        """In one line, what was chosen and what it is predicted to reach."""
+        """What was chosen and what it is predicted to reach, in one line."""
         if self.cluster is not None:
             return f"{self.world} ranks on {describe(self.cluster)}"
         how = "in C over shared memory" if self._channels.native else "in Python over sockets"

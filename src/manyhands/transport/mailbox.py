@@ -22,12 +22,12 @@ class Wanted(NamedTuple):
 
     tensor: Tensor
     raw: Tensor
-    """Its bytes."""
+    """The tensor's bytes."""
     peer: int | None
-    """The sender; None: any."""
+    """The rank that is to send; None: any."""
     tag: int
     future: Future[int]
-    """Of the sender's rank."""
+    """The future of the sender's rank."""
 
 
 class Arrived(NamedTuple):
@@ -40,7 +40,7 @@ class Arrived(NamedTuple):
 
 
 class Mailbox:
-    """One rank's."""
+    """What one rank has asked for and what has come."""
 
     def __init__(self) -> None:
         self._wanted: deque[Wanted] = deque()
@@ -69,7 +69,7 @@ class Mailbox:
         return None
 
     def give_up(self, peer: int | None = None) -> list[Wanted]:
-        """Those who wait for this rank alone (None: all who wait), no longer waiting."""
+        """The requests that wait for this rank alone (None: all), no longer waiting."""
         left = [wanted for wanted in self._wanted if peer is None or wanted.peer == peer]
         self._wanted = deque(wanted for wanted in self._wanted if not (peer is None or wanted.peer == peer))
         return left

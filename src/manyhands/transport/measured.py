@@ -16,13 +16,13 @@ from manyhands.transport.planner import names
 
 MEMORY_RATE = 8 * 10**9
 MEMORY_LATENCY = 5e-6
-"""Assumed between ranks of a host."""
+"""Seconds that are assumed between ranks of a host; `MEMORY_RATE` likewise, in bytes/s."""
 _ALIKE = 0.9
 _SHARED = 0.8
-"""Less than this of the speed alone, for all pairs together, and they share something."""
+"""Share of the speed alone below which pairs, all at the same time, share something."""
 
 Rates = dict[str, dict[str, float]]
-"""By peer (as text, for JSON) and rail."""
+"""Figures by peer (as text, for JSON) and rail."""
 
 
 @dataclass
@@ -77,7 +77,7 @@ def _rails(rows: Sequence[Measured]) -> list[str]:
 
 
 def _table(rows: Sequence[Measured], attribute: str, rail: str) -> Pairs:
-    """By (sender, receiver)."""
+    """A rail's figures, by (sender, receiver)."""
     table: Pairs = {}
     for receiver, row in enumerate(rows):
         for sender, rates in getattr(row, attribute).items():

@@ -38,9 +38,9 @@ class _Peer:
     body: Tensor | None = None
     filled: int = 0
     wanted: Wanted | None = None
-    """Who asked for the message that is coming in."""
+    """The request for the message that is coming in."""
     skipped: bool = False
-    """Whoever asked for it could not take it."""
+    """Whether whoever asked for the message could not take it."""
     lost: str = ""
 
 
@@ -55,7 +55,7 @@ class Messages:
     def __init__(self, rank: int, sockets: Mapping[int, socket.socket], why: Callable[[int], Exception | None]) -> None:
         self.rank, self._why = rank, why
         self.sent = 0
-        """Bytes of tensors, so far."""
+        """Bytes of tensors that were sent so far."""
         self._failed: Exception | None = None
         self._peers = {peer: _Peer(sock) for peer, sock in sockets.items()}
         self._mailbox = Mailbox()

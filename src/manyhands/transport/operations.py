@@ -27,14 +27,14 @@ from manyhands.transport.tasks import ClosedError, Tasks
 _REDUCING = ("all_reduce", "reduce_scatter", "reduce")
 _ROOTED = ("broadcast", "reduce")
 _WHOLE = ("reduce_scatter", "all_gather")
-"""What an element becomes depends on where it is: such operations cannot go in pieces."""
+"""Operations that cannot go in pieces: what an element becomes depends on where it is."""
 
 Peer = tuple[Tensor, int]
 """A tensor, and the rank that it goes to or comes from."""
 
 
 class Operations:
-    """One rank's.
+    """The operations of one rank of a group.
 
     Args:
         name: of the group, for messages.
@@ -88,7 +88,7 @@ class Operations:
         return self._issue(text, lambda: carry_out(tensors))
 
     def direct(self, text: str, sends: list[Peer], receives: list[Peer]) -> Future[None]:
-        """Tensors go straight from rank to rank."""
+        """Send and receive tensors straight from rank to rank."""
         check_dense(text, [t for t, _ in (*sends, *receives)])
         sends = [(t.cpu() if staging.on_device(t) else t, p) for t, p in sends]
         homes = [t for t, _ in receives]
@@ -124,7 +124,7 @@ class Operations:
     def _staged(
         self, text: str, tensors: list[Tensor], carry_out: Callable[[Sequence[Tensor]], None], in_pieces: bool
     ) -> Future[None]:
-        """The same for tensors on a device. What every element is part of alone can go in pieces."""
+        """Issue an operation on tensors on a device. One that treats every element alone can go in pieces."""
         source, target = tensors[0], tensors[-1]
         copies = self._stagings.setdefault(source.device, staging.Staging(source.device))
         ready = copies.ready()

@@ -17,7 +17,7 @@ from manyhands.transport.link import Link
 from manyhands.transport.rendezvous import Card, join, new_secret
 
 _JOIN_SECONDS = 30.0
-"""For ranks to connect that have just told each other where they are."""
+"""Seconds for ranks to connect that have just told each other where they are."""
 
 
 def part(whole: Group, ranks: Sequence[int], name: str) -> Group:

@@ -15,7 +15,7 @@ from manyhands.cluster import Cluster
 from manyhands.collective import Edge, Forest, Operation, Tree
 
 SMALL = 32 << 10
-"""Bytes: below, few messages matter more than sharing the work."""
+"""Bytes below which few messages matter more than sharing the work."""
 _LARGE = 16 << 20
 
 Planner = Callable[[Operation, int, int], Forest]
@@ -33,7 +33,7 @@ def size_class(size: int) -> int:
 
 
 def direct(members: tuple[str, ...]) -> Planner:
-    """For members that reach each other equally well: stars."""
+    """A planner for members that reach each other equally well: stars."""
 
     def plan(operation: Operation, size: int, root: int) -> Forest:
         if operation in ("broadcast", "reduce"):
@@ -48,7 +48,7 @@ def direct(members: tuple[str, ...]) -> Planner:
 
 
 def planned(cluster: Cluster) -> Planner:
-    """For members joined by the links of a cluster: what the cost model finds fastest."""
+    """A planner for members joined by the links of a cluster: what the cost model finds fastest."""
 
     def plan(operation: Operation, size: int, root: int) -> Forest:
         from manyhands.collective.choose import choose  # and with it SciPy's solvers
@@ -93,7 +93,7 @@ def _star(members: tuple[str, ...], root: int) -> Tree:
 
 
 def _path(members: tuple[str, ...], root: int) -> Tree:
-    """All in a row: no rank moves the data more than once in and once out."""
+    """A tree that has all in a row: no rank moves the data more than once in and once out."""
     row = [members[(root + i) % len(members)] for i in range(len(members))]
     steps = list(pairwise(row))
     return Tree(

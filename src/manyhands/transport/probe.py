@@ -199,8 +199,8 @@ class _Flow:
             raise PeerLostError(self.peer, "measuring links") from None
 
     def rate(self) -> float:
-        """Over the second half of the time. Reads are far apart on a busy machine, so what had come by half-time is
-        interpolated."""
+        """Bytes/s over the second half of the time. Reads are far apart on a busy machine, so what had come by
+        half-time is interpolated."""
         (first, _), (end, total) = self.marks[0], self.marks[-1]
         half = (first + end) / 2
         late = next(i for i, mark in enumerate(self.marks) if mark[0] >= half)

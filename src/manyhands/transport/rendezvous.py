@@ -109,7 +109,7 @@ def _doors(stack: ExitStack, alone: bool) -> tuple[list[socket.socket], Card]:
 
 
 def _link(peer: int, part: dict[str, Any], own: list[Interface]) -> Link:
-    """What the door received."""
+    """The link of what the door received."""
     names = {interface.address: interface.name for interface in own}
     rails = {rail: names.get(sock.getsockname()[0], "") for rail, sock in part["data"].items() if rail != MEMORY}
     return Link(peer, part["control"], part["messages"], part["data"], rails)

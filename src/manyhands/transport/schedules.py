@@ -34,7 +34,7 @@ from manyhands.transport.interpreter import Encoded
 from manyhands.transport.planner import Planner, direct, names, planned, size_class
 
 _REMEMBERED = 256
-"""Programs."""
+"""Programs that are kept."""
 
 
 class Scheduled(NamedTuple):
@@ -45,7 +45,7 @@ class Scheduled(NamedTuple):
 
 
 class Schedules:
-    """One rank's.
+    """The programs of one rank of a group.
 
     Args:
         cluster: the links, by which forests are chosen; None: all reach each other equally well.

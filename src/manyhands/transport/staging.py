@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 PIECE = 8 << 20
-"""Bytes: large enough that a copy runs at the bus's full speed."""
+"""Bytes of a piece: large enough that a copy runs at the bus's full speed."""
 
 
 def on_device(tensor: Tensor) -> bool:
-    """Whether it has to be staged."""
+    """Whether a tensor has to be staged."""
     return tensor.device.type != "cpu"
 
 

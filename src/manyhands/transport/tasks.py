@@ -28,7 +28,7 @@ class Tasks:
         self._closed = False
 
     def put(self, run: Callable[[], Any]) -> Future[Any]:
-        """Have it called after all that was put before.
+        """Have something called after all that was put before.
 
         Raises:
             ClosedError: nothing can be put any more.

@@ -234,7 +234,7 @@ def _mapping(key: type, inner: Decode, value: Any) -> dict[Any, Any]:
 
 
 def _object(kind: type, value: Any) -> Any:
-    """A dataclass of which it is known which it is."""
+    """Decode an object as a dataclass of which it is known which it is."""
     if not isinstance(value, dict):
         raise MessageError(f"{_brief(value)} is no object")
     known, needed = _readers(kind)
@@ -261,7 +261,7 @@ def _readers(kind: type) -> tuple[dict[str, Decode], frozenset[str]]:
 
 
 def _tagged(kinds: Mapping[str, type]) -> Decode:
-    """One of several dataclasses, which says which."""
+    """A decoder of one of several dataclasses, which says which."""
 
     def decode(value: Any) -> Any:
         if not isinstance(value, dict):
@@ -275,7 +275,7 @@ def _tagged(kinds: Mapping[str, type]) -> Decode:
 
 
 def _union(hint: Any) -> Decode:
-    """A value of one of several types, told apart by its form: null, an object, text and so on."""
+    """A decoder of a value of one of several types, told apart by its form: null, an object, text and so on."""
     members = _members(hint)
     objects = _dataclasses(members)
     optional = type(None) in members
@@ -308,7 +308,7 @@ def _within(place: str, decode: Decode, value: Any) -> Any:
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
-    """Of a union, the stricter first: a whole number is one before it is a number."""
+    """The members of a union, the stricter first: a whole number is one before it is a number."""
     return tuple(sorted(typing.get_args(hint), key=lambda member: member is float))
 
 

@@ -22,7 +22,7 @@ import time
 from typing import Any
 
 VERSION = 2
-"""Of all that processes of different hosts say to each other. One digit."""
+"""Version of all that processes of different hosts say to each other. One digit."""
 _NAME = b"MNYHNDS"
 MAGIC = _NAME + str(VERSION).encode()
 _MAX_PURPOSE = 1024
@@ -83,15 +83,15 @@ def admit(sock: socket.socket, secret: bytes, rank: int, deadline: float) -> dic
 
 
 def watch(sock: socket.socket) -> None:
-    """For a connection that is always read and never long silent: the kernel notices within two seconds that the other
-    end cannot be reached any more."""
+    """Set up a connection that is always read and never long silent: the kernel notices within two seconds that the
+    other end cannot be reached any more."""
     hold(sock)
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1500)
 
 
 def hold(sock: socket.socket) -> None:
-    """For a connection that may not be read for long: whoever is late is not lost."""
+    """Set up a connection that may not be read for long: whoever is late is not lost."""
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

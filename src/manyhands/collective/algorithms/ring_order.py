@@ -89,7 +89,7 @@ def _fewest_links(members: tuple[str, ...], hops: dict[tuple[str, str], Route]) 
 
 
 def _nearest(routes: Routes, members: tuple[str, ...]) -> tuple[str, ...]:
-    """From each rank to the unvisited one with the fewest relays, the widest path, the fewest links."""
+    """A ring from each rank to the unvisited one with the fewest relays, the widest path, the fewest links."""
     around, left = [members[0]], dict.fromkeys(members[1:])
     while left:
         here = around[-1]

@@ -47,7 +47,7 @@ class Routes:
 
     @cached_property
     def _out(self) -> dict[str, list[tuple[Link, str]]]:
-        """The widest link to each neighbour, by source, and its rail where there are others beside it."""
+        """The widest link to each neighbour of each node, and its rail where there are others beside it."""
         between: dict[tuple[str, str], list[Link]] = {}
         for link in self.cluster.links:
             between.setdefault((link.source, link.target), []).append(link)

@@ -68,7 +68,7 @@ class _Trace:
     def __init__(self) -> None:
         self.nodes: list[bytes] = []
         self.written: dict[int, int] = {}
-        """By tree, the last node that wrote its data here."""
+        """The last node that wrote each tree's data on this rank."""
 
     def append(
         self,

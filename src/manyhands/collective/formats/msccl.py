@@ -39,7 +39,7 @@ class _Step(NamedTuple):
     start: int
     count: int
     after: tuple[int, int] | None
-    """The block and step that must be done before."""
+    """The block and the step of it that must be done before this step."""
 
 
 class _Block:
@@ -98,7 +98,7 @@ def chunk_counts(forest: Forest, most: int = MOST_CHUNKS) -> list[int]:
 
 
 def _rounded(shares: list[Fraction], total: int) -> list[int]:
-    """Whole numbers with this sum, as close to the shares as can be; 0 drops a tree."""
+    """Round shares to whole numbers of this sum, as close as can be; 0 drops a tree."""
     counts = [math.floor(share * total) for share in shares]
     by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - shares[i] * total)
     for i in by_remainder[: total - sum(counts)]:
@@ -112,7 +112,7 @@ def _blocks(forest: Forest, order: list[Transfer], counts: list[int], channels: 
     index: list[dict[tuple[int, int, int], int]] = [{} for _ in forest.members]
     starts = [sum(counts[:tree]) for tree in range(len(counts))]
     ready: dict[tuple[int, int, int], tuple[int, int]] = {}
-    """By rank, tree and piece: the last step that wrote it."""
+    """The last step that wrote each piece: (rank, tree, piece) -> (block, step)."""
 
     def add(rank: int, send: int, recv: int, transfer: Transfer, kind: str) -> None:
         key = (send, recv, transfer.tree % channels)

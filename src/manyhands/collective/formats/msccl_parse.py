@@ -26,14 +26,14 @@ class Step(NamedTuple):
 
     kind: str
     reads: tuple[str, int] | None
-    """Buffer (i, o or s) and first chunk."""
+    """Buffer (i, o or s) and first chunk that the step reads."""
     writes: tuple[str, int] | None
     count: int
-    """Chunks."""
+    """Chunks that the step is about."""
     after: tuple[int, int] | None
     """The block and the step of it that must be done before."""
     where: str
-    """For messages."""
+    """Where the step stands, for messages."""
 
 
 @dataclass
@@ -51,9 +51,9 @@ class Gpu:
     """A rank."""
 
     blocks: dict[int, Block]
-    """By their ids."""
+    """The rank's thread blocks, by their ids."""
     chunks: dict[str, int]
-    """Of each buffer: what is declared, or what the steps reach."""
+    """Chunks of each buffer: what is declared, or what the steps reach."""
 
 
 def parse(text: str, name: str) -> ElementTree.Element:

@@ -19,10 +19,10 @@ class Transfer(NamedTuple):
     level: int
     tree: int
     adds: bool
-    """Whether the target adds it to what it has, or takes it as the result."""
+    """Whether the target adds what it receives to what it has, or takes it as the result."""
     source: int
     target: int
-    """Ranks."""
+    """The rank that receives; `source` is the one that sends."""
 
 
 def transfers(forest: Forest) -> list[Transfer]:

@@ -30,7 +30,7 @@ class Batch:
     root: int
     weight: int
     depth: dict[int, int]
-    """Of the nodes that it has reached."""
+    """The depth of each node that the trees have reached."""
     arcs: list[Arc] = field(default_factory=list)
 
     def split(self, weight: int) -> Batch:

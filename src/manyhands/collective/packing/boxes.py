@@ -20,12 +20,12 @@ class Boxes:
     """A network taken apart."""
 
     ranks: tuple[tuple[int, ...], ...]
-    """Of each box."""
+    """The ranks of each box."""
     inside: tuple[Network, ...]
-    """Each box; its node i is node `nodes[box][i]` of the whole."""
+    """The network of each box; its node i is node `nodes[box][i]` of the whole."""
     nodes: tuple[tuple[int, ...], ...]
     outer: Network
-    """Box b is its node b; its other nodes are those of `outside`, in order."""
+    """The network of the boxes: box b is its node b, and its other nodes are those of `outside`, in order."""
     outside: tuple[int, ...]
     ports: dict[Arc, tuple[tuple[Arc, Fraction], ...]]
     """The links behind each link of the outer network, with their parts of its capacity."""
@@ -55,7 +55,7 @@ def boxes_of(network: Network) -> Boxes | None:
 
 
 def _components(network: Network) -> list[set[int]]:
-    """Forwarders that reach each other through forwarders."""
+    """Groups of forwarders that reach each other through forwarders."""
     near: dict[int, set[int]] = {node: set() for node in network.forwarders}
     for u, v in network.capacity:
         if u in near and v in near:
@@ -101,7 +101,7 @@ def _outer(
 
 
 def _small(network: Network, names: tuple[str, ...], ranks: int, capacity: Capacity) -> Network:
-    """With a unit of its own."""
+    """A network of these nodes and capacities, with a unit of its own."""
     unit = reduce(gcd, capacity.values(), 0) or 1
     return replace(
         network,

@@ -79,7 +79,7 @@ class _Search:
         self._brings: dict[tuple[Block, int], Way | None] = {}
 
     def cost(self, block: Block, at: int) -> Way | None:
-        """Have the sum of a block at one of its leaves."""
+        """The cheapest way to have the sum of a block at one of its leaves."""
         if block not in self.halves:
             return Fraction(0), ()
         key = (block, at)
@@ -90,7 +90,7 @@ class _Search:
         return self._costs[key]
 
     def bring(self, block: Block, to: int) -> Way | None:
-        """Have all of a block arrive at a node outside of it."""
+        """The cheapest way to have all of a block arrive at a node outside of it."""
         key = (block, to)
         if key not in self._brings:
             self._brings[key] = self._brought(block, to)

@@ -23,13 +23,13 @@ class Certificate:
     rate: Fraction
     """Bytes/s of the data: M bytes take M / rate seconds once chunks stream."""
     bound: Fraction
-    """No forest of this kind on this cluster has a greater rate."""
+    """A rate that no forest of this kind exceeds on this cluster."""
     cut: str
     """What binds the rate, in words."""
     exact: bool
     """Whether rate = bound, in exact fractions."""
     price: Fraction | None = None
-    """Of `canonical`: its rate / the rate without that restriction."""
+    """What sums in canonical order cost: the rate with them over the rate without that restriction."""
 
 
 def human(rate: Fraction | int) -> str:

@@ -28,11 +28,11 @@ class Mix:
 
     rate: float
     weights: np.ndarray
-    """Of the entries, in their order."""
+    """Weights of the entries, in their order."""
     prices: dict[Arc, float]
-    """Of each link; a tree of total price 1 is just worth it."""
+    """The price of each link; a tree of total price 1 is just worth it."""
     premiums: dict[int, float]
-    """Of each root, where shares are fixed: what a tree may cost beyond the average."""
+    """For each root, where shares are fixed: what a tree may cost beyond the average."""
 
 
 class Columns:
@@ -48,7 +48,7 @@ class Columns:
         self._loads: list[tuple[list[int], list[int]]] = []
 
     def add(self, entry: Entry) -> bool:
-        """False: it is known already."""
+        """Add a tree; returns False if it is known already."""
         if entry in self._known:
             return False
         self._known.add(entry)
@@ -117,7 +117,7 @@ def exact_weights(
 def _full_rows(
     network: Network, entries: Sequence[Entry], floats: np.ndarray, shares: Mapping[int, Fraction] | None
 ) -> list[Row]:
-    """Full links, and each root's share of the total."""
+    """Equations of the linear program: full links, and each root's share of the total."""
     rows: list[Row] = []
     for root, share in (shares or {}).items():
         left = {place: (entry.root == root) - share for place, entry in enumerate(entries)}

@@ -26,7 +26,7 @@ class Entry(NamedTuple):
     broadcast: tuple[Path, ...]
 
     def loads(self) -> dict[Arc, int]:
-        """How often it sends its share over each link."""
+        """How many times the entry sends its share over each link."""
         loads: dict[Arc, int] = {}
         for path in (*self.reduce, *self.broadcast):
             for arc in pairwise(path):
@@ -49,7 +49,7 @@ def broadcasts(batches: Iterable[Batch], routes: Routes) -> dict[Entry, int]:
 
 
 def backwards(entry: Entry) -> Entry:
-    """The same tree with every link turned round: handing out becomes adding up."""
+    """The tree with every link turned round: handing out becomes adding up."""
     return Entry(entry.root, flipped(entry.broadcast), flipped(entry.reduce))
 
 

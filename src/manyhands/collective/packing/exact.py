@@ -53,7 +53,7 @@ def _reduced(row: Row, pivots: dict[int, Row]) -> Row:
 
 
 def _substituted(pivots: dict[int, Row], approximately: np.ndarray, free: set[int]) -> list[Fraction]:
-    """Later pivots may occur in earlier rows, never the other way round."""
+    """Values of all columns by substitution: later pivots may occur in earlier rows, never the other way round."""
     values = [Fraction(0)] * len(approximately)
     for column in free - pivots.keys():
         values[column] = Fraction(round(float(approximately[column])))

@@ -61,7 +61,7 @@ def _plain(network: Network, operation: Operation, root: int | None) -> Packing:
 def pack_few(
     network: Network, operation: Operation, root: int | None, packing: Packing, most: int, *, canonical: bool
 ) -> Packing:
-    """At most so many trees of a packing's kind, at little cost in rate."""
+    """Reduce a packing to at most so many trees of its kind, at little cost in rate."""
     undirected = operation == "all_reduce" and network.is_duplex and not network.adders | network.copiers
     pricing = None if undirected and not canonical else pricing_of(network, operation, root, canonical)
     shares = shares_of(network, operation, root)
@@ -141,7 +141,7 @@ def _proved(
     packing: Packing,
     ceiling: Packing | None,
 ) -> Packing:
-    """With the least bound that is known: of the wider kind, of the prices, or of what coding could reach."""
+    """Give a packing the least bound that is known: of the wider kind, of the prices, or of what coding could reach."""
     if ceiling is not None and packing.rate == ceiling.bound:
         return packing._replace(bound=ceiling.bound, cuts=ceiling.cuts, links=ceiling.links)
     if not pricing.is_complete:

@@ -31,7 +31,7 @@ _SEARCHED = 64
 """Ranks up to which exchanges are tried; beyond, the cheapest tree takes seconds to find."""
 _GONE = -1
 _SHAKE = 0.3
-"""By how much of their average the prices are varied."""
+"""The part of their average by which prices are varied."""
 
 Propose = Callable[[Mix], list[Entry]]
 
@@ -57,7 +57,7 @@ def proposals(network: Network, pricing: Pricing | None) -> Propose:
 def few_trees(
     network: Network, weights: Weights, shares: Mapping[int, Fraction] | None, most: int, propose: Propose
 ) -> Weights:
-    """At most so many trees, with the best weights for them.
+    """Reduce a packing to at most so many trees, with the best weights for them.
 
     Raises:
         UserError: fewer trees than roots that need one.
@@ -90,7 +90,7 @@ def few_trees(
 
 
 def _shaken(mix: Mix, chance: Random) -> Mix:
-    """With prices a little different: where the best trees are many, others of them."""
+    """The mix with prices a little different: where the best trees are many, others of them."""
     average = sum(mix.prices.values()) / len(mix.prices)
     prices = {arc: price + _SHAKE * average * chance.random() for arc, price in mix.prices.items()}
     return replace(mix, prices=prices)
@@ -126,7 +126,7 @@ def _exchanged(columns: Columns, chosen: list[int], offers: Sequence[Entry]) -> 
 
 
 def _can_go(columns: Columns, chosen: Sequence[int], place: int) -> bool:
-    """Whether its root keeps another tree, where roots have shares."""
+    """Whether the root of a chosen tree keeps another one, where roots have shares."""
     if columns.shares is None:
         return True
     root = columns.entries[chosen[place]].root

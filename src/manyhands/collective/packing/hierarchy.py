@@ -80,7 +80,7 @@ def _ends(path: Path) -> tuple[Arc, Arc]:
 
 
 def _with_roots(boxes: Boxes, piece: Piece, operation: Operation, root: int | None) -> Iterator[Piece]:
-    """The rank in the root's box that each piece starts from: its first port, where any will do."""
+    """The piece with a rank of the root's box to start from: the box's first port, where any will do."""
     weight, box, paths = piece
     if operation == "broadcast":
         assert root is not None

@@ -25,7 +25,7 @@ class Network:
     """A directed graph with integer capacities."""
 
     names: tuple[str, ...]
-    """Of the cluster's nodes; a rail's node has the name of the rail."""
+    """Names of the cluster's nodes; a rail's node has the name of the rail."""
     ranks: int
     """Nodes 0 ... ranks - 1 hold data."""
     adders: frozenset[int]
@@ -37,7 +37,7 @@ class Network:
     hosts: tuple[str, ...]
     """The machine of each rank; a rank that is in none is one itself."""
     capacity: Mapping[Arc, int]
-    """In units of `unit` bytes/s."""
+    """The capacity of each link, in units of `unit` bytes/s."""
     unit: int
 
     @property
@@ -55,7 +55,7 @@ class Network:
         return all(self.capacity.get((v, u)) == amount for (u, v), amount in self.capacity.items())
 
     def reversed(self) -> Network:
-        """Every link turned round, so that handing out becomes adding up."""
+        """The network with every link turned round, so that handing out becomes adding up."""
         flipped = {(v, u): amount for (u, v), amount in self.capacity.items()}
         return replace(self, capacity=flipped, adders=self.copiers, copiers=self.adders)
 

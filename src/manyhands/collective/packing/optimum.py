@@ -47,7 +47,7 @@ class Optimum:
     """The best rate, how to reach it, and why there is no better one."""
 
     rate: Fraction
-    """In units of the network."""
+    """The best rate, in units of the network."""
     bound: Fraction
     roots: dict[int, int]
     """What is rooted where, times `scale`."""
@@ -101,7 +101,7 @@ class _Program:
         layers = 2 if shares is None and not self.mirrored else 1
         self.rooted = network.ranks if shares is None else 1
         self.column: list[dict[Arc, int]] = []
-        """Of an arc of a layer; arcs of layer 1 are those of the reversed network."""
+        """The column of each arc, by layer; arcs of layer 1 are those of the reversed network."""
         for layer in range(layers):
             first = self.rooted + layer * len(self.arcs)
             flipped = [(v, u) if layer else (u, v) for u, v in self.arcs]
@@ -115,7 +115,7 @@ class _Program:
         self.balances = self._balances()
 
     def _limit(self) -> int:
-        """At least the rate: twice what the rank that is hardest to reach can receive."""
+        """A limit that the rate cannot exceed: twice what the rank that is hardest to reach can receive."""
         into = dict.fromkeys(range(self.network.ranks), 0)
         for (_, v), amount in self.network.capacity.items():
             if v in into:
@@ -123,7 +123,7 @@ class _Program:
         return 2 * min((total for v, total in into.items() if not self.shares or self.shares.get(v) != 1)) or 1
 
     def _links(self) -> list[tuple[int, list[int]]]:
-        """Capacities, and the columns that share them. More than all trees could use is as good as that."""
+        """Each link's capacity, or what all trees could use if that is less, and the columns that share it."""
         most = 2 * self.network.ranks * self.limit
         rows: dict[Arc, list[int]] = {}
         for layer, columns in enumerate(self.column):
@@ -133,7 +133,7 @@ class _Program:
         return [(min(most, self.network.capacity[arc]), columns) for arc, columns in rows.items()]
 
     def _balances(self) -> list[tuple[int, int, dict[int, int]]]:
-        """Layer, forwarder, and the signs of the columns that have to add up to zero."""
+        """For each layer and forwarder, the signs of the columns that have to add up to zero."""
         rows = []
         for layer, columns in enumerate(self.column):
             for node in sorted(set(self.network.forwarders) - self.able[layer]):

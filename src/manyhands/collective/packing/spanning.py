@@ -20,9 +20,9 @@ class Packing(NamedTuple):
     weights: Weights
     bound: Fraction
     cuts: tuple[tuple[int, frozenset[int]], ...]
-    """Layer and set, as `certificate.describe` takes them."""
+    """The sets of nodes that bind the rate, each with its layer, as `certificate.describe` takes them."""
     links: tuple[Arc, ...] = ()
-    """What binds, where it is not sets but links."""
+    """The links that bind the rate, where it is not sets of nodes that do."""
 
     @property
     def rate(self) -> Fraction:

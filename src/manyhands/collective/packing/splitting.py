@@ -100,7 +100,7 @@ class _Splitter:
                 raise ArithmeticError("a switch could not be split off; its links in and out are out of balance")
 
     def split(self, u: int, node: int, t: int) -> int:
-        """As much as possible; 0 where the pair is forbidden."""
+        """Split off as much as possible of the links u -> node -> t. Returns how much; 0: the pair is forbidden."""
         most = min(self.capacity.get((u, node), 0), self.capacity.get((node, t), 0))
         if not most or any((node in cut) != (u in cut) and (u in cut) == (t in cut) for cut in self.tight):
             return 0
@@ -123,7 +123,7 @@ class _Splitter:
                 self.capacity.pop(arc, None)
 
     def _lack(self, most: int) -> int:
-        """By how much the worst rank misses the total, `most` or more counting as `most`."""
+        """How much the worst rank lacks of the total, `most` or more counting as `most`."""
         flows = Flows(self.size + 1, {**self.capacity, **self.sources})
         worst, hardest = 0, 0
         for rank in range(self.ranks):
@@ -138,7 +138,7 @@ class _Splitter:
 
 
 def _simple(path: Path) -> Path:
-    """Without the detours that come back to where they began."""
+    """The path without the detours that come back to where they began."""
     shorter: list[int] = []
     for node in path:
         if node in shorter:

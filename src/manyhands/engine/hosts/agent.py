@@ -19,10 +19,10 @@ from manyhands.wire import StrangerError, admit
 
 _HANDSHAKE_SECONDS = 10.0
 _AT_ONCE = 64
-"""Handshakes under way; more wait in the kernel."""
+"""Handshakes under way at the same time; more wait in the kernel."""
 _GRACE_SECONDS = 5.0
 _SPARE_SECONDS = 10.0
-"""Until another spare guest is started: the run that took the last one begins, and wants the processor."""
+"""Seconds until another spare guest is started: the run that took the last one begins, and wants the processor."""
 
 
 class Agent:
@@ -60,7 +60,7 @@ class Agent:
             threading.Thread(target=self._keep_spare, daemon=True).start()
 
     def serve(self) -> None:
-        """Until closed."""
+        """Let supervisors in until the agent is closed."""
         while True:
             try:
                 sock, (host, *_) = self._listener.accept()
@@ -134,7 +134,7 @@ class Agent:
         return guest
 
     def _launch(self, *how: str) -> tuple[subprocess.Popen[bytes], Channel]:
-        """A guest, which ends when the calling thread does."""
+        """Start a guest, which ends when the calling thread does."""
         channel, remote = Channel.pair()
         command = [sys.executable, "-m", "manyhands.engine.hosts.guest", str(remote.link.fileno()), str(os.getpid())]
         guest = subprocess.Popen(

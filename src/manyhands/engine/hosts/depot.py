@@ -52,7 +52,7 @@ _MEETING_SECONDS = 30.0
 
 
 class Depot:
-    """The server.
+    """The server where processes on other hosts leave state and find each other.
 
     Args:
         token: what clients must know.
@@ -200,7 +200,7 @@ class DistantSlots:
         return 0, memoryview(self._image)[:length]
 
     def commit(self, slot: int, step: int, length: int) -> int:
-        """Send it. Returns the slot."""
+        """Send the state that was written. Returns the slot."""
         chosen = self._ask(WriteState(pinned=self.pinned, step=step, length=length), Granted).slot
         assert self._sock is not None
         try:

@@ -47,7 +47,7 @@ _PATIENCE_SECONDS = 60.0
 
 
 _PRELOAD = "manyhands.training.entry"
-"""What runs will want."""
+"""The module that a spare guest loads: what runs will want."""
 
 
 class Guest:
@@ -60,7 +60,7 @@ class Guest:
         self._pids: dict[int, int] = {}
 
     def run(self) -> None:
-        """Until the supervisor is gone."""
+        """Serve the supervisor until it is gone."""
         self._loop.watch(self._line.sock, self._obey_all)
         beat = time.monotonic()
         try:

@@ -82,7 +82,7 @@ class Line:
         return self._come.popleft()
 
     def read(self) -> None:
-        """Read what has come, which is something.
+        """Read what has come on the line, which is something.
 
         Raises:
             LineLostError: the other end is gone.
@@ -137,7 +137,7 @@ def receive_head(sock: socket.socket) -> Data:
 
 
 def receive_into(sock: socket.socket, target: memoryview) -> None:
-    """So many bytes.
+    """Fill `target` with bytes from the other end.
 
     Raises:
         LineLostError: the other end is gone.

@@ -14,14 +14,14 @@ from manyhands.wire import Codec, Data
 
 @dataclass(frozen=True, kw_only=True)
 class Lend:
-    """From its agent, with the connection to a supervisor: serve it."""
+    """An agent's order to a guest: serve the supervisor whose connection comes along."""
 
     token: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class AskClock:
-    """Say what time it is there."""
+    """Say what time it is on the guest's host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,21 +80,21 @@ ORDERS: Codec[Order] = Codec(Order)
 
 @dataclass(frozen=True, kw_only=True)
 class Clock:
-    """The monotonic time there, in ns."""
+    """The monotonic time on the guest's host, in ns."""
 
     now: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Declined:
-    """It cannot do what it was told."""
+    """The guest cannot do what it was told."""
 
     error: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beat:
-    """It is there; and where its workers are: worker, step, micro-batch, phase, and for how many ns."""
+    """The guest is there; and where its workers are: worker, step, micro-batch, phase, and for how many ns."""
 
     rows: tuple[tuple[int, int, int, int, int], ...] = ()
 
@@ -157,7 +157,7 @@ REQUESTS: Codec[Request] = Codec(Request)
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """It is done."""
+    """The depot has done what it was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +183,7 @@ class Granted:
 
 @dataclass(frozen=True, kw_only=True)
 class Follows:
-    """So many bytes come after this."""
+    """The depot sends so many bytes after this."""
 
     length: int
 

@@ -71,16 +71,16 @@ class RemoteHost:
         self._workers: set[int] = set()
         self._early: list[Report] = []
         self.clock = 0
-        """What to add to its monotonic clock for this machine's, in ns."""
+        """What to add to the host's monotonic clock for this machine's, in ns."""
         self.loaded = Loaded()
-        """What the entry found there."""
+        """What the entry found on the host."""
 
     @property
     def lost(self) -> bool:
         return self._line is None
 
     def reach(self) -> None:
-        """Connect.
+        """Connect to the host.
 
         Raises:
             UserError: it is not there.
@@ -112,7 +112,7 @@ class RemoteHost:
                 best, self.clock = ended - began, (began + ended) // 2 - told.now
 
     def ask_to_load(self, entry: str, spec: object, depot: int) -> None:
-        """Have it load the job, whose depot has this port; `load` waits for that."""
+        """Have the host load the job, whose depot has this port; `load` waits for that."""
         self._send(Open(entry=entry, spec=spec, depot=depot))
 
     def load(self) -> None:
@@ -156,7 +156,7 @@ class RemoteHost:
             self._lose()
 
     def close(self) -> None:
-        """Let it go; its guest ends its workers."""
+        """Let the host go; its guest ends its workers."""
         if self._line is not None:
             self._loop.unwatch(self._line.sock)
             self._line.close()
@@ -225,7 +225,7 @@ class RemoteHost:
 
 
 def _wait_for(line: Line, kind: type[A], seconds: float, others: list[Report]) -> A | Declined:
-    """The next report of a kind, or that it declines; others are kept.
+    """The next report of a kind, or that the guest declines; others are kept.
 
     Raises:
         LineLostError: the host is gone.

@@ -9,7 +9,7 @@ from pathlib import Path
 from manyhands.errors import UserError
 
 _LEAST = 16
-"""Characters."""
+"""Characters that a token has at least."""
 
 
 def default_token() -> Path:
@@ -35,7 +35,7 @@ def read_token(path: Path) -> bytes:
 
 
 def make_token(path: Path) -> bool:
-    """Make one, for this user's eyes only, unless it is there; whether it was not."""
+    """Make a token, for this user's eyes only, unless there is one; returns whether there was none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -23,9 +23,9 @@ class Lender:
         self._serving.start()
 
     def name(self) -> str:
-        """Where it listens."""
+        """The address at which the agent listens: HOST:PORT."""
         return f"{self._address}:{self._agent.port}"
 
     def serve(self) -> None:
-        """Return when it is over."""
+        """Return when the agent no longer serves."""
         self._serving.join()

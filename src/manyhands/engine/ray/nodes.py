@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from manyhands.engine.ray.lender import Lender
 
 _AGAIN_SECONDS = 10.0
-"""Between lenders of a node that do not live."""
+"""Seconds between lenders of a node that do not live."""
 
 
 class _Node:
@@ -31,10 +31,10 @@ class _Node:
         self._lender = _found(ray.get_actor, name) or _lend(name, resources, self._group, token)
         self._name, self._over = self._lender.name.remote(), self._lender.serve.remote()
         self.host = ""
-        """Where its agent is; empty: nowhere yet."""
+        """The address of the node's agent; empty: nowhere yet."""
 
     def look(self) -> str:
-        """See how it is. Returns why the lender is gone; empty if it lives, or may yet."""
+        """See how the node's lender is. Returns why the lender is gone; empty if it lives, or may yet."""
         if ray.wait([self._over], timeout=0)[0]:
             try:
                 ray.get(self._over)
@@ -56,7 +56,7 @@ class _Node:
 
 
 def _found(find: Callable[[str], Any], name: str) -> Any:
-    """What is known by that name, if there is such a thing."""
+    """What Ray knows by that name; None if there is no such thing."""
     try:
         return find(name)
     except ValueError:
@@ -64,7 +64,7 @@ def _found(find: Callable[[str], Any], name: str) -> Any:
 
 
 def _hold(name: str, resources: Mapping[str, float], number: str) -> Any:
-    """A placement group for this, on that node."""
+    """A placement group for these resources, on that node."""
     selector = [{"ray.io/node-id": number}]
     return placement_group([dict(resources)], name=name, lifetime="detached", bundle_label_selector=selector)
 
@@ -83,7 +83,7 @@ def _lend(name: str, resources: Mapping[str, float], group: Any, token: str) -> 
 
 
 class Nodes:
-    """All of them. `look` starts lenders on those that came, and forgets those that went."""
+    """All nodes of the Ray cluster. `look` starts lenders on those that came, and forgets those that went."""
 
     def __init__(self, slots: int | None, token: str) -> None:
         self._most, self._token = slots, token
@@ -91,7 +91,7 @@ class Nodes:
         self._lost: dict[str, str] = {}
         """Why the last lender of a node was lost."""
         self._again: dict[str, float] = {}
-        """When that node may have another."""
+        """The time from which on a node may have another lender."""
 
     def look(self) -> bool:
         """Whether all nodes' agents are there."""

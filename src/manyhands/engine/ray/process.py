@@ -82,7 +82,7 @@ def _keep(nodes: Nodes, tell: Callable[[dict[str, Any]], None]) -> int:
 
 @contextlib.contextmanager
 def _joined(address: str, namespace: str, slots: int | None, give_up: Callable[[], None]) -> Iterator[None]:
-    """Within a Ray cluster.
+    """Take part in a Ray cluster while the context is open.
 
     Raises:
         UserError: there is none.

@@ -13,7 +13,7 @@ from typing import Any
 from manyhands.errors import UserError
 
 _AGAIN_SECONDS = 10.0
-"""Between attempts to reach a Ray that is gone."""
+"""Seconds between attempts to reach a Ray that is gone."""
 
 
 class RayNodes:
@@ -89,6 +89,6 @@ class RayNodes:
         return process
 
     async def _hear(self, process: asyncio.subprocess.Process) -> dict[str, Any]:
-        """What it says next; empty if it has ended."""
+        """What the process says next; empty if it has ended."""
         assert process.stdout is not None
         return json.loads(await process.stdout.readline() or "{}")

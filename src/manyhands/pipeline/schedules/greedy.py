@@ -46,11 +46,11 @@ class _Play:
         self.rooms = [{stage: len(stages) - 1 - which for which, stage in enumerate(stages)} for stages in own]
         self.live = [0] * world
         self.done: Counter[tuple[Kind, int]] = Counter()
-        """How many micro-batches have had this done on this stage; they are done in order."""
+        """How many micro-batches each thing has been done for on each stage; they are done in order."""
         self.ranks: list[list[Action]] = [[] for _ in range(world)]
 
     def slot(self) -> int:
-        """Let every rank do one thing, by what was done before the slot; how many did."""
+        """Let every rank do one thing, by what was done before this slot; returns how many did."""
         moves = [(rank, choice) for rank in range(len(self.ranks)) if (choice := self._choose(rank)) is not None]
         for rank, (kind, stage) in moves:
             self.ranks[rank].append(Action(kind, stage, self.done[kind, stage]))

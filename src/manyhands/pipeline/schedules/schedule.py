@@ -19,17 +19,17 @@ class Schedule:
 
     name: str
     summary: str
-    """What it does, in a sentence."""
+    """What the schedule does, in a sentence."""
     fill: Fill
     bubble: Bubble
-    """With even stages, free transfers, and forward, input gradient and weight gradient that take equally long."""
+    """Gives the idle share, with even stages, free transfers, and F, I and W that take equally long."""
     virtual: int = 1
-    """Stages per rank, unless the user says otherwise."""
+    """Stages that the schedule gives a rank, unless the user says otherwise."""
     chooses_virtual: bool = False
-    """Whether the user may say otherwise."""
+    """Whether the user may say how many stages a rank has."""
     splits_backward: bool = False
     needs: str = ""
-    """What else it asks for, in words."""
+    """What else the schedule asks for, in words."""
 
 
 def forwards(stage: int, micro_batches: Iterable[int]) -> list[Action]:

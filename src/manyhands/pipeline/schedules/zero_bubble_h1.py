@@ -47,7 +47,8 @@ def _rank(ranks: int, rank: int, micro_batches: int) -> tuple[Action, ...]:
 
 
 def _bubble(ranks: int, micro_batches: int, virtual: int) -> float:
-    """Few micro-batches: two passes through all ranks, two slots for each further one, and a last weight gradient."""
+    """The idle share of a step. Few micro-batches: two passes through all ranks, two slots for each further one, and a
+    last weight gradient."""
     slots = max(3 * micro_batches + ranks - 1, 2 * (ranks + micro_batches - 1) + 1)
     return 1 - 3 * micro_batches / slots
 

@@ -22,7 +22,7 @@ from manyhands.pipeline.schedules.zero_bubble_h1 import NEEDS
 from manyhands.pipeline.table import Action, Kind, Table
 
 _URGENCY = ((Kind.FORWARD, 1), (Kind.FORWARD, 0), (Kind.INPUT, 0), (Kind.INPUT, 1), (Kind.WEIGHT, 1), (Kind.WEIGHT, 0))
-"""Of the ready actions, as (kind, first or second stage of the rank): the best of all orders by trial, p <= 8."""
+"""Which ready action goes first, as (kind, first or second stage of the rank): the best order by trial, p <= 8."""
 
 
 def zero_bubble_v(ranks: int, micro_batches: int, virtual: int = 2) -> Table:
@@ -35,7 +35,7 @@ def zero_bubble_v(ranks: int, micro_batches: int, virtual: int = 2) -> Table:
 
 
 class _Rank:
-    """The pattern on one rank; every action takes the next micro-batch of its kind and stage."""
+    """The actions of ZB-V on one rank; every action takes the next micro-batch of its kind and stage."""
 
     def __init__(self, ranks: int, rank: int, micro_batches: int) -> None:
         self.ranks, self.rank, self.micro_batches = ranks, rank, micro_batches

@@ -53,7 +53,7 @@ def cuttable(model: nn.Module, run: Callable[[nn.Module], Any], at_least: int) -
 
 
 def exported(model: nn.Module, run: Callable[[], Any], segments: int) -> nn.Module:
-    """The same model as a row of segments.
+    """The model as a row of segments.
 
     Parameters and buffers are the model's own. The way that Python took through the forward is fixed: only operators
     that know of training (dropout, normalisation) behave differently in evaluation.
@@ -94,7 +94,7 @@ def exported(model: nn.Module, run: Callable[[], Any], segments: int) -> nn.Modu
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what torch prints on its way to an exception: the whole graph, several times."""
+    """Suppress what torch prints on its way to an exception: the whole graph, several times."""
     logger = logging.getLogger("torch.fx")
     before = logger.level
     logger.setLevel(logging.CRITICAL)

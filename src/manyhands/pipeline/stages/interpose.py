@@ -37,7 +37,7 @@ class _Routed(nn.Module):
 
 @contextmanager
 def interposed(handlers: Mapping[nn.Module, Handler]) -> Iterator[None]:
-    """While it is open, a call of a module goes to its handler. Contexts do not nest for the same module."""
+    """Have each call of a module go to its handler while this is open. Contexts do not nest for the same module."""
     before = [(module, type(module)) for module in handlers]
     try:
         for module, handler in handlers.items():
@@ -60,7 +60,7 @@ def _subclass(cls: type) -> type:
 
 @contextmanager
 def functions_seen(see: Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]) -> Iterator[None]:
-    """While it is open, `torch.autograd.Function`s are led through `see(function, call it, args, kwargs)`.
+    """Lead `torch.autograd.Function`s through `see(function, call it, args, kwargs)` while this is open.
 
     torch's function modes see every operation but these.
     """

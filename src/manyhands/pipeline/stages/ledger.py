@@ -25,7 +25,7 @@ class _Made:
 
 
 class _Inner(NamedTuple):
-    """Made inside a unit, at a time."""
+    """The mark of a tensor that was made inside a unit, at a time."""
 
     time: int
     maker: str
@@ -58,7 +58,7 @@ class Ledger:
     # Time
 
     def known(self, inputs: Iterable[Tensor]) -> None:
-        """The model is called with these."""
+        """Take note that the model is called with these inputs."""
         self._known, self.running = {id(tensor) for tensor in inputs}, True
 
     def enter(self, is_unit: bool) -> None:
@@ -75,7 +75,7 @@ class Ledger:
     # Marks
 
     def tracked(self, tensor: Tensor) -> bool:
-        """Whether it depends on parameters."""
+        """Whether a tensor depends on parameters."""
         if id(tensor) in self.names or self._mark(tensor) is not None:
             return True
         return tensor.requires_grad and id(tensor) not in self._known
@@ -97,7 +97,7 @@ class Ledger:
     # What happens
 
     def holds(self, module: nn.Module) -> None:
-        """A unit is called: its parameters and buffers belong here."""
+        """Note that a unit is called: its parameters and buffers belong to this call."""
         for parameter in module.parameters():
             self._uses[self.names[id(parameter)]][self._call] = None
         for buffer in module.buffers():
@@ -128,7 +128,7 @@ class Ledger:
                 self._counted[name] = min(self._counted.get(name, self._call), self._call)
 
     def changes(self, seen: list[tuple[Tensor, int]], given: list[Any], maker: str) -> tuple[tuple[int, int], ...]:
-        """Which tensors were written into since `look`: (leaf of `given`, new value) for those that were no values."""
+        """The writes since `look` into tensors that were no values: (leaf of `given`, new value)."""
         writes = []
         for tensor, before in seen:
             if version(tensor) == before:
@@ -263,7 +263,7 @@ def _index(value: Any, given: list[Any]) -> int | None:
 
 
 def version(tensor: Tensor) -> int:
-    """How often it was written into."""
+    """How many times a tensor was written into."""
     return -1 if tensor.is_inference() else tensor._version
 
 

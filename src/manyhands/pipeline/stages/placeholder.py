@@ -74,7 +74,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def exchanged(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same nested arguments with every tensor changed."""
+    """Nested arguments with every tensor changed."""
     if isinstance(value, Tensor):
         return change(value)
     if type(value) in (tuple, list):
@@ -104,7 +104,7 @@ def only_describes(name: str, args: tuple[Any, ...], absent: Callable[[Tensor], 
 
 
 def describing(tensor: Tensor, absent: Mapping[int, Placeholder]) -> Tensor:
-    """In the place of an absent tensor: one on the real device with its shape and one element of memory."""
+    """A tensor for the place of an absent one: on the real device, with its shape and one element of memory."""
     found = _placeholder(tensor, absent)
     if found is None:
         return tensor

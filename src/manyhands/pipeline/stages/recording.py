@@ -31,17 +31,17 @@ class Value:
     dtype: torch.dtype
     requires_grad: bool
     device: str
-    """Its type: `cpu`, `cuda`."""
+    """The type of the tensor's device: `cpu`, `cuda`."""
     made: int
-    """Time, see above; if it is an older tensor that was written into, of the first writing."""
+    """The time when the value was made; if it is an older tensor that was written into, when that was first."""
     used: int
-    """Time of its last use."""
+    """The time of the value's last use."""
     written: tuple[int, ...] = ()
-    """Times when it was changed in place."""
+    """Times when the value was changed in place."""
     storage: int = 0
-    """Equal numbers share memory."""
+    """The memory that the value is in: equal numbers share it."""
     maker: str = ""
-    """In words."""
+    """What made the value, in words."""
 
     @property
     def bytes(self) -> int:
@@ -56,9 +56,9 @@ class Operation:
     output: Template
     is_module: bool = False
     random: bool = False
-    """Whether it drew random numbers."""
+    """Whether the operation drew random numbers."""
     writes: tuple[tuple[int, int], ...] = ()
-    """(leaf of its arguments, value): tensors that depended on no parameter until it wrote into them."""
+    """Tensors that depended on no parameter until the operation wrote into them: (leaf of its arguments, value)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Call:
     name: str
     output: Template
     writes: tuple[tuple[int, int], ...] = ()
-    """As in `Operation`."""
+    """Tensors that depended on no parameter until the call wrote into them: (leaf of its arguments, value)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class Parameter:
     dtype: torch.dtype
     requires_grad: bool
     calls: tuple[int, ...]
-    """The calls that it is used in, or right after."""
+    """The calls that the parameter is used in, or right after."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +87,10 @@ class Unit:
     """The smallest part that a stage can hold."""
 
     name: str
-    """Of its first module; a module that is called again has a number: `layer#1`."""
+    """The name of the unit's first module; a module that is called again has a number: `layer#1`."""
     first: int
     last: int
-    """Its calls: `range(first, last)`."""
+    """The end of the unit's calls, which are `range(first, last)`."""
     parameters: tuple[str, ...]
     buffers: tuple[str, ...]
 
@@ -103,13 +103,13 @@ class Recording:
     gaps: tuple[tuple[Operation, ...], ...]
     values: tuple[Value, ...]
     parameters: dict[str, Parameter]
-    """By their first name in `model.named_parameters()`."""
+    """The parameters, by their first name in `model.named_parameters()`."""
     buffers: dict[str, tuple[int, ...]]
-    """Name -> calls, as for parameters."""
+    """The calls in which each buffer is used, as for parameters: name -> calls."""
     described: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """Gap -> parameters whose shape, dtype or device is asked for there."""
     output: Template = field(default_factory=lambda: ["missing", ""])
-    """Of what the model gave."""
+    """The template of what the model gave."""
     inputs: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
     """Shapes and dtypes of the tensors that the model was called with."""
     refused: dict[int, str] = field(default_factory=dict)
@@ -158,7 +158,7 @@ class Recording:
         return {name: units for name, units in found.items() if len(units) > 1}
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON can carry it; `from_dict` gives the recording back."""
+        """The recording as JSON can carry it; `from_dict` gives it back."""
         return _plain(asdict(self))
 
     @classmethod

@@ -25,7 +25,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 @dataclass
 class Rest:
-    """What the second part needs."""
+    """What the second part of a backward pass needs."""
 
     late: list[Tensor] = field(default_factory=list)
     """Weights whose gradients are still to come."""
@@ -46,7 +46,7 @@ class Split:
         received: Sequence[Tensor],
         weights: Iterable[Tensor],
     ) -> tuple[list[Tensor | None], Rest]:
-        """The first part.
+        """Compute the first part of a backward pass: the gradients of what the stage received.
 
         Args:
             outputs: what the stage gave; others (a weight itself) may be added as further roots.
@@ -75,7 +75,7 @@ class Split:
         return [next(by_source) if tensor.requires_grad else None for tensor in received], rest
 
     def weights(self, weights: Iterable[Tensor], rest: Rest) -> None:
-        """The second part: the weights' gradients are added to `.grad`."""
+        """Compute the second part of a backward pass: the weights' gradients are added to `.grad`."""
         edges: list[Any] = []
         grads: list[Tensor | None] = []
         for node, wanted, given in rest.nodes:
@@ -95,7 +95,7 @@ class Split:
 
 
 class _Graph:
-    """Which nodes are on the path, and how weights hang on it.
+    """The nodes on the path from outputs to inputs, and how weights hang on it.
 
     Attributes:
         entries: node of the path -> its edges to weight-side nodes that nothing else leads to.

@@ -95,13 +95,13 @@ class StageModule(nn.Module):
         return self.receives
 
     def run(self, call: Callable[[], Any], received: Sequence[Tensor] = ()) -> Any:
-        """As `forward`, with a function that calls the model."""
+        """Compute the stage as `forward` does, with a function that calls the model."""
         return Walk(self._script, received, self.entered).run(call)
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
-        """The stage's own, by global name."""
+        """The names and parameters of the stage's own, by global name."""
         for name, parameter in self.owned.items():
             yield (f"{prefix}.{name}" if prefix else name), parameter
 

@@ -29,7 +29,7 @@ class Node:
     gives_gradients: bool = False
     """Whether an output depends on parameters."""
     refused: str = ""
-    """Why it cannot be looked into."""
+    """Why the call cannot be looked into."""
 
 
 def find_units(model: nn.Module) -> tuple[str, ...]:

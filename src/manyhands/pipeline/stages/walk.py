@@ -23,7 +23,7 @@ class _Leave(BaseException):
 
 
 class Walk(Between):
-    """A forward pass.
+    """A forward pass of a stage.
 
     Args:
         script: what the stage does.

@@ -16,9 +16,9 @@ class Committed(NamedTuple):
     """A step of which all shares were applied."""
 
     step: int
-    """Counted from 0."""
+    """The step's number, counted from 0."""
     loss: float
-    """Mean over its micro-batches, each at the weights that it was computed with."""
+    """Mean loss over the step's micro-batches, each at the weights that it was computed with."""
     norm: float | None
     """Mean of the norms of the shares' gradients, if they are clipped."""
     lr: float
@@ -27,11 +27,11 @@ class Committed(NamedTuple):
     ahead: int
     """How many shares the fastest worker was ahead of the slowest, at most."""
     began: int
-    """When the first of its shares was handed out, in monotonic ns."""
+    """When the first of the step's shares was handed out, in monotonic ns."""
 
 
 class Chief:
-    """The state of the work. Its caller has the lock.
+    """The state of the work, as server 0 knows it. Its caller has the lock.
 
     Args:
         parts: shares of a step.
@@ -109,6 +109,6 @@ class Chief:
         return self._figures.setdefault(step, {"losses": [], "norms": [], "staleness": 0, "ahead": 0, "began": now})
 
     def capture(self) -> Data:
-        """As plain data."""
+        """The chief's knowledge as plain data."""
         figures = {str(step): figures for step, figures in self._figures.items()}
         return {"work": self.work.capture(), "figures": figures, "unsaid": [list(row) for row in self._unsaid]}

@@ -40,19 +40,19 @@ class Clocks:
         self._clocks.pop(worker, None)
 
     def tick(self, worker: int) -> None:
-        """It has completed a share."""
+        """Count a share that a worker has completed."""
         self._clocks[worker] += 1
 
     def may_begin(self, worker: int) -> bool:
-        """Whether it may begin its next share now."""
+        """Whether a worker may begin its next share now."""
         return self.bound is None or self._clocks[worker] + 1 - min(self._clocks.values()) <= self.bound
 
     @property
     def workers(self) -> int:
-        """How many there are."""
+        """How many workers there are."""
         return len(self._clocks)
 
     @property
     def spread(self) -> int:
-        """How far the fastest is ahead of the slowest."""
+        """How far the fastest worker is ahead of the slowest."""
         return max(self._clocks.values()) - min(self._clocks.values()) if self._clocks else 0

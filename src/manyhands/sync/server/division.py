@@ -18,7 +18,7 @@ _BUCKET = 4 << 20
 
 
 class Division:
-    """The same on every process that computes it.
+    """How the parameters are divided among servers: the same on every process that computes it.
 
     Args:
         model: whole.

@@ -46,13 +46,13 @@ class Holding:
             group["params"] = [held for param in group["params"] for held in own.get(param, [])]
 
     def give(self, totals: Sequence[Tensor], unused: frozenset[int]) -> None:
-        """The gradients of this step, by item."""
+        """Give the shards the gradients of this step, by item."""
         for item, held in self._held.items():
             held.grad = None if self._shards[item].tensor in unused else totals[item]
 
     @property
     def items(self) -> list[int]:
-        """What it holds."""
+        """The items that the server holds."""
         return list(self._held)
 
     def scale(self, factor: float) -> None:

@@ -65,7 +65,7 @@ class Keeper:
         """What a first micro-batch left in other buffers, as `BufferChanges.others`."""
         self.version = 0
         self.applied: dict[int, int] = {}
-        """By worker, the number of its last push."""
+        """The number of each worker's last push."""
         self._pending = 0
         self._losses: list[float] = []
 
@@ -108,7 +108,7 @@ class Keeper:
         self._advance(push)
 
     def capture(self) -> dict[str, Any]:
-        """All of it, as a tree that looks at the live tensors."""
+        """All that is kept, as a tree that looks at the live tensors."""
         return self.holding.capture() | {
             "weights": {str(item): self.views[item] for item in self.holding.items},
             "buffers": self.buffers,

@@ -18,7 +18,7 @@ from manyhands.transport import Group
 from manyhands.wire import Codec, encode
 
 _TAGS = 4
-"""Of a direction: the length of a message, the message, tensors; for what is asked and for what is answered."""
+"""Tags of a direction: the length of a message, the message, tensors; for what is asked and for what is answered."""
 M = TypeVar("M")
 A = TypeVar("A")
 

@@ -16,19 +16,19 @@ Why = Literal["finished", "paused"]
 
 @dataclass(frozen=True, kw_only=True)
 class Hello:
-    """It comes, or comes back to a server that took the place of a lost one."""
+    """A worker comes, or comes back to a server that took the place of a lost one."""
 
     share: Share | None
-    """What it is at."""
+    """The share that the worker is at."""
     clock: int | None
-    """How many shares it has completed, if it knows."""
+    """How many shares the worker has completed, if it knows."""
     number: int
-    """Of its last push."""
+    """The number of the worker's last push."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """Give it the next share, as soon as there is one that it may begin. To the chief alone."""
+    """Give the worker the next share, as soon as there is one that it may begin. To the chief alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +42,19 @@ class Push:
 
     worker: int
     number: int
-    """Counted by worker: a push that was applied is known by it."""
+    """The push's number, counted by worker: a push that was applied is known by it."""
     share: Share
     micro_batches: int
     losses: tuple[float, ...]
     norm: float | None
-    """Of the share's gradient, if it is clipped; and the factor that clipping makes of it."""
+    """Norm of the share's gradient, if it is clipped; `scale` is the factor that clipping makes of it."""
     scale: float
     unused: tuple[int, ...]
     """Parameters without a gradient."""
     others: dict[str, str]
     """What a first micro-batch left in buffers that are not summed."""
     version: int
-    """Of this server's weights, when they were pulled."""
+    """Version of this server's weights when they were pulled."""
 
 
 Question = Hello | Claim | Pull | Push
@@ -65,7 +65,7 @@ QUESTIONS: Codec[Question] = Codec(Question)
 
 @dataclass(frozen=True, kw_only=True)
 class Welcome:
-    """It may ask; the chief says into how many shares a step is cut."""
+    """The worker may ask; the chief says into how many shares a step is cut."""
 
     parts: int | None = None
 
@@ -94,7 +94,7 @@ class Version:
 
 
 GIVEN: Codec[Given | Over] = Codec(Given | Over)
-"""What a claim is answered."""
+"""What a claim is answered with."""
 
 # A server asks another
 
@@ -110,7 +110,7 @@ class Copy:
 
 @dataclass(frozen=True, kw_only=True)
 class Adopt:
-    """Replace that copy by what follows, so many bytes."""
+    """Replace the copy of the asking server's shards by what follows, so many bytes."""
 
     size: int
     chief: Data | None
@@ -118,7 +118,7 @@ class Adopt:
 
 @dataclass(frozen=True, kw_only=True)
 class AskReplica:
-    """Send that copy: whoever asks has taken the place of the one that it was made of."""
+    """Send the copy of a lost server's shards: whoever asks has taken that server's place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +141,7 @@ ERRANDS: Codec[Errand] = Codec(Errand)
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """It is done."""
+    """The other server has done what it was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 _LINE = 16
-"""Elements: runs begin at cache lines."""
+"""Elements of a cache line: runs begin at multiples."""
 _LARGE = 8
 
 
@@ -26,7 +26,7 @@ class Shard(NamedTuple):
     server: int
     start: int = 0
     stop: int | None = None
-    """None: the whole tensor."""
+    """The end of the run of elements; None: the whole tensor."""
 
 
 def assign(

@@ -51,7 +51,7 @@ from manyhands.wire import Data
 
 
 class StaleServer:
-    """One server.
+    """A parameter server that waits for nobody.
 
     Args:
         division: of the parameters.
@@ -86,7 +86,7 @@ class StaleServer:
         self._behind = False
         """Whether the copy on the next server has to be made anew."""
         self.chiefs_copy: Data | None = None
-        """On server 1: what the chief knew when it last said so."""
+        """What the chief knew when it last said so; on server 1."""
         self._workers: dict[int, Line] = {}
 
     # Workers
@@ -225,7 +225,7 @@ class StaleServer:
             pass  # who replaces it will be linked
 
     def ask_state(self, server: int) -> dict[str, Any]:
-        """Another server's shards.
+        """Ask another server for its shards.
 
         Raises:
             GroupError: it is lost.
@@ -238,12 +238,12 @@ class StaleServer:
             return _take_tree(line, line.ask(AskState(), Tree).size)
 
     def own_state(self) -> tuple[dict[str, Any], Data | None]:
-        """This server's shards, copied, and what the chief knows."""
+        """A copy of this server's shards, and what the chief knows."""
         with self._changed:
             return unpack(pack(self.keeper.capture())), self.chief.capture() if self.chief else None
 
     def recover(self) -> Data | None:
-        """Become the server that was lost, from its copy on the next one. What its chief knew, if it was that."""
+        """Become the lost server, from its copy on the next one. Returns what it knew as the chief, if it was that."""
         line, lock = self._peers[self._next]
         with lock:
             answer = line.ask(AskReplica(), Tree)
@@ -321,7 +321,7 @@ class StaleServer:
                         del self._peers[self._next]
 
     def _renew_copy(self) -> None:
-        """Hand the next server all there is. The caller has the lock."""
+        """Hand the next server all there is, as its copy. The caller has the lock."""
         with self._lines:
             if not self._behind or self._next not in self._peers:
                 return

@@ -139,11 +139,11 @@ class SynchronousServer(Policy):
         return state | {"optimizer": join_state(state["optimizer"], parts)} if parts else state
 
     def _take(self, params: set[int]) -> None:
-        """These parameters are needed now."""
+        """Wait for these parameters, which are needed now."""
         self._pulls = self._pull.take(self._pulls, self._wait, params)
 
     def _norm(self, finished: Finished) -> float | None:
-        """Of the whole gradient, as `torch.nn.utils.clip_grad_norm_` computes it."""
+        """The norm of the whole gradient, as `torch.nn.utils.clip_grad_norm_` computes it."""
         if self.task.clip_grad_norm is None:
             return None
         norms = self._tensor_norms(finished.unused) if self.serves else {}
@@ -157,7 +157,7 @@ class SynchronousServer(Policy):
         return float(torch.nn.utils.get_total_norm(stand_ins))
 
     def _tensor_norms(self, unused: frozenset[int]) -> dict[int, float]:
-        """Of the tensors that begin on this server."""
+        """Norms of the tensors that begin on this server."""
         me, totals = self.rank - self.workers, self._push.totals
         norms, runs = {}, {}
         for item, shard in enumerate(self._division.shards):
@@ -236,7 +236,7 @@ class _Pull:
         self._digest = hashlib.sha256(f"{layout} {division.shards}".encode()).digest()
 
     def issue(self) -> list[tuple[int, Future[Any]]]:
-        """Begin to hand out: what backward came to last is needed first."""
+        """Begin to hand weights out: what backward came to last is needed first."""
         pulls = []
         for number in reversed(range(len(self._layout.buckets))):
             bucket = self._layout.buckets[number]

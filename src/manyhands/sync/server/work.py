@@ -16,7 +16,7 @@ class Share(NamedTuple):
     """A part of a step's micro-batches."""
 
     step: int
-    """Counted from 0."""
+    """The step's number, counted from 0."""
     index: int
 
 
@@ -33,12 +33,12 @@ class Work:
         kept = kept or {"parts": parts, "next": [0, 0], "open": [], "committed": 0}
         self.parts, self.total = kept["parts"], total
         self.committed: int = kept["committed"]
-        """Steps of which all is done, and of those before."""
+        """Steps that are complete, as are all before them."""
         self._next = Share(*kept["next"])
         self._again = [Share(*share) for share in kept["open"]]
         self._held: dict[int, Share] = {}
         self._missing = dict.fromkeys(range(self.committed, self._next.step), 0)
-        """Shares that are not completed, by step that was begun."""
+        """Shares that are not completed, for each step that was begun."""
         if self._next.index:
             self._missing[self._next.step] = self.parts - self._next.index
         for share in self._again:
@@ -111,7 +111,7 @@ class Work:
         return share
 
     def capture(self) -> dict[str, Any]:
-        """As plain data; what somebody has begun is open."""
+        """The work as plain data; what somebody has begun is open."""
         shares: Sequence[Share] = sorted([*self._again, *self._held.values()])
         return {
             "parts": self.parts,

@@ -36,7 +36,7 @@ def _claim(line: Line) -> Given | Over:
 
 
 class StaleWorker(Policy):
-    """A worker's side.
+    """A worker's side of servers that wait for nobody.
 
     Args:
         worker: its number, unique in the run.
@@ -135,7 +135,7 @@ class StaleWorker(Policy):
             line.group.close()
 
     def _norm(self, replica: Replica) -> tuple[float | None, float]:
-        """Of this share's gradient; and what clipping makes of it."""
+        """The norm of this share's gradient, and the factor that clipping makes of it."""
         limit = self.task.clip_grad_norm
         if limit is None:
             return None, 1.0
@@ -176,7 +176,7 @@ class StaleWorker(Policy):
                     buffer.copy_(view)
 
     def _begin_push(self, server: int, flat: Tensor) -> bool:
-        """A bucket is ready: on with it. Whether it went."""
+        """Send a bucket that is ready; returns whether it went."""
         if server not in self._lines:
             return False
         try:
@@ -213,7 +213,7 @@ class _Push:
         self._first_buffer = count
         self._ready: set[int] = set()
         self._sent: dict[int, int] = {}
-        """By server, how many of its buckets have gone, in order."""
+        """How many of each server's buckets have gone, in order."""
 
     def announce(self, bucket: int) -> None:
         if bucket >= len(self._division.layout.buckets):
@@ -243,10 +243,10 @@ class _Push:
             line.give([self._changes.region])
 
     def forget(self, server: int) -> None:
-        """What was sent to this server is lost."""
+        """Forget what was sent to this server: it is lost."""
         self._sent.pop(server, None)
 
     def clear(self) -> None:
-        """All has arrived."""
+        """Forget everything: all has arrived."""
         self._ready.clear()
         self._sent.clear()

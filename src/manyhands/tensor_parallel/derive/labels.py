@@ -45,7 +45,7 @@ class Projection:
     outputs: int
     first_label: int
     input_labels: list[np.ndarray] = field(default_factory=list)
-    """Of each call: a label per input feature, 0 for features that come from no projection."""
+    """Labels of each call: one per input feature, 0 for features that come from no projection."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Findings:
     """What one run of a model shows."""
 
     projections: dict[str, Projection]
-    """In the order of their first calls."""
+    """The projections, in the order of their first calls."""
     embeddings: dict[str, str]
     """Modules that look rows of a weight up and do nothing else: module -> weight."""
     elsewhere: set[str]

@@ -142,7 +142,7 @@ class Labels:
 
 
 def _compact(labels: Tensor, other: Tensor) -> Tensor:
-    """Without the dimensions along which both are merely repeated."""
+    """The labels without the dimensions along which both are merely repeated."""
     for dim in range(labels.ndim):
         if labels.stride(dim) == 0 and other.stride(dim) == 0 and labels.shape[dim] > 1:
             labels = labels.narrow(dim, 0, 1)

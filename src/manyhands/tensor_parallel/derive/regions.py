@@ -26,10 +26,10 @@ class Region:
     members: dict[str, Split] = field(default_factory=dict)
     """The split of each member's output features."""
     consumers: dict[str, Split] = field(default_factory=dict)
-    """Projections that read them, and the split of their input features."""
+    """Projections that read the members' features, and the split of their input features."""
     atoms: int = 0
     refused: str = ""
-    """Why it is not split, in words."""
+    """Why the region is not split, in words."""
 
 
 def find_regions(findings: Findings, degree: int) -> list[Region]:

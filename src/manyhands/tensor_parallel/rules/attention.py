@@ -23,7 +23,7 @@ def attention(
     func: Callable[..., Any], query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Any:  # fmt: skip
-    """(..., heads, queries, width); keys and values may have fewer heads."""
+    """Attention for split heads. Tensors are (..., heads, queries, width); keys and values may have fewer heads."""
     if not isinstance(query, SplitTensor) or query.from_end > -3:
         raise NoRule
     from_end = query.from_end
@@ -38,7 +38,7 @@ def attention(
 
 
 def _same_heads(query: SplitTensor, other: Any, grouped: bool) -> bool:
-    """Whether each worker has the keys or values of its queries."""
+    """Whether each worker has the keys or values that belong to its queries."""
     if not isinstance(other, SplitTensor) or other.from_end != query.from_end:
         return False
     one_piece = len(query.shares.pieces) == len(other.shares.pieces) == 1

@@ -128,7 +128,7 @@ def reduction(func: Callable[..., Any], tensor: SplitTensor, *args: Any, **kwarg
 
 @rule("layer_norm", "rms_norm")
 def normalise(func: Callable[..., Any], tensor: Any, shape: Any, *args: Any, **kwargs: Any) -> Any:
-    """Over the last dimensions, none of them split."""
+    """Normalise over the last dimensions, none of them split."""
     if not isinstance(tensor, SplitTensor) or tensor.axis >= tensor.local.ndim - len(shape):
         raise NoRule
     peers = tensor.peers

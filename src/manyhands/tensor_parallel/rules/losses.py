@@ -22,7 +22,7 @@ def cross_entropy(
     func: Callable[..., Any], logits: Any, target: Tensor, weight: Tensor | None = None, size_average: Any = None,
     ignore_index: int = -100, reduce: Any = None, reduction: str = "mean", label_smoothing: float = 0.0,
 ) -> Any:  # fmt: skip
-    """(rows, classes) and the classes' numbers."""
+    """Cross entropy of logits (rows, classes) whose classes are split, and the classes' numbers."""
     if not isinstance(logits, SplitTensor) or logits.ndim != 2 or logits.axis != 1 or len(logits.shares.pieces) > 1:
         raise NoRule
     if weight is not None or size_average is not None or reduce is not None or target.is_floating_point():
@@ -41,7 +41,7 @@ def cross_entropy(
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """The loss of each row."""
+    """The cross entropy of each row."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor, target: Tensor, logits: SplitTensor, smoothing: float) -> Tensor:

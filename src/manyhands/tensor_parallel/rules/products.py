@@ -12,7 +12,7 @@ from manyhands.tensor_parallel.tensor import NoRule, SplitTensor, rule, share_of
 
 @rule("matmul", "__matmul__", "bmm")
 def matmul(func: Callable[..., Any], left: Any, right: Any, **kwargs: Any) -> Any:
-    """(..., n, k) @ (..., k, m), split in a leading dimension, in n or in m."""
+    """Products (..., n, k) @ (..., k, m), split in a leading dimension, in n or in m."""
     if min(left.ndim, right.ndim) < 2 or kwargs:
         raise NoRule
     leader = max(splits_of((left, right)), key=lambda split: -split.from_end)
@@ -36,7 +36,7 @@ def rmatmul(func: Callable[..., Any], right: Any, left: Any) -> Any:
 
 @rule("linear")
 def linear(func: Callable[..., Any], tensor: Any, weight: Any, bias: Any = None) -> Any:
-    """With a whole weight, applied to each share: the split dimension is not the features."""
+    """A whole weight's product with each share: the split dimension is not the features."""
     if not isinstance(tensor, SplitTensor) or tensor.from_end == -1 or isinstance(weight, SplitTensor):
         raise NoRule
     enter = tensor.peers.enter
@@ -45,7 +45,7 @@ def linear(func: Callable[..., Any], tensor: Any, weight: Any, bias: Any = None)
 
 @rule("einsum")
 def einsum(func: Callable[..., Any], equation: str, *operands: Any) -> Any:
-    """The letter of the split dimension must be in the result, once in each operand that has it."""
+    """Einstein sums. The letter of the split dimension must be in the result, once in each operand that has it."""
     operands = tuple(operands[0]) if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
     inputs, arrow, output = equation.replace(" ", "").partition("->")
     leader = next(splits_of(operands))

@@ -73,7 +73,7 @@ def transpose(func: Callable[..., Any], tensor: SplitTensor, dim0: int, dim1: in
 
 @rule("movedim", "moveaxis", "t", "adjoint")
 def reorder(func: Callable[..., Any], tensor: SplitTensor, *args: Any, **kwargs: Any) -> Any:
-    """The function itself says what it does, to a tensor without elements whose sizes are the dimensions' numbers."""
+    """Reorder dimensions. The function itself says how, on a tensor without elements whose sizes are their numbers."""
     numbers = torch.empty(tuple(range(tensor.local.ndim)), device="meta")
     order = list(func(numbers, *args, **kwargs).shape)
     return tensor.like(tensor.local.permute(order), order.index(tensor.axis))
@@ -156,7 +156,7 @@ def _slice(tensor: SplitTensor, key: Any) -> tuple[Split, slice]:
 
 @rule("split", "chunk", "split_with_sizes", "tensor_split")
 def divide(func: Callable[..., Any], tensor: SplitTensor, *args: Any, **kwargs: Any) -> Any:
-    """The function itself says where it cuts, on a tensor without memory."""
+    """Divide a tensor. The function itself says where it cuts, on a tensor without memory."""
     parts = func(torch.empty(tensor.sizes, device="meta"), *args, **kwargs)
     dim = next((d for d in range(tensor.local.ndim) if parts[0].shape[d] != tensor.sizes[d]), None)
     if dim is None:

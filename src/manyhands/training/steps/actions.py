@@ -36,7 +36,7 @@ class Actions:
         self._tensor_group = placed.mesh.layout.tp > 1
         self.losses: list[float] = []
         self._targets: dict[tuple[int, int], Any] = {}
-        """By stage and micro-batch, from the beginning of its forward pass to its end."""
+        """Targets by stage and micro-batch, from the beginning of its forward pass to its end."""
         self._within = ExitStack()
 
     def begin_step(self) -> None:

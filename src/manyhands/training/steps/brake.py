@@ -28,7 +28,7 @@ class Brake:
             self._kind, self._began = kind, time.perf_counter()
 
     def let_go(self) -> None:
-        """What was held, if anything was, has ended."""
+        """Note how long what was held has taken, if anything was."""
         if self._kind is not None:
             self._took[self._kind] = time.perf_counter() - self._began
             self._kind = None

@@ -135,7 +135,7 @@ class BufferChanges:
             live.copy_(torch.frombuffer(raw, dtype=torch.uint8).view(live.dtype).view(live.shape))
 
     def _find_infinite(self) -> None:
-        """Which floating-point buffers hold infinities, as masks do."""
+        """Find the floating-point buffers that hold infinities, as masks do."""
         if self._floats:
             largest = torch.stack([norm.float() for norm in torch._foreach_norm(self.floats, math.inf)]).tolist()
             self._infinite = {i for i, value in zip(self._floats, largest, strict=True) if not math.isfinite(value)}

@@ -39,7 +39,7 @@ class StepComputer(Protocol):
 
     @property
     def joined(self) -> bool:
-        """Whether it has a place in a gang, which may be one of its own."""
+        """Whether the worker has a place in a gang, which may be one of its own."""
         ...
 
     @property
@@ -49,12 +49,12 @@ class StepComputer(Protocol):
 
     @property
     def blocks(self) -> Sequence[Block]:
-        """By worker, or replica, the micro-batches of every batch that it computes."""
+        """The micro-batches of every batch that each worker, or replica, computes."""
         ...
 
     @property
     def block(self) -> Block:
-        """This worker's micro-batches."""
+        """The micro-batches of every batch that this worker computes."""
         ...
 
     @property
@@ -95,7 +95,7 @@ class StepComputer(Protocol):
         ...
 
     def agree(self, figures: Round) -> Round:
-        """Agree. Returns what the gang knows of the steps since the last time."""
+        """Have the gang agree. Returns what it knows of the steps since the last time."""
         ...
 
     def arrive(self) -> None:
@@ -104,7 +104,7 @@ class StepComputer(Protocol):
 
     @property
     def share(self) -> Share:
-        """Which batches of an evaluation it computes."""
+        """The batches of an evaluation that this worker computes."""
         ...
 
     def room(self, samples: int) -> int | None:
@@ -116,7 +116,7 @@ class StepComputer(Protocol):
         ...
 
     def infer(self, inputs: Any) -> Any:
-        """The model's output; None where it is elsewhere."""
+        """The model's output for a batch; None where it is elsewhere."""
         ...
 
     def capture(self) -> dict[str, Any]:

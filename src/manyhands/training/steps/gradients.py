@@ -73,7 +73,7 @@ class Gradients:
             self._missing = [{t for t in found if t < len(self._params)} for found in tensors]
 
     def end_micro_batch(self, micro_batch: int) -> None:
-        """Its backward pass is done: fold what has not been folded yet."""
+        """Fold what has not been folded yet, now that a micro-batch's backward pass is done."""
         changes = self._buffers.after_micro_batch(micro_batch - self._frame.start)
         if not self._missing:
             self._fold(self._items)
@@ -189,5 +189,5 @@ class Gradients:
 
 
 def _plain(gradient: Tensor) -> Tensor:
-    """Row-major, as gradients that came through the exchange are: a norm then adds in the same order."""
+    """The gradient row-major, as those that came through the exchange are: a norm then adds in the same order."""
     return gradient if gradient.is_contiguous() else gradient.contiguous()

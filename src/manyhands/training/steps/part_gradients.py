@@ -94,7 +94,7 @@ class PartGradients:
             self.exchanged = "one replica: each worker adds up what is its own"
         self._sum = LocalSum(plan, self._exchange.outputs if self._exchange else None)
         self.norms: dict[str, float] = {}
-        """Of gradients that were whole here before they were divided."""
+        """Norms of gradients that were whole here before they were divided."""
         self._folded: set[int] = set()
         self._unused: set[str] = set()
         self._waiting: list[tuple[str, int, int, Sequence[Tensor], Callable[[], Tensor]]] = []
@@ -193,7 +193,7 @@ class PartGradients:
             changes.abandon()
 
     def share_ties(self) -> None:
-        """After an update: every stage that uses a parameter has its owner's value."""
+        """Give every stage that uses a parameter its owner's value, after an update."""
         for tie in self._all_ties:
             tie.share(self._handles[tie.name].data)
 
@@ -216,13 +216,13 @@ class PartGradients:
             self._handles[name].grad = gradient
 
     def _renew(self, name: str) -> None:
-        """FSDP may have moved the shard."""
+        """Look a parameter's shard up again: FSDP may have moved it."""
         param = self._parameters[name]
         assert isinstance(param, DTensor)
         self._handles[name].data = param.detach().to_local()
 
     def _give(self, tie: Tie, stage: int, micro_batch: int, gradient: Tensor) -> None:
-        """A tied parameter's sum so far: to the stage before, or into the fold if this one owns it."""
+        """Give a tied parameter's sum so far to the stage before, or into the fold if this one owns it."""
         if tie.owner(stage):
             self._push(micro_batch, [self._item[tie.name]], [gradient])
         else:

@@ -39,7 +39,7 @@ from manyhands.transport import Group
 
 
 class Parts:
-    """Computes steps of a part of a model. As `StepComputer` says; alone it can do nothing.
+    """Computes steps of a part of a model, as `StepComputer` says; alone it can do nothing.
 
     Args:
         setting: what it computes with.
@@ -69,7 +69,7 @@ class Parts:
 
     @property
     def placed(self) -> Placed:
-        """The model, once there is a gang."""
+        """The model as this worker holds it, once there is a gang."""
         assert self._placed is not None, "a part of a model is for a gang"
         return self._placed
 

@@ -49,7 +49,7 @@ class Tables:
             self._side.keep(step)
 
     def close(self, step: int) -> None:
-        """Give the files up. May be called twice."""
+        """Give the tables' files up. May be called twice."""
         if self._side is not None:
             self._side.close(step)
             self._side = None

@@ -27,7 +27,7 @@ from manyhands.transport import Group
 
 
 class Whole:
-    """Computes steps of a whole model. As `StepComputer` says.
+    """Computes steps of a whole model, as `StepComputer` says.
 
     Args:
         setting: what it computes with.
@@ -52,7 +52,7 @@ class Whole:
         self._tables = Tables({}, self.policy, self._folder, 0)
         self._gradients: Gradients | None = None
         self._took = 0.0
-        """Seconds of the last step."""
+        """Seconds that the last step took."""
 
     # The gang
 

@@ -22,7 +22,7 @@ from pathlib import Path
 _SOURCE = Path(__file__).with_name("machine.c")
 _FLAGS = ["-O3", "-ffp-contract=off", "-fwrapv", "-shared", "-fPIC"]
 _NATIVE = ["-march=native"]
-"""Not every compiler knows it for every processor."""
+"""Flags to build for this processor: not every compiler knows them for every processor."""
 _BUILD_SECONDS = 120
 
 _log = logging.getLogger("manyhands")

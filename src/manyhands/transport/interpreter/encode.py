@@ -39,9 +39,9 @@ class Encoded:
     rows: np.ndarray
     itemsize: int
     scratch: int
-    """Elements of the last buffer."""
+    """Elements of the last buffer, which is scratch."""
     channels: frozenset[int]
-    """That it uses."""
+    """Channels that the program uses."""
 
 
 def encode(program: Program, itemsize: int, channels: Callable[[int, str], int]) -> Encoded:

@@ -139,7 +139,7 @@ class NativeMachine:
         return native.machine_sent(machine, channel), native.machine_received(machine, channel)
 
     def close(self) -> None:
-        """Free it; no program may be running."""
+        """Free the machine; no program may be running."""
         if self._machine:
             self._moved = [self.traffic(channel) for channel in range(self._channels)]
             machine, self._machine = self._machine, None

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 HEADER_SIZE = 64
 RANK_AT, IDENTITY_AT, TOTAL_AT = 4, 8, 56
-"""In a header: the sender's rank, what identifies the operation, and how many bytes of it follow on the channel."""
+"""Places in a header: of the sender's rank, of the operation's identity, of how many bytes follow on the channel."""
 
 
 class Outcome(IntEnum):

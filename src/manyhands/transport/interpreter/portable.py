@@ -41,7 +41,7 @@ _REDUCE_UNSIGNED: dict[str, Callable[..., np.ndarray]] = {
     "max": np.maximum,
     "prod": np.multiply,
 }
-"""For what torch cannot compute with: unsigned integers of more than a byte."""
+"""Reductions for what torch cannot compute with: unsigned integers of more than a byte."""
 _ENCODE = {Op.ENCODE_BF16: encode_bf16, Op.ENCODE_INT8: encode_int8}
 _DECODE = {Op.DECODE_BF16: decode_bf16, Op.DECODE_INT8: decode_int8}
 
@@ -73,7 +73,7 @@ class PortableMachine:
         header: bytes,
         deadline: float,
     ) -> None:
-        """As `NativeMachine.run`."""
+        """Carry out a program, as `NativeMachine.run` does."""
         scratch = torch.empty(program.scratch * program.itemsize, dtype=torch.uint8)
         raw = [*(b.detach().reshape(-1).view(torch.uint8) if b.numel() else scratch[:0] for b in buffers), scratch]
         self._deadline = deadline
@@ -129,12 +129,12 @@ class PortableMachine:
             self._wait(-1)
 
     def abort(self) -> None:
-        """As `NativeMachine.abort`."""
+        """End the program that runs, and all that follow; from any thread."""
         self._aborted = True
         os.eventfd_write(self._bell, 1)
 
     def waits_for(self, channel: int) -> bool:
-        """As `NativeMachine.waits_for`."""
+        """Whether the running program waits for bytes from this channel, or for room in it."""
         return channel in self._awaited
 
     def traffic(self, channel: int) -> tuple[int, int]:
