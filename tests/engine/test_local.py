@@ -156,6 +156,8 @@ def test_how_workers_end(desk, do, status):
     d.engine.send(0, do)
     assert d.status(0) == status
     assert not alive(pid)
+    if do.get("code") == "a message":
+        assert d.printed(0) == ["a message"]
     if do["do"] == "raise":
         assert "RuntimeError: on purpose" in d.printed(0) and d.printed(0)[0].startswith("Traceback")
 
@@ -267,6 +269,18 @@ def test_an_entry_that_exits_has_said_why(desk, code, capfd):
         desk("exits", {"code": code}).open()
     assert ending.value.code == code
     assert "usage: an entry" in capfd.readouterr().out
+
+
+def test_an_entry_that_exits_with_a_reason(desk):
+    with pytest.raises(UserError, match=r"ends itself: no shard-0003\.tar"):
+        desk("exits", {"code": "no shard-0003.tar"}).open()
+
+
+def test_sets_have_the_same_order_in_every_process(desk):
+    def order():
+        return desk("orders").open()["order"]
+
+    assert order() == order()
 
 
 def test_an_entry_whose_process_vanishes(desk):

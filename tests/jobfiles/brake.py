@@ -1,6 +1,6 @@
 """What lets a test do something to a run before it is over, however long the test takes.
 
-While the file exists, every forward pass takes the seconds that stand in it, and the last steps do not end. Neither has
+While the file exists, every forward pass takes the seconds that stand in it, and one step does not end. Neither has
 an influence on the weights.
 """
 

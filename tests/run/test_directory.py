@@ -7,12 +7,26 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from deadlines import DEADLINE
 
 from manyhands.errors import UsageError, UserError
-from manyhands.run import COMMANDS, Done, Refused, Resize, RunDirectory, Show, Status, Stop, read_json, write_json
+from manyhands.run import (
+    COMMANDS,
+    Done,
+    Refused,
+    Resize,
+    RunDirectory,
+    Show,
+    Status,
+    Stop,
+    new_directory,
+    read_json,
+    write_json,
+)
 from manyhands.wire import encode
 
 HOLDER = """
@@ -183,3 +197,19 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert read_json(path)["a"] == 2
+
+
+def test_runs_that_begin_in_one_second_have_directories_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("manyhands.run.directory.time.strftime", lambda form: "now")
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda _: new_directory("job"), range(32)))
+    assert len(set(paths)) == 32 and all(path.is_dir() for path in paths)
+    assert Path("runs/job-now") in paths and Path("runs/job-now-32") in paths
+
+
+def test_a_default_directory_that_cannot_be_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(UsageError, match="cannot make the run directory runs/job"):
+        new_directory("job")

@@ -1,6 +1,7 @@
 """The loop of one worker: what it refuses, and what it leaves behind when a step fails."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -196,3 +197,68 @@ def test_sparse_gradients_are_refused():
     )
     with pytest.raises(UserError, match=r"0\.weight has a sparse gradient.*sparse=False"):
         trainer.train_step()
+
+
+class Rows:
+    """Numbered samples."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int):
+        return torch.full((3,), float(index)), torch.tensor(0.0)
+
+
+def held_out(width: int) -> tuple[set[int], set[int]]:
+    """The samples that are trained on, and those that are evaluated on, where each factory splits for itself."""
+
+    def part(which: int):
+        return lambda: torch.utils.data.random_split(Rows(), [30, 10])[which]
+
+    split = job(
+        model=lambda: nn.Sequential(nn.Linear(3, width), nn.Linear(width, 1), nn.Flatten(0)),
+        data=part(0),
+        evaluate=Evaluation(data=part(1)),
+    )
+    feed = Trainer(split).feed
+    return tuple({int(sample[0][0]) for sample in data} for data in (feed.data, feed.evaluation_data()))
+
+
+def test_data_that_both_factories_split_at_random_is_held_out():
+    trained, evaluated = held_out(4)
+    assert (len(trained), len(evaluated)) == (30, 10) and not trained & evaluated
+    assert held_out(9) == (trained, evaluated), "it does not depend on what the model drew"
+
+
+def test_a_model_that_comes_in_evaluation_mode_is_trained_in_training_mode():
+    trainer = Trainer(job(model=lambda: model().eval()))
+    assert all(module.training for module in trainer.model.modules())
+
+    def partly() -> nn.Module:
+        built = model()
+        built[1].eval()  # frozen statistics, on purpose
+        return built
+
+    trainer = Trainer(job(model=partly))
+    assert trainer.model.training and not trainer.model[1].training
+
+
+class Centres(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.centre = nn.Parameter(torch.zeros(1))
+
+    def forward(self, output, target):
+        return (output - target - self.centre).square().mean()
+
+
+@pytest.mark.parametrize("loss", [Centres(), Centres().forward, functools.partial(Centres())])
+def test_a_loss_with_weights_of_its_own_is_refused(loss):
+    with pytest.raises(JobError, match=r"Centres with weights of its own \(centre\).*part of the model"):
+        Trainer(job(loss=loss))
+
+
+def test_a_loss_that_is_a_module_without_weights_is_none_of_these():
+    assert Trainer(job(loss=nn.MSELoss())).train_step().loss > 0
+    frozen = Centres().requires_grad_(False)
+    assert Trainer(job(loss=frozen)).train_step().loss > 0

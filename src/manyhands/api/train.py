@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -199,7 +200,10 @@ def _check_forks(plan: PlanOptions) -> None:
 def _run(session: Session, wait: bool) -> Run:
     run = Run(session.directory, session.held)
     if wait:
-        run.exit_code = run_session(session)
+        try:
+            run.exit_code = run_session(session)
+        finally:
+            _clear(session.directory)
         return run
     begun, outcome = threading.Event(), _Outcome()
 
@@ -209,6 +213,7 @@ def _run(session: Session, wait: bool) -> Run:
         except BaseException as error:
             outcome.error = error
         finally:
+            _clear(session.directory)
             begun.set()
 
     thread = threading.Thread(target=work, name="manyhands-run", daemon=False)
@@ -219,6 +224,12 @@ def _run(session: Session, wait: bool) -> Run:
         raise outcome.error
     run.follow(thread, outcome)
     return run
+
+
+def _clear(directory: Path) -> None:
+    """Remove a directory that was made for a run and that nothing was written to, since it was refused."""
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 class _Outcome:

@@ -1,0 +1,39 @@
+"""What a run says when nobody is there to read it."""
+
+import io
+import sys
+
+from manyhands.supervise.view import View
+
+
+class Gone(io.StringIO):
+    """A terminal that went away."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def write(self, text):
+        raise self.error
+
+
+def test_a_reader_that_has_gone_ends_nothing(tmp_path, monkeypatch):
+    for number, error in enumerate((BrokenPipeError(32, "Broken pipe"), OSError(5, "Input/output error"))):
+        monkeypatch.setattr(sys, "stderr", Gone(error))
+        view = View(tmp_path / f"log{number}")
+        view.note("the first")
+        view.printed("worker 0", "a line")
+        view.step(1, 2, 0.5, 8, 1, last=True)
+        view.note("the last")
+        view.close()
+        text = (tmp_path / f"log{number}").read_text()
+        assert "the first" in text and "[worker 0] a line" in text and "the last" in text
+
+
+def test_the_log_takes_any_letter_in_any_locale(tmp_path, monkeypatch):
+    monkeypatch.setattr("locale.getpreferredencoding", lambda *_: "ascii")
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    view = View(tmp_path / "log")
+    view.printed("worker 0", "épôque \udc80")
+    view.close()
+    assert "épôque \\udc80" in (tmp_path / "log").read_text(encoding="utf-8")
