@@ -27,7 +27,7 @@ from manyhands.parallel.traits import find_traits
 from manyhands.plan import Layout, Plan, judge
 from manyhands.state import Image, read_image, weights_sha256
 from manyhands.training.check import CannotError, DifferentError, check
-from manyhands.transport import Group, part
+from manyhands.transport import Group, PeerLostError, part
 
 ALL = {**JOBS, **HAZARDS}
 
@@ -186,7 +186,7 @@ def checked(job: str, layout: str, sync: str = "allreduce") -> str:
         return check(
             trainer.job, plan, gang(), trainer.feed, trainer.model, trainer.device, trainer.recorder, lambda waits: None
         )
-    except (DifferentError, CannotError) as error:
+    except (DifferentError, CannotError, PeerLostError) as error:  # the last, where another cannot
         return str(error)
     finally:
         assert weights_sha256(trainer.model) == before, "nothing is left of it"

@@ -5,8 +5,10 @@ import split_checks
 import torch
 from hazards import HAZARDS
 
+from manyhands.errors import UserError
 from manyhands.plan import SAME_BITS
 from manyhands.training.check import compare
+from manyhands.training.steps.unmoved import Unmoved
 
 WAYS = ("dp=2", "pp=2", "pp=2,schedule=zb-h1", "dp=2,shard=1", "dp=2,shard=3", "tp=2")
 REFUSED = {
@@ -128,3 +130,16 @@ def test_of_many_differences_the_first_are_named():
 def test_where_sums_are_added_in_another_order_they_are_nearly_the_same(changes, words):
     found = compare(outcome(), outcome(**changes), "within 1e-5", "fp32")
     assert words in found if words else not found
+
+
+def test_a_forward_pass_that_moves_a_weight_is_noticed_whenever_it_does():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    unmoved = Unmoved(model)
+    unmoved.before()
+    model(torch.randn(4, 2))  # moves buffers
+    unmoved.after()
+    unmoved.before()
+    with torch.no_grad():
+        model[0].bias += 0.0
+    with pytest.raises(UserError, match=r"changes weights \(0\.bias\)"):
+        unmoved.after()

@@ -23,6 +23,7 @@ from manyhands.training.steps.computer import Setting
 from manyhands.training.steps.gradients import Gradients
 from manyhands.training.steps.policies import make_policy
 from manyhands.training.steps.tables import Tables
+from manyhands.training.steps.unmoved import Unmoved
 from manyhands.transport import Group
 
 
@@ -51,6 +52,7 @@ class Whole:
         self._brake = Brake(1.0)
         self._tables = Tables({}, self.policy, self._folder, 0)
         self._gradients: Gradients | None = None
+        self._unmoved: Unmoved | None = None
         self._took = 0.0
         """Seconds that the last step took."""
 
@@ -82,6 +84,7 @@ class Whole:
         policy.restore(self._learner, self.kept)
         self._tables = Tables(tables_of(self._learner.model), policy, self._folder, self._learner.step)
         self._gradients = Gradients(self._learner.model, policy)
+        self._unmoved = Unmoved(self._learner.model) if policy.workers > 1 else None
         return policy.described
 
     def leave(self) -> None:
@@ -147,8 +150,12 @@ class Whole:
         inputs, targets = self._feed.micro_batch(learner.step, index)
         gradients.begin_micro_batch(index)
         enter("forward", index)
+        if self._unmoved is not None:
+            self._unmoved.before()
         with learner.autocast():
             loss = learner.job.loss(call(self._call, inputs), targets)
+        if self._unmoved is not None:
+            self._unmoved.after()
         check_loss(loss)
         enter("backward", index)
         (loss / self.policy.frame.size).backward()
