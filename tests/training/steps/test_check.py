@@ -34,9 +34,10 @@ def is_refused(verdict: str) -> bool:
 @pytest.mark.parametrize("name", HAZARDS)
 def test_what_is_not_refused_is_right(gangs, name):
     for way in WAYS:
-        verdict = gangs.gang(2).run(split_checks.checked, name, way)[0]
-        if is_refused(verdict):
+        verdicts = gangs.gang(2).run(split_checks.checked, name, way)
+        if any(map(is_refused, verdicts)):
             continue
+        verdict = verdicts[0]
         assert (name, way) not in REFUSED, verdict
         found = gangs.splits([(name, way, 5, None)])[name, way, 5, None]
         if found["equality"] == SAME_BITS:
@@ -72,7 +73,8 @@ def test_a_policy_is_checked_by_the_replicas_that_it_has(gangs, policy):
     world = 3 if policy == "server" else 2
     verdict = gangs.gang(world).run(split_checks.checked, "chain", "dp=2", policy)[0]
     assert verdict.startswith("the same bits as one worker")
-    assert "moving" in HAZARDS and is_refused(gangs.gang(world).run(split_checks.checked, "moving", "dp=2", policy)[0])
+    verdicts = gangs.gang(world).run(split_checks.checked, "moving", "dp=2", policy)
+    assert any(map(is_refused, verdicts)), "the others may have lost the one that says so"
 
 
 def outcome(**changes):
