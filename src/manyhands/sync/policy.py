@@ -141,6 +141,9 @@ class Policy:
         described: how gradients travel and why, in words.
     """
 
+    brings_weights = False
+    """Whether weights may arrive from others during a forward pass."""
+
     def __init__(self, task: Task, gang: Group | None, on_wait: OnWait = lambda waits: None) -> None:
         self.task, self.gang, self._on_wait = task, gang, on_wait
         self.rank, self.world = (gang.rank, gang.world) if gang else (0, 1)

@@ -24,6 +24,8 @@ class Assembling(Policy):
         groups: the optimizer's, over all parameters.
     """
 
+    brings_weights = True
+
     def __init__(self, task: Task, server: StaleServer, replica: Replica, groups: list[dict[str, Any]]) -> None:
         super().__init__(task, None)
         self._server, self._model, self._groups = server, replica.model, groups

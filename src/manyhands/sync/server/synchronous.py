@@ -51,6 +51,8 @@ class SynchronousServer(Policy):
         overlap: have modules wait for their own weights; not for compiled models.
     """
 
+    brings_weights = True
+
     def __init__(
         self,
         task: Task,

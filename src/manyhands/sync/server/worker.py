@@ -44,6 +44,8 @@ class StaleWorker(Policy):
         link: waits for a connection to a server and gives it: called at the beginning, and when a server was lost.
     """
 
+    brings_weights = True
+
     def __init__(
         self,
         task: Task,

@@ -84,7 +84,7 @@ class Whole:
         policy.restore(self._learner, self.kept)
         self._tables = Tables(tables_of(self._learner.model), policy, self._folder, self._learner.step)
         self._gradients = Gradients(self._learner.model, policy)
-        self._unmoved = Unmoved(self._learner.model) if policy.workers > 1 else None
+        self._unmoved = Unmoved(self._learner.model) if policy.workers > 1 and not policy.brings_weights else None
         return policy.described
 
     def leave(self) -> None:
