@@ -37,6 +37,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn, TextIO
 
+from manyhands.lab.inside import CLUSTER_FILE, NAMESPACES, enter_namespace
+from manyhands.lab.wiring import place_of
+
 COLD = os.environ.get("MANYHANDS_COLD", "") not in ("", "0")
 LOADS = (
     "numpy",
@@ -109,10 +112,15 @@ def in_lab(lab, nodes: Sequence[str]) -> Iterator[dict[str, Callable]]:
     if COLD:
         yield {node: partial(lab.run, node) for node in nodes}
         return
-    with ExitStack() as made, ThreadPoolExecutor(len(nodes)) as pool:
-        starts = [partial(lab.run, node) for node in nodes]
-        here = [made.enter_context(closing(each)) for each in pool.map(Warm, starts)]
-        yield {node: each.in_lab for node, each in zip(nodes, here, strict=True)}
+    with ExitStack() as made:
+        there = {node: made.enter_context(closing(Warm(partial(_start_in_lab, lab, node)))) for node in nodes}
+        yield {node: each.start for node, each in there.items()}
+
+
+def _start_in_lab(lab, node: str, words: Sequence[str], **options) -> WarmProcess:
+    place = place_of(lab.cluster.by_name[node])
+    own = {"MANYHANDS_CLUSTER": CLUSTER_FILE, **lab.environment(node)}
+    return warm().start(words, env={**os.environ, **own}, enter=lab._holders[place], **options)
 
 
 class WarmProcess:
@@ -178,11 +186,22 @@ class Warm:
             link.send(json.dumps(modules).encode())
             link.recv(100)
 
-    def start(self, words, stdin=None, stdout=None, stderr=None, text=True, env=None, cwd=None) -> WarmProcess:
-        """As `subprocess.Popen`. Without `env` its environment is that of the process that is forked."""
+    def start(
+        self, words, stdin=None, stdout=None, stderr=None, text=True, env=None, cwd=None, enter=None
+    ) -> WarmProcess:
+        """As `subprocess.Popen`. Without `env` its environment is that of the process that is forked.
+
+        Args:
+            enter: a process whose namespaces it has.
+        """
         assert text
         link = self._link()
-        asked = {"words": list(map(str, words)), "environment": env and dict(env), "cwd": str(cwd or Path.cwd())}
+        asked = {
+            "words": list(map(str, words)),
+            "environment": env and dict(env),
+            "cwd": str(cwd or Path.cwd()),
+            "enter": enter,
+        }
         with ExitStack() as held:
             null = held.enter_context(Path(os.devnull).open("r+b")).fileno()
             theirs, ours = [null, 1, 2], [None, None, None]
@@ -206,10 +225,6 @@ class Warm:
         link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         link.connect(self._path)
         return link
-
-    def in_lab(self, words: Sequence[str], env=None, **options) -> WarmProcess:
-        """As `start`; a node's own variables are those that count."""
-        return self.start(words, **options)
 
     def close(self) -> None:
         self.process.stdin.close()
@@ -324,6 +339,7 @@ def become(
     keep: Iterable[int],
     new_session: bool = False,
     umask: int = -1,
+    enter: int | None = None,
 ) -> NoReturn:
     """In a fork: be what `words` say, as if they had been executed. Nothing that the parent had goes on, or is ended:
     its objects stay, as their descriptors have other meanings now."""
@@ -331,6 +347,8 @@ def become(
     try:
         gc.freeze()
         _forget()
+        if enter is not None:
+            _enter(enter)
         os.chdir(cwd or ".")
         if umask >= 0:
             os.umask(umask)
@@ -354,6 +372,16 @@ def become(
         traceback.print_exc()
     finally:
         _end(code)
+
+
+def _enter(process: int) -> None:
+    """The namespaces of another process, as `manyhands.lab` does it: who enters them of processes is a child."""
+    for name, kind in NAMESPACES.items():
+        enter_namespace(f"/proc/{process}/ns/{name}", kind)
+    child = os.fork()
+    if child:
+        os.closerange(0, os.sysconf("SC_OPEN_MAX"))
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF)
 
 
 def _forget() -> None:
