@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests of a file share what it has set up.
-PARALLEL := --numprocesses 2 --dist loadfile
+# Tests of a file share what it has set up; whoever has none left takes some of the other's.
+PARALLEL := --numprocesses 2 --dist worksteal
 ifndef RUN
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 endif
@@ -20,8 +20,8 @@ demo: $(VENV)/.ready  ## train the example GPT with 2 workers and say where the 
 test: $(VENV)/.ready  ## the whole suite but for what is marked slow
 	$(BIN)/python -m pytest $(PARALLEL) --durations=25
 
-test-all: $(VENV)/.ready  ## the slow tests too
-	$(BIN)/python -m pytest $(PARALLEL) -m ""
+test-all: $(VENV)/.ready  ## the slow tests too, and every process started as a user starts it
+	MANYHANDS_COLD=1 $(BIN)/python -m pytest $(PARALLEL) -m ""
 
 lint: $(VENV)/.ready  ## style, format, types
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import warm
 from deadlines import DEADLINE, Deadline
 
 
@@ -20,7 +21,7 @@ class LentHost:
     def __init__(
         self,
         token: Path,
-        wrap=lambda command: subprocess.Popen(command, **PIPES),
+        wrap=lambda command: warm.popen(command, **PIPES),
         host="127.0.0.1",
         spare=False,
     ) -> None:

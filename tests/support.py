@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import warm
 from deadlines import DEADLINE, PATIENT, QUIET, Deadline
 
 from manyhands.errors import UserError
@@ -35,7 +36,7 @@ def command(*arguments: object) -> list[str]:
 def cli(*arguments: object, **options) -> subprocess.CompletedProcess:
     """Run a command to its end."""
     options.setdefault("timeout", DEADLINE)
-    return subprocess.run(command(*arguments), capture_output=True, text=True, **options)
+    return warm.run(command(*arguments), **options)
 
 
 def side_by_side(*calls: Callable) -> list:
@@ -62,7 +63,7 @@ class Run:
 
     started: list[Run] = []
 
-    def __init__(self, directory: Path, *arguments: object, start: Callable = subprocess.Popen) -> None:
+    def __init__(self, directory: Path, *arguments: object, start: Callable = warm.popen) -> None:
         self.directory = RunDirectory(directory)
         self.log = (directory.parent / f"{directory.name}.stderr").open("w+")
         words = command("train", *arguments)

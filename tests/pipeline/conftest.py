@@ -1,4 +1,3 @@
-import subprocess
 import sys
 from pathlib import Path
 
@@ -6,22 +5,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torch"))
 
-from torch_gang import HERE, Gang, Server
-
-LOADS = """
-import runpy, sys
-import torch._dynamo, torch.distributed.pipelining, manyhands.training.steps.parts
-runpy.run_path(sys.argv[1], run_name="__main__")
-"""
+from torch_gang import Gang, Server
 
 
 class Pipes(Server):
     """Gangs whose members have loaded what pipelines import; they make their own process groups."""
 
     def __init__(self):
-        command = [sys.executable, "-c", LOADS, HERE / "torch_gang.py"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
-        self.gangs = {}
+        super().__init__("manyhands.training.steps.parts")
 
     def gang(self, world):
         if world not in self.gangs or self.gangs[world].broken:

@@ -5,13 +5,13 @@ import random
 import re
 import signal
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import warm
 from agents import PIPES, LentHost
 from deadlines import DEADLINE
 from support import ROOT, Brake, Run, cli, ledger_positions, train
@@ -40,10 +40,11 @@ class Hosts:
 
     Args:
         lab: None: all of them are this machine.
+        machines: what starts a command on each.
     """
 
-    def __init__(self, lab: Lab | None, token: Path) -> None:
-        self.token, self._lab, self._free = token, lab, ["h1", "h2", "h3"]
+    def __init__(self, lab: Lab | None, machines: dict[str, Callable], token: Path) -> None:
+        self.token, self._lab, self._machines, self._free = token, lab, machines, ["h1", "h2", "h3"]
         self.lent: list[LentHost] = []
 
     def lend(self, count: int) -> list[LentHost]:
@@ -52,14 +53,9 @@ class Hosts:
         return new
 
     def _agent(self) -> LentHost:
-        if self._lab is None:
-            return LentHost(self.token)
         name = self._free.pop(0)
-        return LentHost(self.token, lambda command: self._lab.run(name, command, **PIPES), name)
-
-    def start(self, words: list[str], **pipes):
-        """A command on the first."""
-        return subprocess.Popen(words, **pipes) if self._lab is None else self._lab.run("h0", words, **pipes)
+        start = self._machines[name]
+        return LentHost(self.token, lambda command: start(command, **PIPES), "127.0.0.1" if self._lab is None else name)
 
     def train(self, directory: Path, *flags: object) -> dict:
         """Train to the end; the result."""
@@ -69,10 +65,10 @@ class Hosts:
 
     def begin(self, directory: Path, *flags: object, job: tuple = ()) -> Run:
         words = (JOB, "--run-dir", directory, "--token", self.token, *flags, "--", *LONG, *job)
-        return Run(directory, *words, start=self.start)
+        return Run(directory, *words, start=self._machines["h0"])
 
     def resume(self, directory: Path, *flags: object) -> Run:
-        return Run.resume(directory, "--token", self.token, *flags, start=self.start)
+        return Run.resume(directory, "--token", self.token, *flags, start=self._machines["h0"])
 
     def kill(self, member: dict) -> None:
         """SIGKILL for a member of a gang, on whatever host."""
@@ -88,17 +84,18 @@ class Hosts:
 
 
 @pytest.fixture(scope="module")
-def machines() -> Iterator[Lab | None]:
+def machines() -> Iterator[tuple[Lab | None, dict[str, Callable]]]:
+    names = ("h0", "h1", "h2", "h3")
     if obstacle() is not None:
-        yield None
+        yield None, dict.fromkeys(names, warm.popen)
         return
-    with Lab(preset("star-4")) as lab:
-        yield lab
+    with Lab(preset("star-4")) as lab, warm.in_lab(lab, names) as starts:
+        yield lab, starts
 
 
 @pytest.fixture
 def hosts(machines, token) -> Iterator[Hosts]:
-    hosts = Hosts(machines, token)
+    hosts = Hosts(*machines, token)
     yield hosts
     hosts.close()
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from agents import PIPES, LentHost
 from deadlines import DEADLINE, PATIENT
 from support import ROOT, Brake, Run, ledger_positions, train
@@ -110,31 +111,37 @@ def test_split_runs_across_machines(lab, calm, brake, tmp_path):
     """Machines that share nothing but a network, in which there is a stranger, too."""
     machines, token = lab("star-3"), tmp_path / "token"
     token.write_text("a token that nobody guesses\n")
-    host = LentHost(token, lambda command: machines.run("h1", command, **PIPES), "h1")
+    with warm.in_lab(machines, ("h0", "h1")) as starts:
+        across_machines(machines, starts, token, calm, brake, tmp_path)
+
+
+def across_machines(machines, starts, token, calm, brake, tmp_path) -> None:
+    host = LentHost(token, lambda command: starts["h1"](command, **PIPES), "h1")
     try:
-        first = begin(machines, host, LAYOUTS[0], token, tmp_path / "first", brake.job)
+        first = begin(starts["h0"], host, LAYOUTS[0], token, tmp_path / "first", brake.job)
         eventually(lambda: first.poll() is not None or committed(tmp_path / "first") >= 2, "the second step")
-        assert first.poll() is None, first.communicate()[0]
+        assert first.poll() is None, first.stdout.read()
         nobody_gets_in(machines)
         brake.release()
         assert weights(first, tmp_path / "first") == calm
-        second = begin(machines, host, LAYOUTS[1], token, tmp_path / "second")
+        second = begin(starts["h0"], host, LAYOUTS[1], token, tmp_path / "second")
         assert weights(second, tmp_path / "second") == calm
     finally:
         host.close()
 
 
-def begin(machines, host, layout, token, directory, job=()):
+def begin(start, host, layout, token, directory, job=()):
     """A run that was started on h0, with a worker there and one on the host."""
     words = ["train", JOB, "--run-dir", directory, "--token", token, "--hosts", f"here,{host.name}"]
     words += ["--layout", layout, *PATIENT, "--", f"--steps={STEPS}", *job]
-    return machines.run("h0", [sys.executable, "-m", "manyhands", *map(str, words)], **PIPES)
+    return start([sys.executable, "-m", "manyhands", *map(str, words)], **PIPES)
 
 
 def weights(run, directory: Path) -> str:
     """The digest of what a run ends with."""
-    out, _ = run.communicate(timeout=DEADLINE)
-    assert run.returncode == 0, out
+    with run.stdout:
+        out = run.stdout.read()
+    assert run.wait(DEADLINE) == 0, out
     return json.loads((directory / "result.json").read_text())["weights_sha256"]
 
 

@@ -1,24 +1,18 @@
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "torch"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "torch"))
 
-from torch_gang import Server  # noqa: E402
+from torch_gang import Server
 
-
-class TensorServer(Server):
-    def __init__(self):
-        self.process = subprocess.Popen([sys.executable, HERE / "tensor_gang.py"], stdin=subprocess.PIPE, text=True)
-        self.gangs = {}
+FAMILIES = ["bert", "gpt2", "gpt_neox", "llama", "phi3", "qwen3", "t5"]
 
 
 @pytest.fixture(scope="session")
 def tensor_server():
-    server = TensorServer()
+    server = Server(*(f"transformers.models.{family}.modeling_{family}" for family in FAMILIES))
     yield server
     server.close()
 

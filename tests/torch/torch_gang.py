@@ -1,8 +1,8 @@
 """Gangs of processes with a process group, for the tests of this folder.
 
-Importing torch takes seconds, so one server process imports it and forks the members of each gang, which then run
-many checks. A check is a function of a test module that every member calls; it compares this backend with gloo.
-Every wait has a deadline, after which the gang is killed and the test fails with the stacks of its members.
+One server process forks the members of each gang, which then run many checks. A check is a function of a test module
+that every member calls; it compares this backend with gloo. Every wait has a deadline, after which the gang is killed
+and the test fails with the stacks of its members.
 
 Run as a script it is the server: a line of JSON on its standard input asks for a gang.
 """
@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))  # a script has its own folder only
 
 from deadlines import DEADLINE, stretched  # noqa: E402
+from warm import warm  # noqa: E402
 
 
 class CheckFailed(AssertionError):
@@ -31,10 +32,15 @@ class CheckFailed(AssertionError):
 
 
 class Server:
-    """Forks members. Dies with its standard input."""
+    """Forks members. Dies with its standard input.
 
-    def __init__(self):
-        self.process = subprocess.Popen([sys.executable, HERE / "torch_gang.py"], stdin=subprocess.PIPE, text=True)
+    Args:
+        loads: what its members import.
+    """
+
+    def __init__(self, *loads):
+        warm().load(*loads)
+        self.process = warm().start([sys.executable, HERE / "torch_gang.py"], stdin=subprocess.PIPE, env=os.environ)
         self.gangs = {}
 
     def gang(self, world):

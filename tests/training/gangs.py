@@ -5,11 +5,10 @@ import threading
 from pathlib import Path
 
 import torch
+from deadlines import DEADLINE
 
 from manyhands import Plan, Trainer
 from manyhands.transport import Group, links_over
-
-DEADLINE = 60.0
 
 
 def in_threads(world: int, work) -> list:

@@ -1,4 +1,3 @@
-import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -8,24 +7,18 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "torch"))
 
 import split_checks
-from torch_gang import HERE, CheckFailed, Gang, Server
+from torch_gang import CheckFailed, Gang, Server
 
-LOADS = """
-import runpy, sys
-import numpy, torch._dynamo, manyhands.training.steps.parts, manyhands.pipeline.stages, manyhands.pipeline.cuts
-import transformers.models.bert.modeling_bert, transformers.models.llama.modeling_llama
-import transformers.models.t5.modeling_t5
-runpy.run_path(sys.argv[1], run_name="__main__")
-"""
+LOADS = ["manyhands.training.steps.parts", "manyhands.pipeline.stages", "manyhands.pipeline.cuts"]
+LOADS += [f"transformers.models.{family}.modeling_{family}" for family in ("bert", "llama", "t5")]
 
 
 class Gangs(Server):
     """Gangs of every size, forked from a process that has loaded what trainings import; trainings alone, too."""
 
     def __init__(self, folder):
-        command = [sys.executable, "-c", LOADS, HERE / "torch_gang.py"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
-        self.gangs, self.folder = {}, folder
+        super().__init__(*LOADS)
+        self.folder = folder
 
     def gang(self, world):
         if world not in self.gangs or self.gangs[world].broken:
