@@ -57,6 +57,8 @@ class Built:
     """A checksum of the initial weights."""
     total_steps: int
     samples: int
+    data: str = ""
+    """A digest of a few samples; empty if they could not be read."""
 
 
 @dataclass(frozen=True, kw_only=True)

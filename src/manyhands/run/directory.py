@@ -184,11 +184,20 @@ def new_directory(name: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file; empty if there is none."""
+    """The JSON object in a file; empty if there is none.
+
+    Raises:
+        UserError: the file holds something else.
+    """
     try:
-        return json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged: it is no JSON object. Put it back as it was, or begin a new run.")
+    return found
 
 
 class _Folder:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from manyhands.errors import UserError
+
 
 class Journal:
     """Appends JSON lines to a file.
@@ -69,13 +71,24 @@ class Journal:
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a journal; none if there is no file."""
+    """The whole lines of a journal; none if there is no file.
+
+    Raises:
+        UserError: a line is no JSON object; says which.
+    """
     if not path.exists():
         return
     with path.open("rb") as file:
-        for raw in file:
-            if raw.endswith(b"\n"):
-                yield json.loads(raw)
+        for number, raw in enumerate(file, 1):
+            if not raw.endswith(b"\n"):
+                return
+            try:
+                line = json.loads(raw)
+            except (ValueError, RecursionError):
+                line = None
+            if not isinstance(line, dict):
+                raise UserError(f"line {number} of {path} is damaged: {raw[:60]!r} is no JSON object. Put it back.")
+            yield line
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -80,13 +80,29 @@ def _take(draft: Draft, member: Member, report: Report) -> None:
 
 
 def _built(draft: Draft, member: Member, report: said.Built) -> None:
-    samples = draft.at.samples
-    if samples and report.samples != samples:
+    at = draft.at
+    other: tuple[str, str] | None = None
+    if at.samples and report.samples != at.samples:
+        other = f"{report.samples} samples", f"{at.samples}"
+    elif at.data and report.data and report.data != at.data:
+        other = "other samples", "some"
+    if other and at.before:
         draft.fail(
-            f"data() gave {report.samples} samples on one worker and {samples} on another. It must give "
-            "the same on all of them, at any time."
+            f"data() gives {other[0]} now, and gave {other[1]} when the run began: which sample was used when would no "
+            "longer be what the ledger says. Bring back the data, or go on with the new one: --new-data."
         )
-    draft.set(total_steps=report.total_steps, samples=report.samples)
+    elif other:
+        draft.fail(
+            f"data() gave {other[0]} on one worker and {other[1]} on another. It must give the same on all of them, at "
+            "any time."
+        )
+    done = max(at.committed, at.checkpoint.step if at.checkpoint else 0)
+    if report.total_steps < done:
+        draft.fail(
+            f"the job has {report.total_steps} steps now, and {done} are done. Give it as many or more, or train what "
+            "there is no further: manyhands convert, manyhands.load."
+        )
+    draft.set(total_steps=report.total_steps, samples=report.samples, data=at.data or report.data)
     if member.worker in draft.at.members:
         draft.enter(member.worker, Phase.IDLE, bits=report.bits)
 

@@ -32,6 +32,8 @@ class Care:
     check: Annotated[Literal["on", "off"], Option("on|off")] = "on"
     """Before a gang trains in a new way, show on a few micro-batches that it trains what one worker would. Off: for a
     model that has no room on one worker."""
+    new_data: bool = False
+    """With --resume: go on though the data is another than when the run began."""
     attempts: Annotated[int, Option("N")] = 3
     """So many workers lost to crashes, hangs or want of memory without one more committed step end the run; ten times
     as many may be killed from outside."""

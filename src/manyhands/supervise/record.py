@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from manyhands.errors import UserError
 from manyhands.gang import PartRow, StepRow
-from manyhands.run import Journal, JsonLines, RunDirectory, Tracker, read_journal
+from manyhands.run import Journal, JsonLines, RunDirectory, Tracker, read_journal, read_json, write_json
 from manyhands.timeline import PHASES, Event, read_chrome_trace, write_chrome_trace
 
 _REMEMBERED = 100_000
@@ -70,8 +72,13 @@ class Record:
         """Workers that were lost, over all sessions."""
         self.deviations = 0
         """Replayed steps whose loss was not the ledger's."""
-        for line in read_journal(directory.ledger):
-            self._commit(line)
+        settings = read_json(directory.run)
+        self.samples: int = settings.get("samples", 0)
+        """How many there were when the run began; 0 before anybody has said so."""
+        self.data: str = settings.get("data", "")
+        """A digest of some of them."""
+        for number, line in enumerate(read_journal(directory.ledger), 1):
+            self._commit(_checked(directory.ledger, number, line))
         for line in read_journal(directory.metrics):
             if line["kind"] == "membership":
                 self.recoveries += line["change"] == "lost"
@@ -85,6 +92,15 @@ class Record:
         self._phases: dict[int, _PhaseSums] = {}
         # Times count from the creation of the run, so the sessions of a resumed run share one axis.
         self._origin = time.monotonic_ns() - int((time.time() - created) * 1e9)
+
+    def know_data(self, samples: int, data: str) -> None:
+        """Write down which data the run has, when that is first known or has changed."""
+        if (samples, data) != (self.samples, self.data):
+            self.samples, self.data = samples, data
+            try:
+                write_json(self._directory.run, read_json(self._directory.run) | {"samples": samples, "data": data})
+            except OSError as error:
+                self._note(f"cannot write {self._directory.run}: {error.strerror}.")
 
     def steps(self, rank: int, world: int, rows: Sequence[StepRow], clock: int = 0) -> list[float]:
         """Take a worker's report of steps. Returns the durations (s) of those that it committed.
@@ -203,3 +219,19 @@ class Record:
     def _log(self, kind: str, figures: Mapping[str, Any]) -> None:
         for tracker in self._trackers:
             tracker.log(kind, figures)
+
+
+def _checked(path: Path, number: int, line: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A line of the ledger, which says of the step with its number.
+
+    Raises:
+        UserError: it says something else.
+    """
+    figures = [line.get(name) for name in ("epoch", "first", "last", "workers")]
+    whole = all(type(figure) is int and figure >= 0 for figure in figures)
+    if not whole or line.get("step") != number or not isinstance(line.get("loss"), float):
+        raise UserError(
+            f"line {number} of {path} is damaged: {str(line)[:100]}. It has to say of step {number} with epoch, first, "
+            "last, workers and loss. Put the file back as it was, or begin a new run."
+        )
+    return line

@@ -95,6 +95,10 @@ class Standing:
     committed: int = 0
     """Steps that are committed."""
     total_steps: int = 0
+    data: str = ""
+    """A digest of some samples; empty if it is not known."""
+    before: bool = False
+    """Whether `samples` and `data` are those of a former session."""
     samples: int = 0
     """Samples of an epoch."""
     evaluated: int = -1

@@ -88,6 +88,9 @@ class Supervisor:
             checks=care.check == "on",
             casualties=Casualties(attempts=care.attempts, log=str(directory.log)),
             committed=record.committed,
+            samples=0 if care.new_data else record.samples,
+            data="" if care.new_data else record.data,
+            before=record.samples > 0 and not care.new_data,
             evaluated=record.evaluated,
             exchange=record.exchange,
             checkpoint=checkpoint,
@@ -177,6 +180,8 @@ class Supervisor:
                 self._record.parts(rank, rows, clock)
                 for row in rows:
                     self._watch.patience.learn((row.ended - row.began) / 1e9)
+            case said.Built(samples=samples, data=data):
+                self._record.know_data(samples, data)
             case said.Staleness(step=step, pushes=pushes, ahead=ahead):
                 self._record.figures("staleness", {"step": step, "pushes": pushes, "ahead": ahead})
             case said.Served(server=server, received=received, sent=sent):

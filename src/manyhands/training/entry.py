@@ -11,7 +11,7 @@ import os
 import platform
 import signal
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy
@@ -29,6 +29,8 @@ from manyhands.plan import Plan
 from manyhands.shm import Board, Slots
 from manyhands.state import bit_sum
 from manyhands.timeline import Recorder
+from manyhands.training.datasum import data_sha256
+from manyhands.training.inherited import check_threads, opened, shared_offset
 from manyhands.training.jobfile import held_job, load_job
 from manyhands.training.keeper import Keeper
 from manyhands.training.links import slots_at
@@ -60,6 +62,7 @@ def prepare(told: object, place: Place) -> tuple[Loaded, Callable[[Channel, int]
     importlib.import_module("torch._dynamo")  # optimizers import it when first built; that takes a second
     library()  # compiled once on a machine, loaded before the workers are forked
     os.chdir(spec.cwd)
+    before = opened()
     job = load_job(spec.job_file, list(spec.arguments)) if spec.job_file is not None else held_job(spec.held)
     if spec.probe:
         job = shortened(job, spec.probe.steps)
@@ -67,6 +70,9 @@ def prepare(told: object, place: Place) -> tuple[Loaded, Callable[[Channel, int]
     if spec.plan.hosts:  # how tensors travel between hosts is chosen with scipy; every new worker would wait for that
         importlib.import_module("manyhands.collective.packing")
     facts = _facts(job, spec)
+    check_threads(spec.plan.threads)
+    if found := opened() - before:
+        facts = replace(facts, warning=" ".join(filter(None, [facts.warning, shared_offset(found)])))
     loaded = Loaded(facts=asdict(facts), cuda_devices=facts.cuda_devices, alike=facts.alike)
     return loaded, lambda channel, worker: _work(job, spec, place, channel, worker)
 
@@ -141,7 +147,8 @@ def _work(job: Job, spec: Spec, place: Place, channel: Channel, worker: int) -> 
     keeper = Keeper(trainer, slots, spec.snapshot_share, reporter, recorder)
     keeper.expect(order.expect)
     bits = bit_sum(trainer.model)
-    reporter.say(Built(bits=bits, total_steps=trainer.total_steps, samples=trainer.samples))
+    data = data_sha256(trainer.feed.data, job.seed)
+    reporter.say(Built(bits=bits, total_steps=trainer.total_steps, samples=trainer.samples, data=data))
     gc.freeze()
     Worker(
         job, order.plan, spec.job_file, place.depot, worker, channel, trainer, keeper, reporter, recorder, probe
