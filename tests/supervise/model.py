@@ -24,7 +24,7 @@ from manyhands.supervise.decide import decide, done
 from manyhands.supervise.losses import Casualties, Loss
 from manyhands.supervise.standing import Durable, Standing
 
-TOTAL = 12
+TOTAL = 18
 """Steps of the job."""
 
 
@@ -36,7 +36,7 @@ class Puppet:
     host: str
     plan: Plan | None = None
     doing: str = "new"
-    """`new`, `idle`, `running`, `giving` or `over`, having failed to build."""
+    """`new`, `idle`, `checking`, `running`, `giving` or `over`, having failed to build."""
     step: int = 0
     whole: bool = True
     rank: int = -1
@@ -44,7 +44,7 @@ class Puppet:
     """Of the model: whom it trains with."""
     pause: bool = False
     checkpoint: bool = False
-    check: bool = False
+    trained: bool = False
     says: deque[Report] = field(default_factory=deque)
     """What is on its way to the supervisor."""
     linked: set[int] = field(default_factory=set)
@@ -82,6 +82,8 @@ class Model:
         """Layouts that the model cannot be divided by."""
         self.different: set[str] = set()
         """Manners of training in which a gang would train something else than one worker."""
+        self.spends = False
+        """Whether who checks cannot train afterwards."""
         self.shown: set[str] = set()
         """Manners in which it has shown that it would not."""
         self.broken_host = ""
@@ -140,7 +142,7 @@ class Model:
                 self.load(puppet, order.load)
                 puppet.doing, puppet.rank, puppet.plan = "running", order.rank, order.plan
                 puppet.pause = puppet.checkpoint = False
-                puppet.check = order.check
+                puppet.trained = True
             case told.Save():
                 assert puppet.doing == "idle" and puppet.whole
                 self.leave(puppet, ordered=True)
@@ -167,7 +169,11 @@ class Model:
             puppet = self.puppets.get(worker)
             if puppet is None:
                 continue
-            if isinstance(order, told.HandOver):
+            if isinstance(order, told.Check):
+                assert puppet.doing == "idle" and not puppet.trained, f"{puppet} is to check"
+                puppet.doing, puppet.rank, puppet.generation = "checking", order.rank, self.gangs
+                puppet.plan = order.plan
+            elif isinstance(order, told.HandOver):
                 assert puppet.doing == "idle"
                 puppet.doing, puppet.rank, puppet.generation = "giving", order.rank, self.gangs
             else:
@@ -232,8 +238,8 @@ class Model:
         loose = Kind.of(puppet.plan) is Kind.LOOSE
         gang = self.running(puppet.plan) if loose else self.gang_of(puppet)
         whole = Kind.of(puppet.plan).whole
-        if not self.shows(gang, puppet.plan):
-            return
+        manner, alone = puppet.plan.manner, puppet.plan.gang == 1
+        assert loose or alone or manner in self.shown, f"{manner} trains, and was never checked"
         start = max(member.step for member in gang) if loose else puppet.step
         assert loose or {member.step for member in gang} == {puppet.step}, "a gang begins with one state"
         for member in gang:
@@ -261,29 +267,20 @@ class Model:
                 member.doing, member.whole = "idle", whole
                 member.says.append(said.Paused(step=member.step if whole else 0, whole=whole))
 
-    def shows(self, gang: list[Puppet], plan: Plan) -> bool:
-        """Whether a gang, if it was told to check itself, trains what one worker would; it says so, or stands still."""
-        manner, first = plan.manner, min(gang, key=lambda p: p.rank)
-        if not first.check:
-            waits = Kind.of(plan).waits
-            assert not waits or plan.gang == 1 or manner in self.shown, f"{manner} trains, and was never checked"
-            return True
-        assert all(member.check for member in gang), "all or none"
-        whole = Kind.of(plan).whole
+    def check(self, puppet: Puppet) -> None:
+        """The gang that it is to be of checks whether it trains what one worker would."""
+        gang = self.gang_of(puppet)
+        assert puppet.plan is not None
+        manner, first = puppet.plan.manner, min(gang, key=lambda p: p.rank)
         for member in gang:
-            member.check = False
-        if manner not in self.different:
+            member.doing = "idle"
+            if member is not first:
+                member.says.append(said.Checked(spent=self.spends))
+        if manner in self.different:
+            first.says.append(said.Failed(error="no", doing="", trace="", step=0, whole=False, splitting=True))
+        else:
             self.shown.add(manner)
-            first.says.append(said.Checked(verdict="the same bits"))
-            return True
-        for member in gang:
-            member.doing, member.whole = "idle", whole
-            if member is first:
-                failed = said.Failed(error="no", doing="", trace="", step=member.step, whole=whole, splitting=True)
-                member.says.append(failed)
-            else:
-                member.says.append(said.Paused(step=member.step, whole=whole))
-        return False
+            first.says.append(said.Checked(verdict="the same bits", spent=self.spends))
 
     def hand(self, puppet: Puppet) -> None:
         """The handover that it is part of ends."""
@@ -306,7 +303,7 @@ class Model:
         loose = puppet.plan is not None and Kind.of(puppet.plan) is Kind.LOOSE
         self.ended.append((worker, Loss(status=status, hung="stood still" if hung else "")))
         self.last_words.setdefault(worker, puppet.says)
-        if puppet.doing in ("running", "giving") and not loose:
+        if puppet.doing in ("checking", "running", "giving") and not loose:
             self.break_gang(puppet.generation)
 
     @property
@@ -323,6 +320,9 @@ class Model:
                 whole = Kind.of(member.plan).whole
                 member.doing, member.whole = "idle", whole
                 member.says.append(said.LostPeer(step=member.step, whole=whole, peer=0))
+            elif member.doing == "checking":
+                member.doing = "idle"
+                member.says.append(said.LostPeer(step=0, whole=True, peer=0))
             elif member.doing == "giving":
                 member.doing = "idle"
                 member.says.append(said.Handed(step=member.step, error="one was lost"))
@@ -339,6 +339,8 @@ class Model:
                 found.append(("builds", puppet.worker))
             elif puppet.doing == "running" and self.can_step(puppet):
                 found.append(("steps", puppet.worker))
+            elif puppet.doing == "checking" and len(self.gang_of(puppet)) == puppet.plan.gang:
+                found.append(("checks", puppet.worker))
             elif puppet.doing == "giving" and puppet is self.gang_of(puppet)[0]:
                 found.append(("hands", puppet.worker))
         found += [("ends", worker) for worker, _ in self.ended]
@@ -357,6 +359,8 @@ class Model:
                 self.build(self.puppets[worker])
             case "steps":
                 self.step(self.puppets[worker])
+            case "checks":
+                self.check(self.puppets[worker])
             case "hands":
                 self.hand(self.puppets[worker])
             case "ends":

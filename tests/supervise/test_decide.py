@@ -104,6 +104,7 @@ def run(model: Model, choose: Choose, mishaps: list[str]) -> None:
 def history(choose: Choose) -> Model:
     """A run from a plan that is chosen, with mishaps that are."""
     model = Model(PLANS[choose(sorted(PLANS))], choose([0, 0, 5]), choose([1, 4, 100]))
+    model.spends = choose([False, False, True])
     run(model, choose, [choose(LIKELY) for _ in range(choose(range(9)))])
     return model
 

@@ -15,6 +15,7 @@ class Phase(Enum):
 
     STARTING = "starting"
     IDLE = "idle"
+    CHECKING = "checking"
     RUNNING = "running"
     SAVING = "saving"
     """The member leaves its state in memory, gives it to others or takes it from another, as ordered."""

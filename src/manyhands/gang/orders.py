@@ -75,10 +75,17 @@ class Join:
     cuts: tuple[int, ...] | None = None
     """Where the stages of a pipeline begin, if that was found before."""
     turn: Turn | None = None
-    check: bool = False
-    """Show first that the gang trains what one worker would (training/check.py)."""
     fresh: bool = False
     """Whether the member takes the place of a lost one, while the others go on."""
+    meeting: Meeting | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Show, with all others of the gang that is to be, that it trains what one worker would (training/check.py)."""
+
+    rank: int
+    plan: Plan
     meeting: Meeting | None = None
 
 
@@ -139,5 +146,5 @@ class Exit:
     """End."""
 
 
-Order = Build | Join | Link | HandOver | Pause | Checkpoint | Save | Unpin | TakeTurns | Exit
+Order = Build | Join | Check | Link | HandOver | Pause | Checkpoint | Save | Unpin | TakeTurns | Exit
 ORDERS: Codec[Order] = Codec(Order)

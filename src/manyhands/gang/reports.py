@@ -72,9 +72,14 @@ class Joined:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """The gang has shown that it trains what one worker would, or why that cannot be told."""
+    """The check is over for this member, which is idle."""
 
-    verdict: str
+    verdict: str = ""
+    """What was found, from the one that compares; empty from others, and where the check was not finished."""
+    cuts: tuple[int, ...] = ()
+    """Where the stages began."""
+    spent: bool = False
+    """Whether the member has trained for the check itself, so that it must not train the job."""
 
 
 @dataclass(frozen=True, kw_only=True)

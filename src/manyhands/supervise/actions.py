@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from manyhands.gang import Order
-from manyhands.gang.orders import Build, HandOver, Join, Link
+from manyhands.gang.orders import Build, Check, HandOver, Join, Link
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Connect:
     """Connect members with each other, and tell each its order."""
 
     workers: tuple[int, ...]
-    orders: tuple[Join | HandOver | Link, ...]
+    orders: tuple[Join | Check | HandOver | Link, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

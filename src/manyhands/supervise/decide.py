@@ -19,8 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from manyhands.gang import Kept, Kind, Member, Phase
-from manyhands.gang.orders import Build, Checkpoint, HandOver, Join, Pause, Save
-from manyhands.plan import Plan
+from manyhands.gang.orders import Build, Check, Checkpoint, HandOver, Join, Pause, Save
 from manyhands.supervise.actions import Connect, ForgetPace, Membership, Start
 from manyhands.supervise.draft import Draft, Outcome
 from manyhands.supervise.generation import Generation
@@ -43,7 +42,7 @@ def decide(standing: Standing) -> Outcome:
         _wind_down(draft, draft.at.ending)
     if draft.at.ending is not None or applied:
         return draft.outcome()
-    if not standing.phases & {Phase.RUNNING, Phase.SAVING}:
+    if not standing.phases & {Phase.RUNNING, Phase.SAVING, Phase.CHECKING}:
         if _keep_what_goes(draft):
             return draft.outcome()
         _dismiss_unfit(draft)
@@ -61,7 +60,7 @@ def done(standing: Standing) -> bool:
     """Whether there is nothing left to decide: the run is over."""
     if standing.interrupts > 1:
         return True
-    busy = standing.phases & {Phase.RUNNING, Phase.SAVING, Phase.STARTING} or standing.unheard
+    busy = standing.phases & {Phase.RUNNING, Phase.SAVING, Phase.STARTING, Phase.CHECKING} or standing.unheard
     return bool(standing.ending and standing.ending.saved and not busy and not standing.durable.writing)
 
 
@@ -90,9 +89,10 @@ def _let_go(draft: Draft) -> None:
 
 def _keep_what_goes(draft: Draft) -> bool:
     """Whether a replica has to leave its state in memory first: members of a gang that is no longer one of replicas
-    are made anew, and load what is kept. Parts have left theirs when they paused."""
+    are made anew, and load what is kept; so are those of a gang that has to be checked first. Parts have left theirs
+    when they paused."""
     at = draft.at
-    if Kind.of(at.wanted).whole:
+    if Kind.of(at.wanted).whole and not _to_check(at):
         return False
     holders = [m for m in at.members.values() if m.phase is Phase.IDLE and m.holds_state and m.kind.whole]
     newest = max(holders, key=lambda member: member.step, default=None)
@@ -106,10 +106,11 @@ def _keep_what_goes(draft: Draft) -> bool:
 
 def _dismiss_unfit(draft: Draft) -> None:
     """Let go of members that can have no place in the next generation, nor a state to give it."""
-    wanted = draft.at.wanted
+    wanted, checks = draft.at.wanted, _to_check(draft.at)
     for member in list(draft.at.members.values()):
-        gives = member.holds_state and member.kind.whole and Kind.of(wanted).whole
-        if member.phase is not Phase.FAILED and not member.fits(wanted) and not gives:
+        gives = member.holds_state and member.kind.whole and Kind.of(wanted).whole and not checks
+        fits = member.fits(wanted) and not (checks and member.placed)
+        if member.phase is not Phase.FAILED and not fits and not gives:
             draft.dismiss(member)
 
 
@@ -174,6 +175,9 @@ def _form(draft: Draft) -> None:
     at = draft.at
     number = at.number + 1
     chosen = seat(list(at.members.values()), at.wanted)
+    if _to_check(at):
+        _check(draft, chosen)
+        return
     if at.handed_for < number and _hand_over(draft, chosen, number):
         return
     for member in list(at.members.values()):
@@ -242,15 +246,23 @@ def _join(at: Standing, rank: int, load: Kept | None, fresh: bool = False) -> Jo
         pinned=at.durable.buffer,
         cuts=at.cuts.get(str(at.generation.plan.layout)),
         turn=at.turn_of(rank),
-        check=_to_check(at, at.generation.plan),
         fresh=fresh,
     )
 
 
-def _to_check(at: Standing, plan: Plan) -> bool:
-    """Whether a gang has to show first that it trains what one worker would: not if it is one, and not where workers
-    wait for nobody, since what they train depends on who is faster."""
+def _to_check(at: Standing) -> bool:
+    """Whether the gang that is wanted has to show first that it trains what one worker would: not if it is one, and not
+    where workers wait for nobody, since what they train depends on who is faster."""
+    plan = at.wanted
     return at.checks and plan.gang > 1 and Kind.of(plan).waits and plan.manner not in at.checked
+
+
+def _check(draft: Draft, chosen: Sequence[Member]) -> None:
+    """Have members that have not trained anything check how they would train together."""
+    for rank, member in enumerate(chosen):
+        draft.enter(member.worker, Phase.CHECKING, rank=rank, plan=draft.at.wanted)
+    orders = tuple(Check(rank=rank, plan=draft.at.wanted) for rank in range(len(chosen)))
+    draft.do(Connect(workers=tuple(member.worker for member in chosen), orders=orders))
 
 
 def _save(draft: Draft, worker: int) -> None:
@@ -264,6 +276,8 @@ def _wind_down(draft: Draft, ending: Ending) -> None:
     for member in list(draft.at.members.values()):
         if member.phase is Phase.STARTING:
             draft.dismiss(member)
+        elif member.phase is Phase.CHECKING:
+            draft.kill(member.worker)
     if draft.at.generation is not None and lacks_a_server(draft.at.generation, draft.at.members):
         draft.end_generation()
     if Phase.RUNNING in draft.at.phases:

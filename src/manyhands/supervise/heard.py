@@ -37,12 +37,8 @@ def _take(draft: Draft, member: Member, report: Report) -> None:
             _built(draft, member, report)
         case said.Joined():
             _joined(draft, member, report)
-        case said.Checked(verdict=verdict):
-            draft.set(checked={**draft.at.checked, member.plan.manner: verdict})
-            draft.log(f"{member.plan.layout}: {verdict}")
-            draft.do(Membership(change="checked", workers=draft.at.workers, event=verdict))
-            if verdict.startswith("not checked"):
-                draft.note(verdict)
+        case said.Checked():
+            _checked(draft, member, report)
         case said.Sized(bytes=size):
             draft.set(state_bytes=size)
         case said.Steps():
@@ -105,6 +101,21 @@ def _built(draft: Draft, member: Member, report: said.Built) -> None:
     draft.set(total_steps=report.total_steps, samples=report.samples, data=at.data or report.data)
     if member.worker in draft.at.members:
         draft.enter(member.worker, Phase.IDLE, bits=report.bits)
+
+
+def _checked(draft: Draft, member: Member, report: said.Checked) -> None:
+    draft.enter(member.worker, Phase.IDLE)
+    if report.spent:
+        draft.dismiss(draft.at.members[member.worker])
+    if not report.verdict:
+        return
+    draft.set(checked={**draft.at.checked, member.plan.manner: report.verdict})
+    if report.cuts:
+        draft.set(cuts={**draft.at.cuts, str(member.plan.layout): report.cuts})
+    draft.log(f"{member.plan.layout}: {report.verdict}")
+    draft.do(Membership(change="checked", workers=draft.at.workers, event=report.verdict))
+    if report.verdict.startswith("not checked"):
+        draft.note(report.verdict)
 
 
 def _joined(draft: Draft, member: Member, report: said.Joined) -> None:
@@ -224,8 +235,10 @@ def _gives_up_growing(draft: Draft, member: Member, reason: str) -> bool:
 
 def _goes_back(draft: Draft, member: Member, report: said.Failed) -> bool:
     """Whether this was a resize to a layout that the model cannot have: the run goes on with the one before."""
-    before, wanted = draft.at.proven, draft.at.generation.plan if draft.at.generation else None
-    impossible = member.phase is Phase.RUNNING and report.splitting
+    checking = member.phase is Phase.CHECKING
+    before, generation = draft.at.proven, draft.at.generation
+    wanted = member.plan if checking else generation.plan if generation else None
+    impossible = report.splitting and (checking or member.phase is Phase.RUNNING)
     if draft.at.ending is not None or not impossible or before is None or wanted is None or before == wanted:
         return False
     draft.log(report.trace)
@@ -233,8 +246,9 @@ def _goes_back(draft: Draft, member: Member, report: said.Failed) -> bool:
     text = f"{wanted.layout} is impossible: back to {before.layout}"
     draft.do(Membership(change="resize", workers=draft.at.workers, event=text))
     draft.set(wanted=before)
-    if member.kind.whole:  # nothing was trained yet: it goes on with the state that it has
-        draft.enter(member.worker, Phase.IDLE, step=report.step, whole=report.whole)
+    if checking:  # it has not trained anything
+        draft.enter(member.worker, Phase.IDLE)
+        draft.dismiss(draft.at.members[member.worker])
     else:
         draft.end_generation()
     return True

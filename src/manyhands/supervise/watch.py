@@ -66,7 +66,7 @@ class Watch:
             self._condemned[worker] = time.monotonic() + _STACKS_SECONDS
         for member in members.values():
             waits = (now - member.since) / 1e9
-            if member.phase in (Phase.STARTING, Phase.SAVING) and waits > self._startup:
+            if member.phase in (Phase.STARTING, Phase.CHECKING, Phase.SAVING) and waits > self._startup:
                 self._note(
                     f"a worker ({member.process}) was {member.phase.value} for {waits:.0f} s: replaced "
                     "(--startup-patience)."

@@ -3,18 +3,19 @@ ways, by one worker and by the gang as planned, and whatever came of it is compa
 
 Which models a layout trains rightly can be written down as rules (plan/rules.py), but no list of rules knows every
 model: some keep values beside their layers, draw from generators of their own, move weights in their forward pass. So
-the gang shows it. A copy of the job with two micro-batches (or one for each replica) takes two steps and evaluates two
-batches; the losses, every gradient, weight and buffer, the optimizer's state and the evaluation's figures have to be
-the same bits, or, where the layout adds in another order, the losses and gradients of one step nearly the same. The
-copies have models and optimizers of their own, so nothing of the check is left in what is trained afterwards.
+the gang shows it. It takes two steps of a few micro-batches and evaluates two batches; the losses, every gradient,
+weight and buffer, the optimizer's state and the evaluation's figures have to be the same bits, or, where the layout
+adds in another order, nearly the same.
 
-Cost: four micro-batches on one worker, two on each worker of the gang, and twice the time that it takes to build the
-model.
+A check trains the job's own model and reads its data, which may count, cache, or keep what they are called with. So
+its processes train nothing afterwards: they are forks of those that will (apart.py), or are replaced.
+
+Cost: four micro-batches and more on one worker, half as many on each worker of the gang.
 """
 
 from __future__ import annotations
 
-import gc
+import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,15 +24,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from manyhands.errors import UsageError, UserError
+from manyhands.gang.reports import Checked
 from manyhands.job import Job
 from manyhands.parallel.traits import find_traits
 from manyhands.plan import SAME_BITS, Plan, Sync, judge
 from manyhands.tables import tables_of
-from manyhands.timeline import Recorder
+from manyhands.training.apart import ApartError, in_fork
 from manyhands.training.feed import Feed
 from manyhands.training.jobfile import where
 from manyhands.training.trainer import Trainer
@@ -39,8 +41,8 @@ from manyhands.transport import Group, PeerLostError, part
 
 _STEPS = 2
 _GRADIENT = "gradient"
-"""Under this name an optimizer of the check keeps the last gradient of every parameter among its state: so it is put
-together from all workers as the rest of the state is."""
+"""Under this name the last gradient of every parameter is put among the optimizer's state in the end: so it is put
+together from all workers as the rest of that is."""
 _NEAR = {"fp32": 1e-4, "bf16": 5e-2}
 """How far losses and gradients may be apart where sums are added in another order: of a tensor's largest element."""
 _SHOWN = 3
@@ -56,49 +58,38 @@ class CannotError(UserError):
 
 
 def check(
-    job: Job,
-    plan: Plan,
-    group: Group,
-    feed: Feed,
-    model: nn.Module,
-    device: torch.device,
-    recorder: Recorder,
-    on_wait: Callable[[bool], None],
-) -> str:
-    """Train a small part of the job both ways, and compare. Collective.
+    job: Job, plan: Plan, group: Group, trainer: Trainer, apart: bool, on_wait: Callable[[bool], None]
+) -> Checked:
+    """Train a small part of the job both ways, and compare. Collective. Trains what the trainer has.
 
     Args:
-        feed: has the data, which is read here but not changed.
-        model: the job's.
-        recorder: told what is being computed.
-
-    Returns:
-        What was found, in words: how equal it is, or why it could not be told.
+        trainer: of a member that has not trained anything.
+        apart: whether this process can be forked: one worker trains in a fork, else a copy that is built anew.
 
     Raises:
         DifferentError: the gang trains something else; says what is different first, and what to do.
         CannotError: this worker fails, where one worker alone does not.
         PeerLostError: another worker is gone.
     """
-    if tables_of(model):
-        return "not checked: the model has tables, whose rows are not compared"
-    equality = judge(plan.layout, find_traits(job, model)).equality
-    steps = _STEPS if equality == SAME_BITS else 1
-    small = _part_of(job, plan, feed)
+    if tables_of(trainer.model):
+        return _found(group, "not checked: the model has tables, whose rows are not compared")
+    equality = judge(plan.layout, find_traits(job, trainer.model)).equality
+    small = _part_of(job, plan, trainer.feed)
     began = time.perf_counter()
     alone, error = None, ""
     if group.rank == 0:
         try:
-            alone = _train(small, _alone(plan), None, steps, device, recorder, on_wait)
+            alone = _alone(small, plan, trainer, apart)
         except Exception as caught:
-            error = where(caught)
+            error = str(caught) if isinstance(caught, ApartError) else where(caught)
     on_wait(True)
     error = group.all_gather_bytes(error.encode())[0].decode()
     on_wait(False)
     # A group of its own: who trains whole models closes it when he leaves.
     with closing(part(group, range(group.world), "the check")) as gang:
         try:
-            together = _train(small, _planned(plan), gang, steps, device, recorder, on_wait)
+            planned = _trainer(small, _planned(plan), trainer)
+            together = _train(planned, gang, on_wait)
         except PeerLostError:
             raise
         except Exception as caught:
@@ -108,23 +99,56 @@ def check(
                 raise CannotError(str(caught)) from caught
             why = str(caught) if isinstance(caught, UserError) else where(caught)
             raise CannotError(f"{why.rstrip('.')}. {_cannot(plan)}") from caught
-    difference = ""
-    if alone is not None:
-        difference = compare(alone, together, equality, job.precision)
-    gc.collect()
+    difference = compare(alone, together, equality, job.precision) if alone is not None else ""
     difference = group.all_gather_bytes(difference.encode())[0].decode()
     if error:
-        return f"not checked: one worker could not train a part of the job ({error})"
+        return _found(group, f"not checked: one worker could not train a part of the job ({error})")
     if difference:
         raise DifferentError(_refusal(plan, difference))
     how = "the same bits as" if equality == SAME_BITS else f"{equality} of"
-    return f"{how} one worker, checked in {time.perf_counter() - began:.1f} s"
+    verdict = f"{how} one worker, checked in {time.perf_counter() - began:.1f} s"
+    return _found(group, verdict, planned.steps.cuts)
+
+
+def _found(group: Group, verdict: str, cuts: tuple[int, ...] = ()) -> Checked:
+    """What this worker reports: the first one what was found."""
+    return Checked(verdict=verdict, cuts=tuple(cuts)) if group.rank == 0 else Checked()
+
+
+def _alone(small: Job, plan: Plan, trainer: Trainer, apart: bool) -> dict[str, Any]:
+    """What one worker makes of the small job."""
+    one = Plan(workers=1, threads=plan.threads, device=plan.device)
+    if not apart:
+        copy = Trainer(small, one, device=str(trainer.device), recorder=trainer.recorder, tables=None)
+        return _train(copy, None, lambda waits: None)
+
+    def work() -> bytes:
+        written = io.BytesIO()
+        try:
+            outcome: Any = _train(_trainer(small, one, trainer), None, lambda waits: None)
+        except Exception as error:
+            outcome = where(error)
+        torch.save(outcome, written)
+        return written.getvalue()
+
+    outcome = torch.load(io.BytesIO(in_fork(work)), weights_only=True)
+    if isinstance(outcome, str):
+        raise ApartError(outcome)
+    return outcome
+
+
+def _trainer(small: Job, plan: Plan, trainer: Trainer) -> Trainer:
+    """A trainer of the small job that trains what another one has."""
+    trainer.learner.job = small
+    device = str(trainer.device)
+    return Trainer(small, plan, device=device, recorder=trainer.recorder, tables=None, learner=trainer.learner)
 
 
 def _part_of(job: Job, plan: Plan, feed: Feed) -> Job:
-    """The part of the job that is trained both ways: its first micro-batches, its first two batches to evaluate
-    on, since what one leaves behind might change the next."""
-    micro_batches = min(job.micro_batches, max(2, plan.layout.dp))
+    """The part of the job that is trained both ways: a few micro-batches, of a pipeline as many as may be on their way;
+    and two batches to evaluate on, since what one leaves behind might change the next."""
+    layout = plan.layout
+    micro_batches = min(job.micro_batches, layout.dp * (2 * layout.pp if layout.pp > 1 else 2 if layout.dp == 1 else 1))
     evaluation = job.evaluate
     if evaluation is not None:
         size = evaluation.batch_size or job.micro_batch_size
@@ -132,7 +156,6 @@ def _part_of(job: Job, plan: Plan, feed: Feed) -> Job:
     return replace(
         job,
         data=lambda: feed.data,
-        optimizer=lambda params: _observed(job.optimizer(params)),
         evaluate=evaluation,
         batch_size=micro_batches * job.micro_batch_size,
         micro_batches=micro_batches,
@@ -153,22 +176,8 @@ class _First:
     def __getitem__(self, index: int) -> Any:
         return self._data[index]
 
-
-def _observed(optimizer: Optimizer) -> Optimizer:
-    """An optimizer that keeps every gradient that it is given."""
-
-    def keep(updated: Optimizer, *_: object) -> None:
-        for group in updated.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    updated.state[param][_GRADIENT] = param.grad.detach().clone()
-
-    optimizer.register_step_post_hook(keep)
-    return optimizer
-
-
-def _alone(plan: Plan) -> Plan:
-    return Plan(workers=1, threads=plan.threads, device=plan.device)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._data, name)  # `__getitems__`, where it has that
 
 
 def _planned(plan: Plan) -> Plan:
@@ -177,32 +186,33 @@ def _planned(plan: Plan) -> Plan:
     return replace(plan, slow="", sync=Sync() if plan.sync.policy == "local" else plan.sync)
 
 
-def _train(
-    job: Job,
-    plan: Plan,
-    group: Group | None,
-    steps: int,
-    device: torch.device,
-    recorder: Recorder,
-    on_wait: Callable[[bool], None],
-) -> dict[str, Any]:
-    """Train the part of the job, in new copies of everything but the data. What it has come to, by name, in the order
-    in which it came about."""
-    trainer = Trainer(job, plan, device=str(device), recorder=recorder, tables=None)
+def _train(trainer: Trainer, group: Group | None, on_wait: Callable[[bool], None]) -> dict[str, Any]:
+    """Train the small job. What it has come to, by name, in the order in which it came about."""
+    job, optimizer = trainer.job, trainer.optimizer
     names = {param: name for name, param in trainer.model.named_parameters()}
-    order = [names[param] for entry in trainer.optimizer.param_groups for param in entry["params"] if param in names]
+    order = [names[param] for entry in optimizer.param_groups for param in entry["params"] if param in names]
+    gradients: dict[Tensor, Tensor] = {}
+
+    def keep(updated: Optimizer, *_: object) -> None:
+        params = (param for entry in updated.param_groups for param in entry["params"])
+        gradients.update({param: param.grad.detach().clone() for param in params if param.grad is not None})
+
     values: dict[str, Any] = {}
+    hook = optimizer.register_step_post_hook(keep)
     try:
         trainer.join(group, on_wait)
-        for _ in range(steps):
+        for _ in range(_STEPS):
             step = trainer.train_step()
             values[f"the loss of step {step.step}"] = step.loss
             if step.grad_norm is not None:
                 values[f"the norm of the gradient of step {step.step}"] = step.grad_norm
+        for param, gradient in gradients.items():
+            optimizer.state[param][_GRADIENT] = gradient
         values |= _named(trainer.capture(), order)
         if job.evaluate is not None:
             values |= {f"the evaluation's {name}": figure for name, figure in trainer.evaluate().items()}
     finally:
+        hook.remove()
         trainer.leave()
     return values
 
@@ -218,11 +228,13 @@ def _named(state: Mapping[str, Any], order: list[str]) -> dict[str, Any]:
     found |= {f"{name}": value for name, value in weights.items()}
     for index, entry in optimizer.items():
         found |= {f"the optimizer's {key} of {order[index]}": v for key, v in entry.items() if key != _GRADIENT}
-    return {name: _copy(value) for name, value in found.items() if isinstance(value, Tensor | int | float)}
+    return {name: _copy(value) for name, value in found.items()}
 
 
-def _copy(value: Tensor | float) -> Tensor | float:
-    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
+def _copy(value: Any) -> Tensor | float | str:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    return value if isinstance(value, int | float) else repr(value)
 
 
 def compare(alone: Mapping[str, Any], together: Mapping[str, Any], equality: str, precision: str) -> str:
@@ -238,7 +250,8 @@ def compare(alone: Mapping[str, Any], together: Mapping[str, Any], equality: str
     if not different:
         return ""
     first = different[0]
-    by = f" by {_apart(alone[first], together[first]):.1e}" if first in alone and first in together else ""
+    measured = all(isinstance(side.get(first), Tensor | int | float) for side in (alone, together))
+    by = f" by {_apart(alone[first], together[first]):.1e}" if measured else ""
     others = [name for name in different[1:] if not name.startswith("the optimizer")]
     more = f"; so do {', '.join(others[:_SHOWN])}" if others else ""
     rest = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
@@ -273,6 +286,10 @@ def _far(alone: Mapping[str, Any], together: Mapping[str, Any], limit: float) ->
     for name, one in alone.items():
         other = together.get(name)
         if name.startswith("the optimizer"):
+            continue
+        if isinstance(one, str):
+            if one != other:
+                yield name
             continue
         if other is None or _apart(one, other) == math.inf:
             yield name

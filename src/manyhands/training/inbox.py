@@ -17,7 +17,7 @@ from manyhands.gang import ORDERS, Order, Turn
 from manyhands.gang import orders as told
 from manyhands.training.links import Link, Links
 
-WhenIdle = told.Join | told.HandOver | told.Save | told.Exit
+WhenIdle = told.Join | told.Check | told.HandOver | told.Save | told.Exit
 """What an idle worker waits for."""
 
 
@@ -116,7 +116,7 @@ class Inbox:
                 self.pause = True
             case told.Checkpoint():
                 self.checkpoint = order
-            case told.Join() | told.HandOver() | told.Save() | told.Exit():
+            case told.Join() | told.Check() | told.HandOver() | told.Save() | told.Exit():
                 return order, received[1]
             case told.Build():
                 raise AssertionError("a worker is built once")

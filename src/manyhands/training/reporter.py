@@ -71,9 +71,15 @@ class Reporter:
         self, error: Exception, doing: str, step: int, whole: bool, job_file: Path | None, splitting: bool = False
     ) -> None:
         """The job's code, or ours, has failed while `doing` something."""
-        text = str(error) if isinstance(error, UserError) else where(error, job_file)
-        if isinstance(error, torch.OutOfMemoryError):
-            text += ". Give the job more micro_batches, so that each is smaller, or use --workers fewer per device."
-        trace = "".join(traceback.format_exception(error))[-_TRACE_LENGTH:]
-        told = Failed(error=text[:_TRACE_LENGTH], doing=doing, trace=trace, step=step, whole=whole, splitting=splitting)
-        self.say(told)
+        self.say(failure(error, doing, step, whole, job_file, splitting))
+
+
+def failure(
+    error: Exception, doing: str, step: int, whole: bool, job_file: Path | None, splitting: bool = False
+) -> Failed:
+    """The report that the job's code, or ours, has failed while `doing` something."""
+    text = str(error) if isinstance(error, UserError) else where(error, job_file)
+    if isinstance(error, torch.OutOfMemoryError):
+        text += ". Give the job more micro_batches, so that each is smaller, or use --workers fewer per device."
+    trace = "".join(traceback.format_exception(error))[-_TRACE_LENGTH:]
+    return Failed(error=text[:_TRACE_LENGTH], doing=doing, trace=trace, step=step, whole=whole, splitting=splitting)

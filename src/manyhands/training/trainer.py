@@ -66,6 +66,7 @@ class Trainer:
         recorder: measures the phases.
         tables: the folder of the files that hold the rows of the model's tables, if it has some.
         steps: what makes steps; None: what the plan's layout needs.
+        learner: what is trained, if it is there already.
 
     Attributes:
         total_steps: steps of the whole job.
@@ -85,6 +86,7 @@ class Trainer:
         recorder: Recorder | None = None,
         tables: Path | None = Path("tables"),
         steps: MakeSteps | None = None,
+        learner: Learner | None = None,
     ) -> None:
         self.job = job
         self.plan = plan or Plan()
@@ -92,7 +94,7 @@ class Trainer:
         self.recorder = recorder or Recorder()
         self.group: Group | None = None
         _settle(self.device, self.plan.threads, job.reproducible)
-        self.learner = Learner(job, self.device)
+        self.learner = learner or Learner(job, self.device)
         self.feed = Feed(job, self.device)
         self.samples = self.feed.samples
         self.total_steps = job.total_steps(self.samples)

@@ -9,7 +9,10 @@ in gang/orders.py, what it says in gang/reports.py.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
@@ -17,12 +20,13 @@ import torch
 
 from manyhands.engine import Channel, Depot
 from manyhands.errors import UsageError
-from manyhands.gang import Kind, Turn
-from manyhands.gang.orders import Exit, HandOver, Join, Save
+from manyhands.gang import REPORTS, Kind, Report, Turn
+from manyhands.gang.orders import Check, Exit, HandOver, Join, Save
 from manyhands.gang.reports import Balanced, Checked, Finished, Joined, LostPeer, Paused, Served
 from manyhands.job import Job
 from manyhands.plan import Plan
 from manyhands.timeline import Recorder
+from manyhands.training.apart import ApartError, can_fork, in_fork
 from manyhands.training.check import CannotError, DifferentError, check
 from manyhands.training.evaluations import Evaluations
 from manyhands.training.inbox import Inbox
@@ -31,10 +35,11 @@ from manyhands.training.links import Links, join_group
 from manyhands.training.losses import NotFiniteError
 from manyhands.training.marks import Marks
 from manyhands.training.probe import Probe
-from manyhands.training.reporter import Reporter
+from manyhands.training.reporter import Reporter, failure
 from manyhands.training.trainer import Step, Trainer
 from manyhands.training.turns import Turns
 from manyhands.transport import Group, GroupError, PeerLostError
+from manyhands.wire import encode
 
 _PAUSE, _SAVE = 1, 2
 """What a worker can ask of the gang, as bits of its flag: to pause after the step, to put the state together."""
@@ -91,6 +96,8 @@ class Worker:
             match order:
                 case Join():
                     self._join(order, descriptors)
+                case Check():
+                    self._check(order, descriptors)
                 case HandOver():
                     self.keeper.hand_over(order, descriptors, self._depot)
                 case Save(pinned=buffer):
@@ -120,10 +127,6 @@ class Worker:
                 return
             # Before the state is there: some may have to fetch it, and others wait for less long than that may take.
             group = join_group(order, descriptors, order.rank, "the gang", self._depot)
-            if order.check and group is not None:
-                doing = "training"
-                self._check(group)
-                self.recorder.enter("snapshot")
             if self.plan.layout.split:
                 doing = _SPLITTING
                 exchanged = trainer.join(group, self.waiting, order.cuts)
@@ -140,11 +143,6 @@ class Worker:
             self._train()
         except PeerLostError as error:
             self._lost(error.rank, str(error))
-        except DifferentError as error:  # all have it; one says so
-            if order.rank == 0:
-                self.reporter.failed(error, "", trainer.step, self.kind.whole, self._job_file, splitting=True)
-            else:
-                self.reporter.say(Paused(step=trainer.step, whole=self.kind.whole))
         except Exception as error:
             self._failed(error, doing, group)
         finally:
@@ -154,18 +152,42 @@ class Worker:
             self._take_turns(None)
             self.recorder.enter("idle")
 
-    def _check(self, group: Group) -> None:
-        """Show that the gang trains what one worker would.
+    def _check(self, order: Check, descriptors: list[int]) -> None:
+        """Show with others that the gang trains what one worker would; where it can be, in a process of its own."""
+        self.recorder.enter("snapshot")
+        if not can_fork(self.plan.threads):
+            report = self._checked(order, descriptors, apart=False)
+            self.reporter.say(replace(report, spent=True) if isinstance(report, Checked) else report)
+            return
+        try:
+            said = in_fork(lambda: json.dumps(encode(self._checked(order, descriptors, apart=True))).encode())
+            self.reporter.say(REPORTS.decode(json.loads(said)))
+        except ApartError as error:
+            self.reporter.failed(error, "the check", 0, False, self._job_file)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self.recorder.enter("idle")
 
-        Raises:
-            DifferentError: it does not.
-        """
-        trainer = self.trainer
-        verdict = check(
-            self.job, self.plan, group, trainer.feed, trainer.model, trainer.device, self.recorder, self.waiting
-        )
-        if group.rank == 0:
-            self.reporter.say(Checked(verdict=verdict))
+    def _checked(self, order: Check, descriptors: list[int], apart: bool) -> Report:
+        """What a check comes to."""
+        group = None
+        try:
+            group = join_group(order, descriptors, order.rank, "the check", self._depot)
+            assert group is not None
+            return check(self.job, order.plan, group, self.trainer, apart, self.waiting)
+        except DifferentError as error:  # all have it; one says so
+            return failure(error, "", 0, False, self._job_file, True) if order.rank == 0 else Checked()
+        except PeerLostError as error:
+            return LostPeer(step=0, whole=True, peer=error.rank if error.rank >= 0 else None, error=str(error))
+        except Exception as error:
+            if group is not None and (lost := _lost_peer(error, group)) is not None:
+                return LostPeer(step=0, whole=True, peer=lost if lost >= 0 else None)
+            place = _SPLITTING if isinstance(error.__cause__, UsageError) else self._place()
+            return failure(error, place, 0, False, self._job_file, isinstance(error, CannotError))
+        finally:
+            if group is not None:
+                group.abandon()
 
     def _serve_or_claim(self, order: Join) -> None:
         """Take part in a gang in which nobody waits for all others."""
@@ -287,11 +309,8 @@ class Worker:
         whole = self.kind.whole and self.recorder.phase != "optimizer"
         place = self._place() if doing == "training" else doing
         self.reporter.flush()
-        cannot = isinstance(error, CannotError)
-        place = _SPLITTING if isinstance(error.__cause__, UsageError) else place
         told = "" if isinstance(error, NotFiniteError) else place
-        splitting = cannot or doing == _SPLITTING
-        self.reporter.failed(error, told, self.trainer.step, whole or cannot, self._job_file, splitting)
+        self.reporter.failed(error, told, self.trainer.step, whole, self._job_file, doing == _SPLITTING)
 
     def _place(self) -> str:
         """Where in the job this worker is, in words."""

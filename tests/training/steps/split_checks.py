@@ -25,7 +25,7 @@ from manyhands import Job, Trainer
 from manyhands.errors import UserError
 from manyhands.parallel.traits import find_traits
 from manyhands.plan import Layout, Plan, judge
-from manyhands.state import Image, read_image, weights_sha256
+from manyhands.state import Image, read_image
 from manyhands.training.check import CannotError, DifferentError, check
 from manyhands.transport import Group, PeerLostError, part
 
@@ -178,18 +178,14 @@ def reads(layout: str, steps: int) -> tuple[int, int]:
 
 
 def checked(job: str, layout: str, sync: str = "allreduce") -> str:
-    """What the check before a training finds."""
+    """What the check before a training finds. Members of a gang have computed gradients, so one worker's part is not
+    done in a fork here; whole runs do it so."""
     plan = Plan(layout=Layout.parse(layout), sync=sync)
     trainer = Trainer(ALL[job](), plan, device="cpu")
-    before = weights_sha256(trainer.model)
     try:
-        return check(
-            trainer.job, plan, gang(), trainer.feed, trainer.model, trainer.device, trainer.recorder, lambda waits: None
-        )
+        return check(trainer.job, plan, gang(), trainer, False, lambda waits: None).verdict
     except (DifferentError, CannotError, PeerLostError) as error:  # the last, where another cannot
         return str(error)
-    finally:
-        assert weights_sha256(trainer.model) == before, "nothing is left of it"
 
 
 def counted(job: Job) -> tuple[Job, list[int]]:
