@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import reference
+import warm
 from support import EXAMPLES, ROOT, Brake, Run, kill_worker, ledger_positions, side_by_side, train
 
 BRAKED = ROOT / "tests" / "jobfiles" / "braked_digits.py"
@@ -38,6 +39,12 @@ def digests(folder: Path, name: str, sizes: tuple[int, ...], job: tuple[str, ...
     ]
     results = zip(sizes, side_by_side(*runs), strict=True)
     return {workers: result["weights_sha256"] for workers, result in results}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded():
+    """What the examples import, once for all runs."""
+    warm.load("sklearn.datasets", "transformers.models.llama.modeling_llama", "transformers.models.gpt2.modeling_gpt2")
 
 
 @pytest.mark.parametrize(
