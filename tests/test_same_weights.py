@@ -70,7 +70,16 @@ def test_odd_numbers_of_micro_batches(tmp_path):
 
 
 def test_bf16(tmp_path):
-    assert len(set(digests(tmp_path, "digits", (1, 3), ("--steps=8", "--precision=bf16")).values())) == 1
+    assert (
+        len(
+            set(
+                digests(
+                    tmp_path, "digits", (1, 3), ("--steps=8", "--width=8", "--batch-size=32", "--precision=bf16")
+                ).values()
+            )
+        )
+        == 1
+    )
 
 
 @pytest.mark.slow
