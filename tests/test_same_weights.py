@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import reference
+import warm
 from support import EXAMPLES, ROOT, Brake, Run, kill_worker, ledger_positions, side_by_side, train
 
 BRAKED = ROOT / "tests" / "jobfiles" / "braked_digits.py"
@@ -40,6 +41,12 @@ def digests(folder: Path, name: str, sizes: tuple[int, ...], job: tuple[str, ...
     return {workers: result["weights_sha256"] for workers, result in results}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def loaded():
+    """What the examples import, once for all runs."""
+    warm.load("sklearn.datasets", "transformers.models.llama.modeling_llama", "transformers.models.gpt2.modeling_gpt2")
+
+
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
@@ -63,7 +70,16 @@ def test_odd_numbers_of_micro_batches(tmp_path):
 
 
 def test_bf16(tmp_path):
-    assert len(set(digests(tmp_path, "digits", (1, 3), ("--steps=8", "--precision=bf16")).values())) == 1
+    assert (
+        len(
+            set(
+                digests(
+                    tmp_path, "digits", (1, 3), ("--steps=8", "--width=8", "--batch-size=32", "--precision=bf16")
+                ).values()
+            )
+        )
+        == 1
+    )
 
 
 @pytest.mark.slow

@@ -72,6 +72,12 @@ _STREAMS = ("PYTHONUNBUFFERED",)
 """But for those that a fork obeys, too."""
 
 
+def load(*modules: str) -> None:
+    """Have modules imported, if they are there: for what is started from now on."""
+    if not COLD:
+        warm().load(*modules)
+
+
 def popen(words: Sequence[str], **options) -> subprocess.Popen | WarmProcess:
     """As `subprocess.Popen` of a command: a fork if it is Python, and nothing special is asked."""
     environment = options.get("env") or os.environ

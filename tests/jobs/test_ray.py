@@ -9,7 +9,7 @@ from home import JOB, TestHome
 from ray_cluster import RayCluster
 from support import Brake, train
 
-STEPS = 500
+STEPS = 60
 LONG = (f"--steps={STEPS}",)
 
 pytest.importorskip("starlette", reason="starlette is not installed")
@@ -44,6 +44,7 @@ def test_nodes_come_and_go(cluster, home, brake, calm):
     number = home.submit("--workers", 3, job=(*LONG, *brake.job))
     home.until_job(number, "running", step=3, workers=3)
     assert cluster.free() == 0, "a placement group holds what the controller gives away"
+    brake.slow_down(2.0)  # there are steps left when all this is over
 
     home.kill_controller()
     assert "6 slot(s) on 3 hosts" in home.up("--ray", cluster.address), "the agents are found again"
@@ -52,6 +53,7 @@ def test_nodes_come_and_go(cluster, home, brake, calm):
     lost = before["workers"][0]
     cluster.kill(lost["pid"])
     home.until(lambda shown: there(shown) == 2, "the loss of a node to be seen")
+    brake.slow_down(0.05)
     back = home.until_job(number, "running", step=before["step"] + 1, workers=3)
     assert lost["host"] not in {worker["host"] for worker in back["workers"]}
 

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from deadlines import HASTY
+import warm
+from deadlines import DEADLINE, HASTY
 from support import EXAMPLES, ROOT, Brake, Run, alive, cli, kill_worker, ledger_positions, side_by_side, train
 
 from manyhands import Trainer
@@ -256,8 +257,10 @@ def test_a_full_disk(tmp_path):
 
 
 def test_own_loop_gives_the_same_weights(tmp_path):
+    warm.load("sklearn.datasets")
+
     def own_loop() -> str:
-        done = subprocess.run([sys.executable, EXAMPLES / "own_loop.py", "--steps=5"], capture_output=True, text=True)
+        done = warm.run([sys.executable, str(EXAMPLES / "own_loop.py"), "--steps=5"], DEADLINE)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
