@@ -17,7 +17,8 @@ def pause(file: Path | None) -> None:
 
 
 _GIVES = 14
-"""Steps before the last one, each of which ends after half as long again as the job has been braked."""
+"""Steps before the last one, or half of them if they are few, each of which ends after half as long again as the job
+has been braked."""
 
 
 def hold(file: Path | None, step: int, last: int) -> None:
@@ -28,7 +29,7 @@ def hold(file: Path | None, step: int, last: int) -> None:
         if file and step < last:
             began = file.stat().st_mtime
             until = time.time() + max(0.05, (time.time() - began) / 2)
-        while file and step >= last - _GIVES and time.time() < until and file.exists():
+        while file and step >= last - min(_GIVES, last // 2) and time.time() < until and file.exists():
             time.sleep(0.005)
     except FileNotFoundError:
         pass

@@ -16,12 +16,15 @@ from manyhands.supervise.supervisor import _ENDING, _WARNING
 @pytest.mark.parametrize("number", [*_ENDING, *_WARNING])
 def test_a_signal_is_heard_and_ends_nothing_by_itself(number):
     loop, came = Loop(), []
-    before = signal.getsignal(number)
-    with catch_signals(loop, came.append, *_ENDING, *_WARNING):
-        os.kill(os.getpid(), number)
-        loop.run_once(1.0)
-    loop.close()
-    assert came == [number] and signal.getsignal(number) == before
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with catch_signals(loop, came.append, *_ENDING, *_WARNING):
+            os.kill(os.getpid(), number)
+            loop.run_once(1.0)
+        assert came == [number] and signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+        loop.close()
 
 
 def test_a_hangup_that_is_ignored_stays_so():
