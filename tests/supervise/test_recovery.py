@@ -140,7 +140,7 @@ def test_stop_and_resume(expected, brake, tmp_path):
 
 
 def test_second_interrupt_ends_at_once(tmp_path):
-    run = Run.begin(tmp_path / "run", TINY, job=("--pause=600",))
+    run = Run.begin(tmp_path / "run", TINY, "--check=off", job=("--pause=600",))
     pids = run.workers(2)
     run.process.send_signal(signal.SIGINT)
     run.until(lambda: run.show().get("status") == "ending", "the first interrupt to be taken")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +22,7 @@ from hazards import HAZARDS
 from split_jobs import JOBS, Chain
 from torch import Tensor
 from torch_gang import MEMBER
+from zoo import ZOO
 
 from manyhands import Job, Trainer
 from manyhands.errors import UserError
@@ -29,7 +32,7 @@ from manyhands.state import Image, read_image
 from manyhands.training.check import CannotError, DifferentError, check
 from manyhands.transport import Group, PeerLostError, part
 
-ALL = {**JOBS, **HAZARDS}
+ALL = {**JOBS, **HAZARDS, **ZOO}
 
 
 def gang() -> Group:
@@ -186,6 +189,72 @@ def checked(job: str, layout: str, sync: str = "allreduce") -> str:
         return check(trainer.job, plan, gang(), trainer, False, lambda waits: None).verdict
     except (DifferentError, CannotError, PeerLostError) as error:  # the last, where another cannot
         return str(error)
+
+
+def checked_run(
+    job: str, layout: str, steps: int, reference: str, cuts: Sequence[int] | None = None, checks: bool = True
+) -> Any:
+    """A run of a gang as a worker has it: the check, and then the training of another copy. On every rank: what was
+    refused, or how it failed, or how it ended, as of `split`.
+
+    Args:
+        reference: a file of what the training alone ends with.
+        cuts: of the training; the check finds its own.
+        checks: whether there is a check.
+    """
+    found: dict[str, Any] = {"verdict": "", "refused": False}
+    whole = part(gang(), range(MEMBER["world"]), "the run")
+    doing = "building"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plan = Plan(layout=Layout.parse(layout))
+            if checks:
+                doing = "checking"
+                trainer = Trainer(ALL[job](), plan, device="cpu")
+                found["verdict"] = check(trainer.job, plan, whole, trainer, False, lambda waits: None).verdict
+            doing = "joining"
+            trainer = Trainer(ALL[job](), plan, device="cpu")
+            group = whole if plan.layout.split else part(whole, range(MEMBER["world"]), "replicas")
+            trainer.join(group, cuts=cuts)
+            doing = "training"
+            try:
+                done = [trainer.train_step() for _ in range(steps)]
+                doing = "evaluating"
+                evaluation = trainer.evaluate() if trainer.job.evaluate else None
+                doing = "capturing"
+                state = trainer.capture()
+            finally:
+                trainer.leave()
+            if MEMBER["rank"] == 0:
+                ended, expected = facts(done, evaluation, state), load(reference)
+                verdict = judge(plan.layout, find_traits(trainer.job, ALL[job]().model()))
+                found |= compare(ended, expected) | {
+                    "cuts": trainer.steps.cuts,
+                    "equality": verdict.equality,
+                    "weights": furthest(ended, expected),
+                }
+    except Exception as error:
+        found["refused"] = isinstance(error, DifferentError | CannotError)
+        found["failed"] = f"{doing}: {type(error).__name__}: {error}"
+        found["trace"] = traceback.format_exc()
+    finally:
+        if "failed" in found:
+            whole.abandon()
+        else:
+            whole.close()
+    return found
+
+
+def alone_quietly(job: str, steps: int, path: str) -> str:
+    """`alone`, where a warning is no error. What went wrong, in words."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            alone(job, steps, path)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def counted(job: Job) -> tuple[Job, list[int]]:

@@ -60,6 +60,9 @@ def test_what_is_not_refused_is_right(gangs, name):
         ("frozen", "pp=2"),
         ("evaluated", "pp=2"),
         ("draws", "tp=2"),
+        ("hesitant", "dp=2"),
+        ("hesitant", "tp=2"),
+        ("batched", "dp=2"),
     ],
 )
 def test_what_is_right_is_not_refused(gangs, name, way):
