@@ -1,8 +1,8 @@
 """Whether somebody can have a run finish with other weights than one worker's, past the check that goes before it.
 
 Every job of the zoo is trained in every way as workers do it: first the check, then the training. It is refused, or has
-to fail loudly, or to end with one worker's bits (within rounding, where sums are added in another order). What is known to
-finish with something else is a hole, and says what would close it.
+to fail loudly, or to end with one worker's bits (within rounding, where sums are added in another order). What is known
+to finish with something else is a hole, and says what would close it.
 """
 
 import pytest
