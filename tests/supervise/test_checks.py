@@ -1,6 +1,7 @@
 """Whole runs that check themselves: nothing is left of it in what is trained, and what differs is refused."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_a_resize_to_what_differs_goes_back(tmp_path):
     before = run.step()
     run.until_step(before + 3)
     assert "changes weights (slow)" in run.output()
-    run.process.terminate()
+    run.process.send_signal(signal.SIGTERM)
     assert run.wait() == 130
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["workers"] == 1 and result["durable_step"] >= before
