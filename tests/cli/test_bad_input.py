@@ -122,7 +122,7 @@ def test_debug_shows_the_trace(runs):
 
 
 def test_a_directory_in_use_and_a_directory_that_holds_a_run(tmp_path):
-    run = Run.begin(tmp_path / "run", TINY, job=Brake(tmp_path / "brake", 2, 0).job)
+    run = Run.begin(tmp_path / "run", TINY, "--check=off", job=Brake(tmp_path / "brake", 2, 0).job)
     run.workers(2)
     refused(cli("train", "--resume", tmp_path / "run"), 2, "in use by another supervisor", str(run.process.pid))
     refused(cli("train", TINY, "--run-dir", tmp_path / "run"), 2, "holds a run already", "--resume")
