@@ -51,14 +51,11 @@ class Watch:
         for worker in self.patience.hung(running, now, self._fresh(members, running)) - self._condemned.keys():
             member, where = members[worker], running[worker]
             self.patience.killed(where)
-            self.reasons[worker] = (
-                f"stood still for {(now - where.since) / 1e9:.0f} s in step {where.step + 1} "
-                f"({PHASES[where.phase]}) and was replaced (--patience)"
-            )
+            place = f"for {(now - where.since) / 1e9:.0f} s in step {where.step + 1} ({PHASES[where.phase]})"
+            self.reasons[worker] = f"stood still {place} and was replaced (--patience)"
             self._note(
-                f"{member.who} ({member.process}) has stood still for {(now - where.since) / 1e9:.0f} s in "
-                f"step {where.step + 1} ({PHASES[where.phase]}): it hangs and is replaced (--patience). Stacks of all "
-                "workers follow."
+                f"{member.who} ({member.process}) has stood still {place}: it hangs and is replaced (--patience). "
+                "Stacks of all workers follow."
             )
             if not self._condemned:
                 for other in running:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from manyhands.engine.process import die_with_parent
+from manyhands.engine.process import describe_status, die_with_parent
 
 
 class ApartError(Exception):
@@ -47,8 +47,7 @@ def in_fork(work: Callable[[], bytes]) -> bytes:
         answer = pipe.read()
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status:
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with code {status}"
-        raise ApartError(f"the process that checks {how}")
+        raise ApartError(f"the process that checks {describe_status(status)}")
     return answer
 
 
