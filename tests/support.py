@@ -25,11 +25,20 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
 
+CHECKED = ("--check", "on")
+"""Flags of a training that checks itself, as every training of a user does."""
+
+
 def command(*arguments: object) -> list[str]:
-    """The words of a command of manyhands. A training is patient, unless they say how patient it is."""
+    """The words of a command of manyhands. A training is patient, unless they say how patient it is. Nor does it
+    check itself before it trains, which takes a core a second or two, unless they say so or everything is as a user has
+    it (`make test-all`)."""
     words = [str(argument) for argument in arguments]
-    if words[:1] == ["train"] and not any(word.startswith("--patience") for word in words):
+    said = {word.partition("=")[0] for word in words}
+    if words[:1] == ["train"] and "--patience" not in said and "--startup-patience" not in said:
         words[1:1] = PATIENT
+    if words[:1] == ["train"] and "--check" not in said and not warm.COLD:
+        words[1:1] = ["--check=off"]
     return [sys.executable, "-m", "manyhands", *words]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import reference
 import warm
-from support import EXAMPLES, ROOT, Brake, Run, kill_worker, ledger_positions, side_by_side, train
+from support import CHECKED, EXAMPLES, ROOT, Brake, Run, kill_worker, ledger_positions, side_by_side, train
 
 BRAKED = ROOT / "tests" / "jobfiles" / "braked_digits.py"
 JOBS = {
@@ -34,7 +34,9 @@ def naive(name: str, settings: dict) -> str:
 def digests(folder: Path, name: str, sizes: tuple[int, ...], job: tuple[str, ...]) -> dict[int, str]:
     """Of the weights that gangs of these sizes train."""
     runs = [
-        lambda workers=workers: train(folder / str(workers), EXAMPLES / f"{name}.py", workers=workers, job=job)
+        lambda workers=workers: train(
+            folder / str(workers), EXAMPLES / f"{name}.py", *CHECKED, workers=workers, job=job
+        )
         for workers in sizes
     ]
     results = zip(sizes, side_by_side(*runs), strict=True)
