@@ -19,7 +19,17 @@ from manyhands.plan import Plan
 from manyhands.run import Checkpoint
 from manyhands.shm import Held
 from manyhands.supervise import heard
-from manyhands.supervise.actions import Connect, ForgetPace, Kill, Membership, Send, Start, Tell, WriteCheckpoint
+from manyhands.supervise.actions import (
+    Connect,
+    ForgetPace,
+    Kill,
+    Membership,
+    Rewind,
+    Send,
+    Start,
+    Tell,
+    WriteCheckpoint,
+)
 from manyhands.supervise.decide import decide, done
 from manyhands.supervise.losses import Casualties, Loss
 from manyhands.supervise.standing import Durable, Standing
@@ -86,6 +96,10 @@ class Model:
         """Whether who checks cannot train afterwards."""
         self.shown: set[str] = set()
         """Manners in which it has shown that it would not."""
+        self.written = [checkpoint] if checkpoint else []
+        """The steps of the checkpoints on disk."""
+        self.rewound = False
+        """Whether steps have been forgotten since somebody looked."""
         self.broken_host = ""
         self.refused: list[int] = []
         """Who could not be started, and the supervisor does not know yet."""
@@ -128,10 +142,22 @@ class Model:
                 assert self.writing is None, "one checkpoint is written at a time"
                 assert self.held is not None and self.held.step >= step
                 self.writing, self.pinned = (buffer, step), buffer
+            case Rewind(step=step):
+                self.rewind(step)
             case Tell(text=text):
                 self.told.append(text)
             case Membership() | ForgetPace():
                 pass
+
+    def rewind(self, step: int) -> None:
+        if self.writing is not None:  # it is waited for
+            self.written.append(self.writing[1])
+        self.written = [found for found in self.written if found <= step]
+        if self.held is not None and self.held.step > step:
+            self.held = None
+        self.newest, self.rewound = max([*self.written, self.held.step if self.held else 0]), True
+        newest = Checkpoint(max(self.written), Path("/checkpoints")) if self.written else None
+        self.at = heard.rewound(self.at, newest, self.held)
 
     # Members
 
@@ -310,6 +336,18 @@ class Model:
     def last_words(self) -> dict[int, deque[Report]]:
         return self.__dict__.setdefault("_last_words", {})
 
+    def deviate(self, puppet: Puppet, wrong: tuple[int, ...], back: int | None) -> None:
+        """The replicas that it trains with are found not to be alike.
+
+        Args:
+            back: for how many steps their states have been different; None: only a gradient is.
+        """
+        since = None if back is None else max(-1, puppet.step - back)
+        for member in self.gang_of(puppet):
+            member.doing, member.whole = "idle", since is None
+            report = said.Deviated(step=member.step, ranks=wrong, since=since, error="different.")
+            member.says.append(report)
+
     def break_gang(self, generation: int) -> None:
         """Those who train together notice that one of them is gone."""
         for member in self.puppets.values():
@@ -371,7 +409,9 @@ class Model:
             case "written":
                 assert self.writing is not None
                 step, self.writing, self.pinned = self.writing[1], None, None
-                self.newest = max(self.newest, step)
+                if step == self.at.durable.tried:  # else it was forgotten before it was written
+                    self.written.append(step)
+                    self.newest = max(self.newest, step)
                 self.take(heard.written(self.at, step, 0))
         self.newest = max([self.newest, self.held.step if self.held else 0])
 

@@ -30,7 +30,7 @@ PLANS = {
     "stale": Plan(workers=2, sync="server,servers=2,staleness=2"),
     "stale1": Plan(workers=2, sync="server,servers=1,staleness=any"),
 }
-MISHAPS = ["kill", "hang", "crash", "resize", "refuse", "cannot", "differs", "host", "stop", "interrupt"]
+MISHAPS = ["kill", "hang", "crash", "resize", "refuse", "cannot", "differs", "deviates", "host", "stop", "interrupt"]
 LIKELY = [*MISHAPS, "kill", "resize", "resize"]
 Choose = Callable[[Sequence[Any]], Any]
 """Chooses what happens."""
@@ -53,6 +53,13 @@ def mishap(model: Model, what: str, choose: Choose) -> None:
             model.impossible = {"pp=2"}
         case "differs":
             model.different = {PLANS[choose(sorted(PLANS))].manner} - model.shown
+        case "deviates":
+            gangs = [p for p in model.puppets.values() if p.doing == "running" and Kind.of(p.plan).whole]
+            gangs = [p for p in gangs if p.plan.gang == len(model.gang_of(p)) > 1]
+            if gangs:
+                wrong = choose([(), (0,), (1,)])
+                back = choose([None, 0, 1, 3, 100])
+                model.deviate(gangs[0], wrong if back is not None else wrong or (0,), back)
         case "host":
             for worker in [w for w in alive if model.puppets[w].host == "a"]:
                 model.die(worker, None)
@@ -65,7 +72,8 @@ def mishap(model: Model, what: str, choose: Choose) -> None:
 def check(model: Model, before: int) -> None:
     """What must hold after every event."""
     at = model.at
-    assert at.committed >= before, "committed steps stay committed"
+    assert at.committed >= before or model.rewound, "committed steps stay committed"
+    model.rewound = False
     assert not at.members.keys() & at.leaving.keys()
     for member in [*at.members.values(), *at.leaving.values()]:
         gone = [*model.refused, *(number for number, _ in model.ended)]

@@ -35,6 +35,8 @@ class Spec:
     """The plan to begin with. Members are told theirs when they are built."""
     snapshot_share: float
     """Largest share of the time that snapshots may take."""
+    audit: int = 0
+    """One micro-batch in so many is computed by a second replica, too; 0: none is."""
     tables: Path
     """The folder for the rows of sparse tables, on the machine that the run was started on."""
     probe: Probing | None = None

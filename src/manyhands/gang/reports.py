@@ -94,6 +94,8 @@ class Steps:
     """Steps were committed. Every member of a gang of replicas reports all of them, so that none is lost with one."""
 
     rows: tuple[StepRow, ...]
+    agreed: int = -1
+    """The last step after which all replicas were seen to hold the same state; -1: none is known."""
 
 
 class PartRow(NamedTuple):
@@ -199,6 +201,20 @@ class LostPeer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Deviated:
+    """Replicas do not hold the same state, or do not compute the same. All members say so, and are idle."""
+
+    step: int
+    """Steps done; the next one was given up."""
+    ranks: tuple[int, ...]
+    """Who is wrong; empty: nobody can tell."""
+    since: int | None
+    """The last step after which their states were known to be the same, -1 for one before this gang; None: states are
+    the same."""
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished:
     """The job is done."""
 
@@ -241,6 +257,7 @@ Report = (
     | Recovered
     | Paused
     | LostPeer
+    | Deviated
     | Finished
     | Failed
 )

@@ -1,6 +1,6 @@
 """One execution of a job, as a directory from which everything can be resumed or explained. No torch here."""
 
-from manyhands.run.checkpoint import Checkpoint, newest_checkpoint, prune, verify, write_checkpoint
+from manyhands.run.checkpoint import Checkpoint, forget_after, newest_checkpoint, prune, verify, write_checkpoint
 from manyhands.run.commands import (
     ANSWERS,
     COMMANDS,
@@ -41,6 +41,7 @@ __all__ = [
     "Tracker",
     "Watch",
     "new_directory",
+    "forget_after",
     "newest_checkpoint",
     "prune",
     "read_journal",

@@ -88,6 +88,12 @@ def prune(folder: Path, keep: int, newest: int) -> None:
         shutil.rmtree(folder / f"step-{step:08d}", ignore_errors=True)
 
 
+def forget_after(folder: Path, step: int) -> None:
+    """Delete the checkpoints of later steps."""
+    for later in (found for found in _steps(folder) if found > step):
+        shutil.rmtree(folder / f"step-{later:08d}", ignore_errors=True)
+
+
 def newest_checkpoint(folder: Path, on_damaged: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that verifies; those that do not are named and skipped."""
     for step in sorted(_steps(folder), reverse=True):

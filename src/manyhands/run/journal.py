@@ -36,6 +36,26 @@ class Journal:
         self._waiting += json.dumps(line, separators=(",", ":")).encode() + b"\n"
         self.flush()
 
+    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Have only the wanted ones of the lines so far; where the disk refuses, all stay."""
+        if not self.flush():
+            return
+        fresh = self.path.with_name(f".{self.path.name}.partial")
+        try:
+            with fresh.open("w") as file:
+                for line in read_journal(self.path):
+                    if wanted(line):
+                        file.write(json.dumps(line, separators=(",", ":")) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.rename(self.path)
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            self._on_trouble(f"cannot write {fresh}: {error.strerror}. Free some space.")
+            return
+        os.close(self._descriptor)
+        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
     def flush(self) -> bool:
         """Try again to write what could not be written; whether nothing is left."""
         try:

@@ -44,6 +44,13 @@ class Slots:
         held = [h for h in map(self._held, (0, 1)) if h is not None]
         return max(held, key=lambda h: h.step, default=None)
 
+    def forget_after(self, step: int) -> None:
+        """Forget states of later steps."""
+        for slot, memory in enumerate(self._memory):
+            held = self._held(slot)
+            if held is not None and held.step > step:
+                memory.view[: _HEADER.size] = bytes(_HEADER.size)
+
     def reserve(self, length: int) -> None:
         """Provide for images of `length` bytes, so that the first ones cost no more than the later."""
         for memory in self._memory:

@@ -49,6 +49,13 @@ class WriteCheckpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rewind:
+    """States of later steps than this are wrong, and so is what is written down of those steps: forget them."""
+
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tell:
     """Say something to the user, or to the log alone."""
 
@@ -71,4 +78,4 @@ class ForgetPace:
     """Forget what steps took: it says nothing of the next ones."""
 
 
-Action = Start | Send | Connect | Kill | WriteCheckpoint | Tell | Membership | ForgetPace
+Action = Start | Send | Connect | Kill | WriteCheckpoint | Rewind | Tell | Membership | ForgetPace

@@ -70,6 +70,11 @@ class Checkpoints:
         self._thread = threading.Thread(target=work, name="checkpoint", daemon=True)
         self._thread.start()
 
+    def wait(self) -> None:
+        """Wait until what is being written is written."""
+        if self._thread is not None:
+            self._thread.join()
+
     def _finish(self, step: int, due: int, error: Exception | None) -> None:
         assert self._thread is not None
         self._thread.join()

@@ -32,6 +32,9 @@ class Care:
     check: Annotated[Literal["on", "off"], Option("on|off")] = "on"
     """Before a gang trains in a new way, show on a few micro-batches that it trains what one worker would. Off: for a
     model that has no room on one worker."""
+    audit: Annotated[int, Option("N")] = 1000
+    """Of replicas: a second worker computes one micro-batch in so many, too, and both must come to the same bits. 0:
+    none."""
     new_data: bool = False
     """With --resume: go on though the data is another than when the run began."""
     attempts: Annotated[int, Option("N")] = 3
@@ -44,5 +47,7 @@ class Care:
             raise UsageError("--keep-checkpoints, --checkpoint-every and --attempts must be at least 1.")
         if self.check not in ("on", "off"):
             raise UsageError(f"--check is on or off; {self.check!r} is neither.")
+        if self.audit < 0:
+            raise UsageError(f"--audit is one micro-batch in so many, or 0 for none; it is {self.audit}.")
         if not 0 < self.snapshot_share < 1:
             raise UsageError(f"--snapshot-share must lie between 0 and 1; it is {self.snapshot_share}.")

@@ -83,10 +83,10 @@ class Record:
             if line["kind"] == "membership":
                 self.recoveries += line["change"] == "lost"
             elif line["kind"] == "evaluation":
-                self.evaluated = line["step"]
-                self.evaluation = {k: v for k, v in line.items() if k not in ("kind", "step", "time")}
+                self._know_evaluation(line)
         self._ledger = Journal(directory.ledger, note)
-        self._trackers: list[Tracker] = [JsonLines(Journal(directory.metrics, note)), *trackers]
+        self._metrics = Journal(directory.metrics, note)
+        self._trackers: list[Tracker] = [JsonLines(self._metrics), *trackers]
         self._events: list[Event] = []
         self._earlier = read_chrome_trace(directory.timeline)
         self._phases: dict[int, _PhaseSums] = {}
@@ -163,6 +163,20 @@ class Record:
             {"step": self.committed, "time": time.time(), "change": change, "workers": workers, "event": event},
         )
 
+    def rewind(self, step: int) -> None:
+        """Later steps are wrong, and will be trained again: take out what was written of them."""
+        self._flush_phases()
+        self._ledger.keep(lambda line: line["step"] <= step)
+        self._metrics.keep(lambda line: line["kind"] not in ("step", "evaluation") or line["step"] <= step)
+        self._losses = {at: loss for at, loss in self._losses.items() if at <= step}
+        self.committed = min(self.committed, step)
+        self.loss = self._losses.get(step)
+        if self.evaluated > step:
+            self.evaluated, self.evaluation = -1, {}
+            for line in read_journal(self._directory.metrics):
+                if line["kind"] == "evaluation":
+                    self._know_evaluation(line)
+
     def sync(self) -> bool:
         """Make the ledger durable, as it must be before a checkpoint that relies on it; whether it is."""
         return self._ledger.sync()
@@ -180,6 +194,10 @@ class Record:
         self._ledger.close()
         for tracker in self._trackers:
             tracker.close()
+
+    def _know_evaluation(self, line: Mapping[str, Any]) -> None:
+        self.evaluated = line["step"]
+        self.evaluation = {k: v for k, v in line.items() if k not in ("kind", "step", "time")}
 
     def _commit(self, line: Mapping[str, Any]) -> None:
         self.committed = line["step"]

@@ -93,6 +93,7 @@ def _sit(session: Session, held: str, slots: Slots, board: Board, loop: Loop) ->
         cwd=Path(settings["cwd"]),
         plan=plan,
         snapshot_share=session.care.snapshot_share,
+        audit=session.care.audit,
         tables=directory.path.resolve() / "tables",
         probe=decode_as(Probing, settings["probe"]) if settings.get("probe") else None,
     )

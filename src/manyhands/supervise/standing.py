@@ -123,6 +123,12 @@ class Standing:
     """The worker that gave state last."""
     missed: int = 0
     """The newest generation whose members did not find each other."""
+    agreed: int = -1
+    """The last step after which all replicas were seen to hold the same state; -1: none is known."""
+    deviated: int = 0
+    """The newest generation whose members were found to deviate."""
+    deviated_at: int = -1
+    """The furthest step after which members were found to deviate."""
 
     ending: Ending | None = None
     interrupts: int = 0

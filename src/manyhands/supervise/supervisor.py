@@ -21,10 +21,20 @@ from manyhands.gang import REPORTS, Facts, Member, Report
 from manyhands.gang import reports as said
 from manyhands.gang.orders import Build
 from manyhands.plan import Plan
-from manyhands.run import Checkpoint, RunDirectory, Status
+from manyhands.run import Checkpoint, RunDirectory, Status, forget_after, newest_checkpoint
 from manyhands.shm import Board, Slots
 from manyhands.supervise import heard
-from manyhands.supervise.actions import Connect, ForgetPace, Kill, Membership, Send, Start, Tell, WriteCheckpoint
+from manyhands.supervise.actions import (
+    Connect,
+    ForgetPace,
+    Kill,
+    Membership,
+    Rewind,
+    Send,
+    Start,
+    Tell,
+    WriteCheckpoint,
+)
 from manyhands.supervise.checkpoints import Checkpoints
 from manyhands.supervise.decide import decide, done
 from manyhands.supervise.draft import Outcome
@@ -93,6 +103,7 @@ class Supervisor:
             before=record.samples > 0 and not care.new_data,
             evaluated=record.evaluated,
             exchange=record.exchange,
+            agreed=checkpoint.step if checkpoint else -1,
             checkpoint=checkpoint,
             durable=Durable(
                 step=checkpoint.step if checkpoint else 0,
@@ -221,6 +232,8 @@ class Supervisor:
                     self._watch.forget(worker)
                 case WriteCheckpoint(buffer=buffer, step=step):
                     self._write_checkpoint(buffer, step)
+                case Rewind(step=step):
+                    self._rewind(step)
                 case Tell(text=text, how=how):
                     self._view.logged(text) if how == "log" else self._view.note(text, urgent=how == "note")
                 case Membership(change=change, workers=count, event=event):
@@ -250,6 +263,15 @@ class Supervisor:
             self._checkpoints.write(buffer, step, self._record.write_timeline)
         else:  # a checkpoint ahead of its ledger could not account for its samples
             self._on_written(None, self._checkpoints.due_after(time.monotonic_ns()))
+
+    def _rewind(self, step: int) -> None:
+        """Forget all states of later steps, and what is written down of them."""
+        self._checkpoints.wait()
+        self._slots.forget_after(step)
+        forget_after(self._directory.checkpoints, step)
+        self._record.rewind(step)
+        checkpoint = newest_checkpoint(self._directory.checkpoints, self._view.note)
+        self._standing = heard.rewound(self._standing, checkpoint, self._slots.newest())
 
     # What it tells
 

@@ -108,6 +108,8 @@ class Finished(NamedTuple):
     """Parameters that got no gradient from anybody, as numbered for the sink."""
     others: Mapping[str, str] = MappingProxyType({})
     """What micro-batch 0 left in buffers that are not averaged (training/steps/buffers.py)."""
+    looks: Sequence[Mapping[str, Any]] = ()
+    """What each worker told so that others can compare (training/steps/alike.py), in rank order."""
 
 
 class Task(NamedTuple):

@@ -12,7 +12,6 @@ import platform
 import signal
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy
 import torch
@@ -137,7 +136,7 @@ def _work(job: Job, spec: Spec, place: Place, channel: Channel, worker: int) -> 
     probe = Probe(recorder, spec.probe) if spec.probe else None
     reporter = Reporter(channel, one_by_one=probe is not None)
     try:
-        trainer = _build(job, order, recorder, spec.tables if place.slots else None)
+        trainer = _build(job, order, recorder, spec, here=place.slots is not None)
     except Exception as error:
         reporter.failed(error, "building the job", 0, False, spec.job_file)
         channel.receive()
@@ -155,8 +154,9 @@ def _work(job: Job, spec: Spec, place: Place, channel: Channel, worker: int) -> 
     ).run()
 
 
-def _build(job: Job, order: Build, recorder: Recorder, tables: Path | None) -> Trainer:
-    return Trainer(job, order.plan, device=_device(order.plan, order.device), recorder=recorder, tables=tables)
+def _build(job: Job, order: Build, recorder: Recorder, spec: Spec, here: bool) -> Trainer:
+    device, tables = _device(order.plan, order.device), spec.tables if here else None
+    return Trainer(job, order.plan, device=device, recorder=recorder, tables=tables, audit=spec.audit)
 
 
 def _device(plan: Plan, device: int) -> str:

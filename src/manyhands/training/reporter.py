@@ -34,11 +34,13 @@ class Reporter:
 
     Attributes:
         unreported: committed steps that nobody has heard of yet. They go along with a state that others take over.
+        agreed: the last step after which all replicas were seen to hold the same; -1: none is known.
     """
 
     def __init__(self, channel: Channel, one_by_one: bool = False) -> None:
         self._channel, self._one_by_one = channel, one_by_one
         self.unreported: list[StepRow] = []
+        self.agreed = -1
         self._reported_at = time.monotonic()
 
     def say(self, report: Report) -> None:
@@ -63,7 +65,7 @@ class Reporter:
     def flush(self) -> None:
         """Report the steps that have not been. Every worker reports all, so none is lost with a worker."""
         for begin in range(0, len(self.unreported), _STEPS_PER_MESSAGE):
-            self.say(Steps(rows=tuple(self.unreported[begin : begin + _STEPS_PER_MESSAGE])))
+            self.say(Steps(rows=tuple(self.unreported[begin : begin + _STEPS_PER_MESSAGE]), agreed=self.agreed))
         self.unreported.clear()
         self._reported_at = time.monotonic()
 

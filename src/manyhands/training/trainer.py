@@ -67,6 +67,7 @@ class Trainer:
         tables: the folder of the files that hold the rows of the model's tables, if it has some.
         steps: what makes steps; None: what the plan's layout needs.
         learner: what is trained, if it is there already.
+        audit: one micro-batch in so many is computed by a second replica, too; 0: none is.
 
     Attributes:
         total_steps: steps of the whole job.
@@ -87,6 +88,7 @@ class Trainer:
         tables: Path | None = Path("tables"),
         steps: MakeSteps | None = None,
         learner: Learner | None = None,
+        audit: int = 0,
     ) -> None:
         self.job = job
         self.plan = plan or Plan()
@@ -98,7 +100,7 @@ class Trainer:
         self.feed = Feed(job, self.device)
         self.samples = self.feed.samples
         self.total_steps = job.total_steps(self.samples)
-        setting = Setting(learner=self.learner, feed=self.feed, recorder=self.recorder, tables=tables)
+        setting = Setting(learner=self.learner, feed=self.feed, recorder=self.recorder, tables=tables, audit=audit)
         self.steps = (steps or steps_for(self.plan))(setting, self.plan)
 
     @property

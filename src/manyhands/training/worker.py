@@ -22,7 +22,7 @@ from manyhands.engine import Channel, Depot
 from manyhands.errors import UsageError
 from manyhands.gang import REPORTS, Kind, Report, Turn
 from manyhands.gang.orders import Check, Exit, HandOver, Join, Save
-from manyhands.gang.reports import Balanced, Checked, Finished, Joined, LostPeer, Paused, Served
+from manyhands.gang.reports import Balanced, Checked, Deviated, Finished, Joined, LostPeer, Paused, Served
 from manyhands.job import Job
 from manyhands.plan import Plan
 from manyhands.timeline import Recorder
@@ -36,6 +36,7 @@ from manyhands.training.losses import NotFiniteError
 from manyhands.training.marks import Marks
 from manyhands.training.probe import Probe
 from manyhands.training.reporter import Reporter, failure
+from manyhands.training.steps.alike import DeviationError
 from manyhands.training.trainer import Step, Trainer
 from manyhands.training.turns import Turns
 from manyhands.transport import Group, GroupError, PeerLostError
@@ -143,6 +144,9 @@ class Worker:
             self._train()
         except PeerLostError as error:
             self._lost(error.rank, str(error))
+        except DeviationError as error:
+            self.reporter.flush()
+            self.reporter.say(Deviated(step=trainer.step, ranks=error.ranks, since=error.since, error=str(error)))
         except Exception as error:
             self._failed(error, doing, group)
         finally:
@@ -244,6 +248,7 @@ class Worker:
             steps = trainer.train_round(self.listen, marks.add)
         self.recorder.enter("snapshot")  # what follows keeps state and records
         marks.end(len(steps))
+        self.reporter.agreed = trainer.steps.agreed
         for step, mark in zip(steps, marks.steps, strict=True):
             self.keeper.budget.earn((mark.ended - mark.began) / 1e9)
             self.reporter.step(step, mark)

@@ -32,6 +32,8 @@ class Setting:
     recorder: Recorder
     tables: Path | None
     """The folder of the files that hold the rows of the model's sparse tables."""
+    audit: int = 0
+    """One micro-batch in so many is computed by a second replica, too (audit.py); 0: none is."""
 
 
 class StepComputer(Protocol):
@@ -40,6 +42,11 @@ class StepComputer(Protocol):
     @property
     def joined(self) -> bool:
         """Whether the worker has a place in a gang, which may be one of its own."""
+        ...
+
+    @property
+    def agreed(self) -> int:
+        """The last step after which all replicas were seen to hold the same; -1: none yet, or nobody looks."""
         ...
 
     @property

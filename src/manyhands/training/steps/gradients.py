@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from manyhands.errors import UserError
 from manyhands.sync import Finished, LocalSum, Piece, Policy
+from manyhands.training.steps.alike import bits
 from manyhands.training.steps.buffers import BufferChanges
 
 
@@ -51,6 +52,7 @@ class Gradients:
                 param.register_post_accumulate_grad_hook(partial(self._on_gradient, index, within)).remove
             )
         self._sum = LocalSum(policy.fold, self._sink.outputs if self._sink else None)
+        self._watched: dict[int, dict[str, int]] = {}
         self._leaf = -1
         self._missing: list[set[int]] = []
         self._unused: set[int] = set()
@@ -63,7 +65,23 @@ class Gradients:
         self._buffers.begin_step()
         self._unused = set(range(len(self._params)))
         self._missing = []
+        self._watched = {}
         self._clear()
+
+    def watch(self, micro_batches: Collection[int]) -> dict[int, dict[str, int]]:
+        """Keep the sums of the bits of what these of the step's micro-batches come to, by name; returns where."""
+        self._watched = {index: {} for index in micro_batches}
+        return self._watched
+
+    def take_away(self, micro_batch: int) -> dict[str, int]:
+        """What the micro-batch comes to whose backward pass is done, as `watch` keeps it; nothing of it is left. Only
+        before a step's own micro-batches."""
+        changes = self._buffers.after_micro_batch(micro_batch - self._frame.start)
+        found: dict[str, int] = {}
+        self._note(found, self._items, [self._gradient(self._pieces[item]) for item in self._items])
+        self._note(found, self._buffer_items, self._pieces_of(changes, self._buffer_items))
+        self._clear()
+        return found
 
     def begin_micro_batch(self, micro_batch: int) -> None:
         """The forward pass of a micro-batch of the block comes next."""
@@ -77,18 +95,25 @@ class Gradients:
         changes = self._buffers.after_micro_batch(micro_batch - self._frame.start)
         if not self._missing:
             self._fold(self._items)
-            self._sum.push(self._leaf, self._buffer_items, changes)
+            self._push(self._buffer_items, self._pieces_of(changes, self._buffer_items))
             return
         assert self._sink is not None
         for bucket, items in enumerate(self._buckets):
             pieces = [self._pieces[i] for i in items]
             if pieces[0].tensor >= len(self._params):
-                self._sum.push(self._leaf, items, [p.of(changes[p.tensor - len(self._params)]) for p in pieces])
+                self._push(items, self._pieces_of(changes, items))
                 self._sink.announce(bucket)
             elif self._missing[bucket]:
                 self._flush(bucket)
 
-    def finish(self, losses: list[float], flag: int, seconds: float | None = None, before: float = 0.0) -> Finished:
+    def finish(
+        self,
+        losses: list[float],
+        flag: int,
+        seconds: float | None = None,
+        before: float = 0.0,
+        look: dict[str, Any] | None = None,
+    ) -> Finished:
         """Exchange what is left: afterwards every parameter's `.grad` is the whole batch's, unless its sum stays
         elsewhere.
 
@@ -96,6 +121,7 @@ class Gradients:
             losses, flag: of this worker, for all.
             seconds: that a micro-batch took.
             before: seconds that the step before took.
+            look: what this worker tells so that others can compare.
 
         Raises:
             PeerLostError: a worker was lost; the step has changed nothing.
@@ -108,6 +134,7 @@ class Gradients:
                 "before": before,
                 "unused": sorted(self._unused),
                 "others": self._buffers.others,
+                "look": look or {},
             }
         ]
         if self._sink is not None:
@@ -123,7 +150,8 @@ class Gradients:
         losses = [loss for f in facts for loss in f["losses"]]
         times: list[float | None] = [f["seconds"] for f in facts]
         others, before = facts[0]["others"], max(f["before"] for f in facts)
-        return Finished(losses, [f["flag"] for f in facts], times, before, frozenset(unused), others)
+        looks = [f["look"] for f in facts]
+        return Finished(losses, [f["flag"] for f in facts], times, before, frozenset(unused), others, looks)
 
     def abandon(self) -> None:
         """Undo a step that could not be finished: no gradients, buffers as at its start."""
@@ -162,7 +190,30 @@ class Gradients:
         """Take the gradients of the items and add them to the local sum; a missing one is zero."""
         gradients = [self._gradient(self._pieces[item]) for item in items]
         with torch.no_grad():
-            self._sum.push(self._leaf, items, gradients)
+            self._push(items, gradients)
+
+    def _push(self, items: list[int], values: list[Tensor]) -> None:
+        """Add the items of this micro-batch to the local sum."""
+        watched = self._watched.get(self._leaf + self.block.start)
+        if watched is not None:
+            self._note(watched, items, values)
+        self._sum.push(self._leaf, items, values)
+
+    def _pieces_of(self, changes: Sequence[Tensor], items: list[int]) -> list[Tensor]:
+        """The changes of buffers, as pieces."""
+        pieces = [self._pieces[item] for item in items]
+        return [piece.of(changes[piece.tensor - len(self._params)]) for piece in pieces]
+
+    def _note(self, found: dict[str, int], items: list[int], values: list[Tensor]) -> None:
+        """Write down the sums of the bits of what was computed."""
+        for item, value in zip(items, bits(values), strict=True):
+            piece = self._pieces[item]
+            known = piece.tensor < len(self._params)
+            name = (
+                self._names.get(self._params[piece.tensor]) if known else f"buffer {piece.tensor - len(self._params)}"
+            )
+            part = "" if piece.stop is None else f" from {piece.start}"
+            found[f"the gradient of {name}{part}" if known else f"{name}{part}"] = value
 
     def _gradient(self, piece: Piece) -> Tensor:
         """The piece's part of its gradient, which goes from its parameter with the last piece."""

@@ -61,6 +61,8 @@ class Parts:
         self._gradients: PartGradients | None = None
         self.blocks: Sequence[Block] = assign_blocks(self._learner.job.micro_batches, self._layout.dp)
 
+    agreed = -1
+
     # The gang
 
     @property

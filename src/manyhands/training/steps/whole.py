@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,10 +14,12 @@ from manyhands.collective import Block
 from manyhands.parallel.call import call
 from manyhands.plan import Plan
 from manyhands.state import capture, restore, weights_sha256
-from manyhands.sync import Finished, OnWait, Policy, Round, Task
+from manyhands.sync import AllReduce, Finished, OnWait, Policy, Round, Task
 from manyhands.tables import tables_of
 from manyhands.training.evaluate import Share
 from manyhands.training.losses import check_loss
+from manyhands.training.steps.alike import Alike
+from manyhands.training.steps.audit import Audit, Found
 from manyhands.training.steps.brake import Brake
 from manyhands.training.steps.computer import Setting
 from manyhands.training.steps.gradients import Gradients
@@ -43,7 +45,7 @@ class Whole:
 
     def __init__(self, setting: Setting, plan: Plan) -> None:
         self._learner, self._feed, self._recorder = setting.learner, setting.feed, setting.recorder
-        self._folder = setting.tables
+        self._folder, self._every = setting.tables, setting.audit
         job, model = self._learner.job, self._learner.model
         self._call: nn.Module = torch.compile(model) if job.compile else model  # type: ignore[assignment]
         self.policy: Policy = Policy(Task(job.micro_batches, job.reproducible), None)
@@ -53,6 +55,8 @@ class Whole:
         self._tables = Tables({}, self.policy, self._folder, 0)
         self._gradients: Gradients | None = None
         self._unmoved: Unmoved | None = None
+        self._alike: Alike | None = None
+        self._audit: Audit | None = None
         self._took = 0.0
         """Seconds that the last step took."""
 
@@ -74,6 +78,10 @@ class Whole:
     def frame(self) -> Block:
         return self.policy.frame
 
+    @property
+    def agreed(self) -> int:
+        return self._alike.agreed if self._alike is not None else -1
+
     def join(self, group: Group | None, plan: Plan, on_wait: OnWait, cuts: Sequence[int] | None) -> str:
         policy = make_policy(self._learner.job, plan, group, on_wait)
         return self.follow(policy, plan.slowness(group.rank if group else 0), group)
@@ -85,6 +93,10 @@ class Whole:
         self._tables = Tables(tables_of(self._learner.model), policy, self._folder, self._learner.step)
         self._gradients = Gradients(self._learner.model, policy)
         self._unmoved = Unmoved(self._learner.model) if policy.workers > 1 and not policy.brings_weights else None
+        alike = isinstance(policy, AllReduce) and policy.workers > 1 and self._learner.job.reproducible
+        self._alike = Alike(self._learner) if alike else None
+        audits = alike and self._every > 0
+        self._audit = Audit(self._learner.job.seed, self._every, policy.rank, self._again) if audits else None
         return policy.described
 
     def leave(self) -> None:
@@ -103,10 +115,13 @@ class Whole:
         gradients.begin_step()
         try:
             self._tables.begin_step()
+            watched = gradients.watch(self._audit.begin(self._learner.step, self.blocks) if self._audit else ())
             losses, seconds = self._block(gradients)
+            look = self._look(losses, watched)
             self._recorder.enter("exchange")
             self._tables.finish()
-            finished = gradients.finish(losses, flag(), seconds, self._took)
+            finished = gradients.finish(losses, flag(), seconds, self._took, look)
+            self._judge(gradients, finished)
             self._took = time.perf_counter() - began
         except BaseException:
             gradients.abandon()
@@ -141,14 +156,22 @@ class Whole:
         return values, (time.perf_counter() - began) / len(values) if values else None
 
     def _micro_batch(self, gradients: Gradients, index: int) -> Tensor:
+        """A micro-batch of this worker's own; its loss, detached."""
+        self._brake.hold()
+        loss = self._pass(index, lambda: gradients.begin_micro_batch(index))
+        gradients.end_micro_batch(index)
+        self._tables.end_micro_batch(index)
+        self._brake.let_go()
+        return loss
+
+    def _pass(self, index: int, begin: Callable[[], None] = lambda: None) -> Tensor:
         """Forward and backward of one micro-batch; its loss, detached."""
         learner, enter = self._learner, self._recorder.enter
-        self._brake.hold()
         enter("data", index)
         if self._group is not None:
             self._group.check()
         inputs, targets = self._feed.micro_batch(learner.step, index)
-        gradients.begin_micro_batch(index)
+        begin()
         enter("forward", index)
         if self._unmoved is not None:
             self._unmoved.before()
@@ -159,10 +182,43 @@ class Whole:
         check_loss(loss)
         enter("backward", index)
         (loss / self.policy.frame.size).backward()
-        gradients.end_micro_batch(index)
-        self._tables.end_micro_batch(index)
-        self._brake.let_go()
         return loss.detach()
+
+    # Whether replicas are alike
+
+    def _again(self, index: int) -> Found:
+        """What a micro-batch comes to that is computed for comparison."""
+        loss = self._pass(index)
+        return {"the loss": float(loss).hex(), **self._ready().take_away(index)}
+
+    def _look(self, losses: list[float], watched: Mapping[int, Mapping[str, int]]) -> dict[str, Any]:
+        """What this replica tells the others, for them to compare."""
+        if self._alike is None:
+            return {}
+        look = self._alike.look(self._took)
+        if self._audit is not None:
+            first = self._ready().block.start
+            own = {index: {"the loss": losses[index - first].hex(), **found} for index, found in watched.items()}
+            look |= self._audit.look(own)
+        return look
+
+    def _judge(self, gradients: Gradients, finished: Finished) -> None:
+        """
+        Raises:
+            DeviationError: replicas do not hold, or do not compute, the same.
+        """
+        if self._alike is None or self._group is None:
+            return
+        alike, gather = self._alike, self._group.all_gather_bytes
+        alike.judge(finished.looks, gather)
+
+        def give_up() -> None:
+            gradients.abandon()
+            gradients.begin_step()
+            alike.compare(gather)
+
+        if self._audit is not None:
+            self._audit.judge(finished.looks, gather, give_up)
 
     def _ready(self) -> Gradients:
         assert self._gradients is not None, "it has joined no gang"
@@ -189,6 +245,8 @@ class Whole:
     def capture(self) -> dict[str, Any]:
         learner = self._learner
         self._tables.keep(learner.step)  # before others can have what this process gives
+        if self._alike is not None:
+            self._alike.soon()
         self.policy.arrive()
         return self.policy.capture(capture(learner.model, learner.optimizer, learner.scheduler, learner.step))
 
