@@ -70,6 +70,8 @@ _ONCE = ("PYTHON", "LD_", "OMP_", "MKL_", "TORCH_", "KMP_", "GOMP_")
 """What variables begin with that are read once, when Python starts or torch is loaded."""
 _STREAMS = ("PYTHONUNBUFFERED",)
 """But for those that a fork obeys, too."""
+_HASHES = {"PYTHONHASHSEED": "0"}
+"""As templates have it; others have any, so this one will do."""
 
 
 def load(*modules: str) -> None:
@@ -179,7 +181,8 @@ class Warm:
         self._folder = tempfile.TemporaryDirectory(prefix="warm")
         self._path = f"{self._folder.name}/socket"
         self._once = _read_once(os.environ)
-        self.process = start([sys.executable, __file__, self._path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        how = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": os.environ | _HASHES}
+        self.process = start([sys.executable, __file__, self._path], **how)
         assert self.process.stdout.readline(), "it has ended"
 
     def takes(self, words: Sequence[str], environment: Mapping[str, str]) -> bool:
@@ -245,7 +248,8 @@ def is_python(words: Sequence[str]) -> bool:
 
 
 def _read_once(environment: Mapping[str, str]) -> dict[str, str]:
-    return {k: v for k, v in environment.items() if k.startswith(_ONCE) and k not in _STREAMS}
+    found = {k: v for k, v in environment.items() if k.startswith(_ONCE) and k not in _STREAMS}
+    return _HASHES | found
 
 
 # The process that is forked
