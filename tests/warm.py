@@ -125,10 +125,10 @@ def in_lab(lab, nodes: Sequence[str]) -> Iterator[dict[str, Callable]]:
         yield {node: each.start for node, each in there.items()}
 
 
-def _start_in_lab(lab, node: str, words: Sequence[str], **options) -> WarmProcess:
+def _start_in_lab(lab, node: str, words: Sequence[str], env: Mapping[str, str], **options) -> WarmProcess:
     place = place_of(lab.cluster.by_name[node])
     own = {"MANYHANDS_CLUSTER": CLUSTER_FILE, **lab.environment(node)}
-    return warm().start(words, env={**os.environ, **own}, enter=lab._holders[place], **options)
+    return warm().start(words, env={**env, **own}, enter=lab._holders[place], **options)
 
 
 class WarmProcess:
