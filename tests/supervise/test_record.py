@@ -1,10 +1,12 @@
 """What is written down: one ledger line per step in order, whoever reports it, and replays that are checked."""
 
 import json
+import os
 import time
 
 import pytest
 
+from manyhands.errors import UserError
 from manyhands.gang import StepRow
 from manyhands.run import RunDirectory, read_journal
 from manyhands.supervise.record import Record
@@ -203,3 +205,65 @@ def test_a_timeline_that_cannot_be_written_is_said(sit):
     sitting.directory.timeline.with_name("timeline.json.gz.partial").mkdir()
     sitting.record.write_timeline()
     assert len(sitting.notes) == 1 and str(sitting.directory.timeline) in sitting.notes[0]
+
+
+DAMAGES = {
+    "a step is missing": lambda lines: lines.pop(1),
+    "a step is there twice": lambda lines: lines.insert(1, lines[1]),
+    "a loss is text": lambda lines: lines.__setitem__(1, lines[1] | {"loss": "0.5"}),
+    "a position is a fraction": lambda lines: lines.__setitem__(1, lines[1] | {"first": 0.5}),
+    "a position is below zero": lambda lines: lines.__setitem__(1, lines[1] | {"last": -1}),
+    "something is missing": lambda lines: lines[1].pop("workers"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_ledger_that_does_not_add_up_is_refused(sit, damage):
+    sitting = sit()
+    sitting.record.steps(0, 2, [row(1), row(2), row(3)])
+    sitting.record.close()
+    sitting.tracker.closed = True
+    lines = sitting.ledger()
+    DAMAGES[damage](lines)
+    sitting.directory.ledger.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match=r"line [23] of .*ledger.jsonl is damaged"):
+        Sitting(sitting.directory.path)
+
+
+def test_steps_that_were_wrong_are_taken_back_and_written_again(sit):
+    sitting = sit()
+    record = sitting.record
+    record.steps(0, 2, [row(step) for step in range(1, 7)])
+    for step in (2, 5):
+        record.evaluation_done(step, {"accuracy": step / 10})
+    record.rewind(3)
+    assert (record.committed, record.loss) == (3, loss_of(3))
+    assert (record.evaluated, record.evaluation) == (2, {"accuracy": 0.2})
+    assert [line["step"] for line in sitting.ledger()] == [1, 2, 3]
+    record.steps(0, 2, [row(3), row(4, loss=7.0), row(5)])
+    assert record.deviations == 0, "what was wrong is not what the next are compared with"
+    assert record.evaluation_done(5, {"accuracy": 0.6})
+    assert [line["loss"] for line in sitting.ledger()] == [loss_of(1), loss_of(2), loss_of(3), 7.0, loss_of(5)]
+    assert [line["step"] for line in sitting.metrics("step")] == [1, 2, 3, 4, 5]
+    assert [line["accuracy"] for line in sitting.metrics("evaluation")] == [0.2, 0.6]
+    assert sit().record.committed == 5
+
+
+def test_a_full_disk_takes_wrong_steps_back_as_well(sit, monkeypatch):
+    sitting = sit()
+    sitting.record.steps(0, 2, [row(1), row(2)])
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", refuses)
+        full.setattr(os, "fsync", refuses)
+        sitting.record.steps(0, 2, [row(3), row(4)])
+        sitting.record.rewind(3)
+        assert [line["step"] for line in sitting.ledger()] == [1, 2], "the third waits"
+        sitting.record.rewind(1)
+        sitting.record.steps(0, 2, [row(2)])
+    sitting.record.steps(0, 2, [row(3)])
+    assert [line["step"] for line in sitting.ledger()] == [1, 2, 3]
+    assert any("free some space" in note for note in sitting.notes)
+
+
+def refuses(*_):
+    raise OSError(28, "No space left on device")

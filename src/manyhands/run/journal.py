@@ -36,6 +36,18 @@ class Journal:
         self._waiting += json.dumps(line, separators=(",", ":")).encode() + b"\n"
         self.flush()
 
+    def cut(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Take away the first line that is not wanted and all after it. No disk is too full for that."""
+        written = self.path.read_bytes()
+        lines, kept = (written + self._waiting).splitlines(keepends=True), 0
+        for line in lines:
+            if not wanted(json.loads(line)):
+                break
+            kept += len(line)
+        self._waiting[:] = (written + self._waiting)[len(written) : kept]
+        if kept < len(written):
+            os.ftruncate(self._descriptor, kept)
+
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         """Have only the wanted ones of the lines so far; where the disk refuses, all stay."""
         if not self.flush():

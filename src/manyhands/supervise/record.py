@@ -166,7 +166,7 @@ class Record:
     def rewind(self, step: int) -> None:
         """Later steps are wrong, and will be trained again: take out what was written of them."""
         self._flush_phases()
-        self._ledger.keep(lambda line: line["step"] <= step)
+        self._ledger.cut(lambda line: line["step"] <= step)
         self._metrics.keep(lambda line: line["kind"] not in ("step", "evaluation") or line["step"] <= step)
         self._losses = {at: loss for at, loss in self._losses.items() if at <= step}
         self.committed = min(self.committed, step)
