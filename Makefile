@@ -36,6 +36,7 @@ bench: $(VENV)/.ready  ## all benchmarks; several hours on 2 quiet cores
 	$(BIN)/python benchmarks/recovery.py
 	$(BIN)/python benchmarks/train_vs_ddp.py
 	$(BIN)/python benchmarks/state_cost.py
+	$(BIN)/python benchmarks/proof.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/packing.py
 	$(BIN)/python benchmarks/collectives.py

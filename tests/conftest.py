@@ -1,3 +1,4 @@
+import os
 import random
 import signal
 import sys
@@ -7,6 +8,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# What manyhands does with threads it says itself; all else has one, as there are more processes than cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The suite says the same every time, on a machine that stalls too: the same examples, and none that is too slow.
 # To look for new ones: pytest --hypothesis-profile=explore

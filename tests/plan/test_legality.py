@@ -172,7 +172,7 @@ def test_every_rule_applies_somewhere():
     cases += [({"shapes": "vary"}, "pp=2"), ({"coupling": "parameter"}, "tp=2"), ({"coupling": "model"}, "tp=2")]
     cases += [({"tied": 1, "clip": True, "dropout": True, "precision": "bf16"}, "pp=2,dp=2,tp=2,shard=3,schedule=zb-v")]
     cases += [({}, "pp=2,dp=3,schedule=zb-h1"), ({"heads": 5}, "tp=2"), ({"heads": 4, "kv_heads": 1}, "tp=2")]
-    cases += [({}, "pp=4,dp=4")]
+    cases += [({}, "pp=4,dp=4"), ({"hooked": ("a.weight",)}, "tp=2")]
     unused = {rule.name for rule in RULES}
     for traits, text in cases:
         layout, facts = Layout.parse(text), Traits(**{**PLAIN, **traits})

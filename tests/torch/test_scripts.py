@@ -3,11 +3,12 @@
 import itertools
 import os
 import socket
-import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import warm
 from deadlines import DEADLINE
 from support import EXAMPLES
 
@@ -43,22 +44,14 @@ def script(body, world=2, **environment):
     """Run it in `world` processes with the usual rank variables; their exit codes, outputs and errors."""
     text = textwrap.dedent(BEGIN) + textwrap.dedent(body)
     variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world), **environment}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", text],
-            env={**os.environ, **variables, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    try:
-        outputs = [process.communicate(timeout=DEADLINE) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+
+    def run(rank):
+        words, own = [sys.executable, "-c", text], {**os.environ, **variables, "RANK": str(rank)}
+        done = warm.run(words, DEADLINE, env=own)
+        return done.returncode, done.stdout, done.stderr
+
+    with ThreadPoolExecutor(world) as pool:
+        return list(pool.map(run, range(world)))
 
 
 def assert_clean(results):
@@ -146,7 +139,7 @@ def test_a_cluster_that_is_given(tmp_path):
 
 def torchrun(*arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", f"--master-port={free_port()}"]
-    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=DEADLINE)
+    done = warm.run([*command, *map(str, arguments)], DEADLINE)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

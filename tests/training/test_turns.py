@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+import warm
 
 from manyhands.errors import UserError
 from manyhands.plan import WAYS
@@ -104,7 +105,7 @@ def test_a_token_is_lost_with_its_holder(tmp_path):
         f"t = Turns(pathlib.Path({str(tmp_path / 'slot')!r}), 'interleave'); t('forward', lambda: None); "
         "print('has it', flush=True); time.sleep(600)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    process = warm.popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout.readline() == "has it\n"
     turns, got = Turns(tmp_path / "slot", "interleave"), threading.Event()
     threading.Thread(target=lambda: (turns("backward", lambda: None), got.set()), daemon=True).start()

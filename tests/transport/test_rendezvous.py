@@ -7,13 +7,13 @@ import os
 import random
 import socket
 import struct
-import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from deadlines import stretched
 from groups import DEADLINE, NEVER, Store, call, join, joined, no_unix, outcomes, together, until
 
@@ -153,7 +153,7 @@ print("done", flush=True)
 def test_a_process_may_end_without_closing_its_groups(end):
     here = Path(__file__).parent
     script = SCRIPT.format(folders=[str(here), str(here.parent)], end=end)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=DEADLINE)
+    done = warm.run([sys.executable, "-c", script], DEADLINE)
     assert done.returncode == 0 and done.stdout == "done\n", done.stderr
     assert "Traceback" not in done.stderr
 

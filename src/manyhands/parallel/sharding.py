@@ -12,7 +12,9 @@ silently be wrong.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -135,6 +137,9 @@ class Sharding:
         root.register_forward_hook(_no_views)
         self._root = fully_shard(root, mesh=mesh, reshard_after_forward=False, ignored_params=root.kept)
         self._modules = [module for module in root.modules() if isinstance(module, FSDPModule)]
+        self._uses = hashlib.blake2b(digest_size=8)
+        for number, module in enumerate(self._modules if self._regather else ()):
+            module.register_forward_pre_hook(partial(self._use, number), prepend=True)
         for module in self._modules:
             # The job's loss is already divided by its micro-batches: gradients are added up and not averaged.
             module.set_gradient_divide_factor(1.0)
@@ -146,9 +151,18 @@ class Sharding:
                 module.set_custom_reduce_scatter(self._scatters[-1])  # type: ignore[arg-type]
 
     def before_step(self) -> None:
+        self._uses = hashlib.blake2b(digest_size=8)
         for scatter in self._scatters:
             scatter.begin_step()
         self.before_backward(last=False)
+
+    def used(self) -> str:
+        """A digest of which modules' weights were gathered in the step's forward passes, one after another; empty where
+        they stay gathered."""
+        return self._uses.hexdigest() if self._regather else ""
+
+    def _use(self, number: int, module: nn.Module, arguments: Any) -> None:
+        self._uses.update(b"%d " % number)
 
     def before_backward(self, last: bool) -> None:
         """Say that a backward pass comes next; `last`: it is the last of the step."""

@@ -59,9 +59,15 @@ def model_traits(model: nn.Module, units: Sequence[str] | None = None) -> Traits
         frozen=_frozen(model, units or ()),
         heads=_heads(model, _HEADS),
         kv_heads=_heads(model, ("num_key_value_heads",)),
+        hooked=hooked(model),
         dropout=any(map(_drops, model.modules())),
         batch_norm=any(isinstance(module, _BatchNorm) and module.track_running_stats for module in model.modules()),
     )
+
+
+def hooked(model: nn.Module) -> tuple[str, ...]:
+    """The names of parameters with hooks on their gradients."""
+    return tuple(n for n, p in model.named_parameters() if p._backward_hooks or p._post_accumulate_grad_hooks)
 
 
 def find_coupling(optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]) -> Coupling:

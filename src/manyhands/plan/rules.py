@@ -41,6 +41,8 @@ class Traits:
     """Whether the model keeps running statistics of batches."""
     shapes: Literal["same", "vary"] = "same"
     """Whether all micro-batches have the same shapes."""
+    hooked: tuple[str, ...] = ()
+    """Weights that have hooks on their gradients."""
     coupling: Coupling = "element"
     """What the optimizer's update of one element looks at: that element's own gradient and state (SGD, Adam), the
     whole parameter (Adafactor, Muon, LAMB), or the whole model (L-BFGS)."""
@@ -48,6 +50,11 @@ class Traits:
     compile: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
     reproducible: bool = True
+
+    @property
+    def hooks(self) -> str:
+        more = f" and {len(self.hooked) - 1} more" if len(self.hooked) > 1 else ""
+        return self.hooked[0] + more if self.hooked else ""
 
     @property
     def fewest_heads(self) -> int | None:
@@ -129,6 +136,14 @@ REFUSALS = (
         when=lambda layout, traits: _zero_bubble(layout) and traits.frozen == "front",
         because="schedule={layout.schedule} takes weight gradients from a graph that begins at a stage's inputs. "
         "Behind frozen layers inputs have no gradient, and the first layers that should train never would.",
+    ),
+    Rule(
+        name="hooks on weights",
+        on="tp, shard or zero-bubble, hooks on weights",
+        effect=Effect.REFUSE,
+        when=lambda layout, traits: bool(traits.hooked) and (layout.tp > 1 or layout.shard > 0 or _zero_bubble(layout)),
+        because="{traits.hooks} has a hook on its gradient. Where a worker holds a part of a weight it is not "
+        "called, and where gradients of inputs and of weights are taken apart it is called twice.",
     ),
     Rule(
         name="compiled zero-bubble",

@@ -13,10 +13,10 @@ from torch import nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from manyhands.errors import JobError
+from manyhands.errors import JobError, UserError
 from manyhands.job import Job
 from manyhands.training.losses import NotFiniteError
-from manyhands.training.seeds import seed_everything, stream_seed
+from manyhands.training.seeds import Generators, seed_everything, stream_seed
 
 
 class Learner:
@@ -80,11 +80,24 @@ class Learner:
                 "the learning rate, or look for a square root or logarithm of zero."
             )
 
-    def move(self) -> None:
-        """Have the optimizer apply the gradients, on every worker alike."""
+    def move(self, draws: bool = True) -> None:
+        """Have the optimizer apply the gradients, on every worker alike.
+
+        Args:
+            draws: the optimizer may draw random numbers.
+
+        Raises:
+            UserError: it has, and may not.
+        """
         seed_everything(stream_seed(self.job.seed, self.step, "update"), self.device)
+        before = None if draws else Generators.read(self.device)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if before is not None and Generators.read(self.device).moved_from(before):
+            raise UserError(
+                f"the optimizer has drawn random numbers in step {self.step + 1}, and each worker holds a part of the "
+                "model: it would draw others than one worker. Train replicas (--workers, no --layout)."
+            )
 
     def advance(self, losses: Sequence[float]) -> None:
         """Move the schedule on."""

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from manyhands.collective import Block
+from manyhands.errors import UserError
 from manyhands.job import Job
 from manyhands.plan import Plan
 from manyhands.sync import Finished, Round
@@ -29,8 +30,8 @@ from manyhands.timeline import Recorder
 from manyhands.training.evaluate import evaluate
 from manyhands.training.feed import Feed
 from manyhands.training.learner import Learner
-from manyhands.training.losses import NotFiniteError, check_finite
-from manyhands.training.steps import MakeSteps, Setting, steps_for
+from manyhands.training.losses import check_finite
+from manyhands.training.steps import MakeSteps, Setting, same, steps_for
 from manyhands.transport import Group
 
 
@@ -205,10 +206,11 @@ class Trainer:
         finished = self.steps.compute(flag)
         learning_rate = self.learner.learning_rate
         try:
+            same.check(finished.looks)
             check_finite(finished.losses, self.steps.frame.start, self.step + 1)
             self.recorder.enter("optimizer")
             grad_norm = self.steps.apply(finished)
-        except NotFiniteError:
+        except UserError:
             self.steps.abandon()
             raise
         return self._committed(finished, grad_norm, learning_rate)

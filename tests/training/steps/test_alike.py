@@ -75,7 +75,7 @@ def test_what_deviates_is_named_with_when(what, count, ranks):
     names = dict(learners[1].model.named_parameters()) | dict(learners[1].model.named_buffers())
     bad = names.get(what, learners[1].optimizer.state[names["0.bias"]]["exp_avg_sq"])
     with torch.no_grad():
-        bad.view(torch.int32).reshape(-1)[0] ^= 1
+        bad.view(torch.int32).reshape(-1)[0] ^= 1 << 20
     with pytest.raises(DeviationError) as caught:
         for _ in range(3):
             step(learners, alikes)

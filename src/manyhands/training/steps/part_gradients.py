@@ -156,8 +156,12 @@ class PartGradients:
                 self._give(tie, stage, micro_batch, gradient)
         self._push(micro_batch, items, gradients)
 
-    def finish(self, losses: list[float], flag: int) -> Finished:
+    def finish(self, losses: list[float], flag: int, look: dict[str, Any] | None = None) -> Finished:
         """Exchange what is left: afterwards every handle's `.grad` is the whole batch's.
+
+        Args:
+            losses, flag: of this worker, for all.
+            look: what this worker tells so that others can compare.
 
         Raises:
             PeerLostError: a worker was lost; the step has changed nothing.
@@ -171,7 +175,7 @@ class PartGradients:
         for tie in self._all_ties:
             tie.finish()
         others = {index: changes.others for index, changes in self._changes.items()} if self._mesh.replica == 0 else {}
-        facts = {"losses": losses, "flag": flag, "unused": sorted(self._unused), "others": others}
+        facts = {"losses": losses, "flag": flag, "unused": sorted(self._unused), "others": others, "look": look or {}}
         if self._exchange is not None:
             self._exchange.finish(b"-")
             total = self._exchange.totals.__getitem__
@@ -183,7 +187,8 @@ class PartGradients:
         for index, changes in self._changes.items():
             changes.finish([total(item) for item in self._buffer_items[index]], others[index])
         self._sum.clear()
-        return Finished([loss for f in everyone for loss in f["losses"]], [f["flag"] for f in everyone])
+        losses, looks = [loss for f in everyone for loss in f["losses"]], [f["look"] for f in everyone]
+        return Finished(losses, [f["flag"] for f in everyone], looks=looks)
 
     def abandon(self) -> None:
         """Undo a step that could not be finished."""

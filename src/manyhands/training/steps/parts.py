@@ -29,12 +29,13 @@ from manyhands.sync import Finished, OnWait, Round
 from manyhands.tables import tables_of
 from manyhands.training.evaluate import Share, check, first, sizes
 from manyhands.training.passing import Passing, route
-from manyhands.training.steps import norms
+from manyhands.training.steps import norms, same
 from manyhands.training.steps.actions import Actions
 from manyhands.training.steps.brake import Brake
 from manyhands.training.steps.computer import Setting
 from manyhands.training.steps.part_gradients import PartGradients
 from manyhands.training.steps.part_state import gather, give_to, take
+from manyhands.training.steps.unmoved import Unmoved
 from manyhands.transport import Group
 
 
@@ -59,6 +60,7 @@ class Parts:
             )
         self._placed: Placed | None = None
         self._gradients: PartGradients | None = None
+        self._unmoved: Unmoved | None = None
         self.blocks: Sequence[Block] = assign_blocks(self._learner.job.micro_batches, self._layout.dp)
 
     agreed = -1
@@ -102,6 +104,8 @@ class Parts:
         self._actions = Actions(self._setting, placed, gradients, Brake(plan.slowness(group.rank)))
         self._pipeline = Pipeline([self._stage(placed, part) for part in placed.parts], placed.table)
         self._gradients = gradients
+        moves = self._layout.shard > 0 or self._layout.tp > 1  # FSDP and tensor parallelism write to weights themselves
+        self._unmoved = None if moves else Unmoved(placed.model)
         return gradients.exchanged
 
     def leave(self) -> None:
@@ -152,17 +156,23 @@ class Parts:
         gradients = self._ready()
         gradients.begin_step()
         self._actions.begin_step()
+        if self._unmoved is not None:
+            self._unmoved.before()
         try:
             self._pipeline.step()
+            if self._unmoved is not None:
+                self._unmoved.after()
             self._setting.recorder.enter("exchange")
-            return gradients.finish(self._actions.losses if self.placed.mesh.shard == 0 else [], flag())
+            used = {stage: sharding.used() for stage, sharding in self.placed.shardings.items()}
+            look = same.rates(self._learner.optimizer) | same.gathers(used)
+            return gradients.finish(self._actions.losses if self.placed.mesh.shard == 0 else [], flag(), look)
         except BaseException:
             gradients.abandon()
             raise
 
     def apply(self, finished: Finished) -> float | None:
         norm = self._clip()
-        self._learner.move()
+        self._learner.move(draws=False)
         self._learner.advance(finished.losses)
         self._ready().share_ties()
         for sharding in self.placed.shardings.values():

@@ -12,7 +12,7 @@ from manyhands.errors import UserError
 
 
 class Unmoved:
-    """Watches the weights of a model that has replicas.
+    """Watches the weights of a model on one of several workers.
 
     Args:
         model: whose weights.
@@ -37,6 +37,6 @@ class Unmoved:
             moved = [n for n, a, b in zip(self._names, self._versions, now, strict=True) if a != b]
             more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
             raise UserError(
-                f"the forward pass changes weights ({', '.join(moved[:3])}{more}), so each replica would train others. "
+                f"the forward pass changes weights ({', '.join(moved[:3])}{more}), so each worker would train others. "
                 "Make what it moves a buffer (register_buffer), or train with --workers 1."
             )

@@ -18,6 +18,7 @@ from manyhands.sync import AllReduce, Finished, OnWait, Policy, Round, Task
 from manyhands.tables import tables_of
 from manyhands.training.evaluate import Share
 from manyhands.training.losses import check_loss
+from manyhands.training.steps import same
 from manyhands.training.steps.alike import Alike
 from manyhands.training.steps.audit import Audit, Found
 from manyhands.training.steps.brake import Brake
@@ -192,10 +193,11 @@ class Whole:
         return {"the loss": float(loss).hex(), **self._ready().take_away(index)}
 
     def _look(self, losses: list[float], watched: Mapping[int, Mapping[str, int]]) -> dict[str, Any]:
-        """What this replica tells the others, for them to compare."""
+        """What this worker tells the others, for them to compare."""
+        look = same.rates(self._learner.optimizer) if self.policy.workers > 1 else {}
         if self._alike is None:
-            return {}
-        look = self._alike.look(self._took)
+            return look
+        look |= self._alike.look(self._took)
         if self._audit is not None:
             first = self._ready().block.start
             own = {index: {"the loss": losses[index - first].hex(), **found} for index, found in watched.items()}
