@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from manyhands.errors import UsageError, UserError
-from manyhands.jobs.controller.home import Home
-from manyhands.jobs.controller.serve import Settings, serve
+from manyhands.jobs.controller.storage.home import Home
+from manyhands.jobs.controller.web.serve import Settings, serve
 
 _SHOWN_LINES, _SHOWN_BYTES = 15, 1 << 16
 """Of the log, if the controller ends at once."""

@@ -14,9 +14,9 @@ from typing import Any
 
 import manyhands.jobs.controller.checks as checks
 from manyhands.errors import UserError
-from manyhands.jobs.controller.record import Job
-from manyhands.jobs.controller.rows import from_row, read_slots, to_row
-from manyhands.jobs.controller.submission import Submission
+from manyhands.jobs.controller.storage.record import Job
+from manyhands.jobs.controller.storage.rows import from_row, read_slots, to_row
+from manyhands.jobs.controller.storage.submission import Submission
 
 _TABLES = """
 create table if not exists jobs (number integer primary key autoincrement, key text unique not null, row text not null);

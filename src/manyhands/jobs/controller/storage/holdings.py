@@ -6,8 +6,8 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 
-from manyhands.jobs.controller.record import Job
-from manyhands.jobs.controller.store import Stay, Store
+from manyhands.jobs.controller.storage.record import Job
+from manyhands.jobs.controller.storage.store import Stay, Store
 
 
 class Holdings:

@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import manyhands.jobs.controller.checks as checks
 from manyhands.errors import UserError
-from manyhands.jobs.controller.home import JobFiles
+from manyhands.jobs.controller.storage.home import JobFiles
 from manyhands.jobs.controller.trouble import complain
 from manyhands.run import Command, Done, Process, Status, Stop
 from manyhands.run.lock import is_taken, signed_by, take, wait_until_free

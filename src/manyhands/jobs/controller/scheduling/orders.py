@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from manyhands.jobs.controller.record import Job
+from manyhands.jobs.controller.storage.record import Job
 
 
 @dataclass(frozen=True)

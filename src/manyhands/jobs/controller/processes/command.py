@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from manyhands.jobs.controller.record import Job
+from manyhands.jobs.controller.storage.record import Job
 from manyhands.run import Resize
 
 

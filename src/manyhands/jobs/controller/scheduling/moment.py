@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from manyhands.jobs.controller.record import Job, Wish
+from manyhands.jobs.controller.storage.record import Job, Wish
 from manyhands.jobs.state import FREE, Decision, Jobs, Pack, Pause, State
 
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import Sequence
 
 from manyhands.errors import UsageError
-from manyhands.jobs.controller.books import Books
-from manyhands.jobs.controller.record import Job, Status, Wish
-from manyhands.jobs.controller.submission import Submission
+from manyhands.jobs.controller.core.books import Books
+from manyhands.jobs.controller.storage.record import Job, Status, Wish
+from manyhands.jobs.controller.storage.submission import Submission
 
 
 def submit(books: Books, submission: Submission) -> Job:

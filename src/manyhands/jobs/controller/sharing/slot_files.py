@@ -13,7 +13,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from manyhands.jobs.controller.store import Store
+from manyhands.jobs.controller.storage.store import Store
 
 _SETTING = "slot files"
 _PREFIX = "manyhands-"

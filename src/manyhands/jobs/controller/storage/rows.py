@@ -9,8 +9,8 @@ from typing import Any
 
 import manyhands.jobs.controller.checks as checks
 from manyhands.errors import UserError
-from manyhands.jobs.controller.record import Job, Status, Wish
-from manyhands.jobs.controller.submission import ARGUMENT, ARGUMENTS, PRIORITY, WORKERS
+from manyhands.jobs.controller.storage.record import Job, Status, Wish
+from manyhands.jobs.controller.storage.submission import ARGUMENT, ARGUMENTS, PRIORITY, WORKERS
 
 _SLOTS = 1_000_000
 _LARGE = 1 << 53

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from manyhands.jobs.chart import Bar, chart_data
-from manyhands.jobs.controller.books import Books
-from manyhands.jobs.controller.record import Job, Status
+from manyhands.jobs.controller.core.books import Books
+from manyhands.jobs.controller.storage.record import Job, Status
 
 _BARS = 5000
 """Stays on the page."""

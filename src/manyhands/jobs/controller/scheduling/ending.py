@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from manyhands.jobs.controller.record import Job, Status, Wish
-from manyhands.jobs.controller.remains import Result
+from manyhands.jobs.controller.processes.remains import Result
+from manyhands.jobs.controller.storage.record import Job, Status, Wish
 
 LOSSES = 5
 """Supervisors lost one after another without a step between them; then a job has failed."""

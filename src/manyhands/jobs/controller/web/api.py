@@ -26,11 +26,11 @@ from starlette.routing import Route
 
 import manyhands.jobs.controller.checks as checks
 from manyhands.errors import UsageError, UserError
-from manyhands.jobs.controller.controller import Controller
-from manyhands.jobs.controller.door import Refusal, refusal, wrong_host
-from manyhands.jobs.controller.record import Wish
-from manyhands.jobs.controller.secret import is_secret
-from manyhands.jobs.controller.submission import TITLE, Submission
+from manyhands.jobs.controller.core.controller import Controller
+from manyhands.jobs.controller.storage.record import Wish
+from manyhands.jobs.controller.storage.secret import is_secret
+from manyhands.jobs.controller.storage.submission import TITLE, Submission
+from manyhands.jobs.controller.web.door import Refusal, refusal, wrong_host
 
 _WAIT_SECONDS = 20.0
 _LARGEST = 1 << 20

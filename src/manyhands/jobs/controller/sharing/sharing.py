@@ -15,12 +15,12 @@ from typing import Any
 
 from manyhands.engine import HERE
 from manyhands.errors import UserError
-from manyhands.jobs.controller.gang import Gang
-from manyhands.jobs.controller.memory import used_by
-from manyhands.jobs.controller.record import Job
-from manyhands.jobs.controller.slot_files import SlotFiles
-from manyhands.jobs.controller.store import Store
-from manyhands.jobs.controller.trial import Mark, trial
+from manyhands.jobs.controller.processes.gang import Gang
+from manyhands.jobs.controller.sharing.memory import used_by
+from manyhands.jobs.controller.sharing.slot_files import SlotFiles
+from manyhands.jobs.controller.sharing.trial import Mark, trial
+from manyhands.jobs.controller.storage.record import Job
+from manyhands.jobs.controller.storage.store import Store
 from manyhands.jobs.controller.trouble import complain
 from manyhands.jobs.pairs import Pairs, Speeds
 from manyhands.plan import WAYS

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from manyhands.errors import UsageError
-from manyhands.jobs.controller.cluster import Cluster
-from manyhands.jobs.controller.gang import Gang
-from manyhands.jobs.controller.holdings import Holdings
-from manyhands.jobs.controller.home import Home
-from manyhands.jobs.controller.record import Job
-from manyhands.jobs.controller.store import Store
+from manyhands.jobs.controller.core.cluster import Cluster
+from manyhands.jobs.controller.processes.gang import Gang
+from manyhands.jobs.controller.storage.holdings import Holdings
+from manyhands.jobs.controller.storage.home import Home
+from manyhands.jobs.controller.storage.record import Job
+from manyhands.jobs.controller.storage.store import Store
 
 
 class Change(NamedTuple):

@@ -11,15 +11,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-import manyhands.jobs.controller.command as command
+import manyhands.jobs.controller.processes.command as command
 from manyhands.engine import HERE
 from manyhands.errors import UserError
-from manyhands.jobs.controller.bell import Bell
-from manyhands.jobs.controller.books import Books, Change
-from manyhands.jobs.controller.ending import verdict
-from manyhands.jobs.controller.gang import Gang, is_alive, launch
-from manyhands.jobs.controller.record import Job, Status, Wish
-from manyhands.jobs.controller.remains import DamagedError, Result, last_words, micro_batches, read_result
+from manyhands.jobs.controller.core.bell import Bell
+from manyhands.jobs.controller.core.books import Books, Change
+from manyhands.jobs.controller.processes.gang import Gang, is_alive, launch
+from manyhands.jobs.controller.processes.remains import DamagedError, Result, last_words, micro_batches, read_result
+from manyhands.jobs.controller.scheduling.ending import verdict
+from manyhands.jobs.controller.storage.record import Job, Status, Wish
 from manyhands.jobs.controller.trouble import complain
 from manyhands.run import Done
 from manyhands.run.lock import signed_by

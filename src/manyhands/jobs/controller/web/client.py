@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from manyhands.errors import UsageError, UserError
-from manyhands.jobs.controller.home import Home
+from manyhands.jobs.controller.storage.home import Home
 from manyhands.run.lock import is_taken
 
 _AGAIN_SECONDS = 10.0

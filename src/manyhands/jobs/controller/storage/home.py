@@ -12,7 +12,7 @@ from typing import Any
 
 import manyhands.jobs.controller.checks as checks
 from manyhands.errors import UsageError
-from manyhands.jobs.controller.secret import make_secret, read_secret
+from manyhands.jobs.controller.storage.secret import make_secret, read_secret
 from manyhands.run import RunDirectory, write_json
 
 

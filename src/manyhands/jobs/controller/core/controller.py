@@ -15,19 +15,19 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import manyhands.jobs.controller.requests as requests
+import manyhands.jobs.controller.core.requests as requests
 from manyhands.engine import HERE
-from manyhands.jobs.controller.bell import Bell
-from manyhands.jobs.controller.books import Books
-from manyhands.jobs.controller.gang import Gang
-from manyhands.jobs.controller.gangs import Gangs
-from manyhands.jobs.controller.memory import of_a_slot
-from manyhands.jobs.controller.moment import moment, take
-from manyhands.jobs.controller.orders import Adopt, Alive, Change, Halt, Launch, Order, orders
-from manyhands.jobs.controller.record import Job, Status, Wish
-from manyhands.jobs.controller.sharing import Sharing
-from manyhands.jobs.controller.show import history, show
-from manyhands.jobs.controller.submission import Submission
+from manyhands.jobs.controller.core.bell import Bell
+from manyhands.jobs.controller.core.books import Books
+from manyhands.jobs.controller.core.gangs import Gangs
+from manyhands.jobs.controller.core.show import history, show
+from manyhands.jobs.controller.processes.gang import Gang
+from manyhands.jobs.controller.scheduling.moment import moment, take
+from manyhands.jobs.controller.scheduling.orders import Adopt, Alive, Change, Halt, Launch, Order, orders
+from manyhands.jobs.controller.sharing.memory import of_a_slot
+from manyhands.jobs.controller.sharing.sharing import Sharing
+from manyhands.jobs.controller.storage.record import Job, Status, Wish
+from manyhands.jobs.controller.storage.submission import Submission
 from manyhands.jobs.controller.trouble import attempt
 from manyhands.jobs.policies import policy_of
 

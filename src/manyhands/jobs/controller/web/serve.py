@@ -18,16 +18,16 @@ from manyhands.engine import HERE
 from manyhands.engine.hosts import default_token, make_token, read_token
 from manyhands.engine.ray import RayNodes
 from manyhands.errors import UserError
-from manyhands.jobs.controller.home import Home
+from manyhands.jobs.controller.storage.home import Home
 from manyhands.run.lock import sign, signed_by, take
 
 if TYPE_CHECKING:
     import uvicorn
 
-    from manyhands.jobs.controller.books import Books
-    from manyhands.jobs.controller.controller import Controller
-    from manyhands.jobs.controller.store import Store
-    from manyhands.jobs.controller.watchman import Watchman
+    from manyhands.jobs.controller.core.books import Books
+    from manyhands.jobs.controller.core.controller import Controller
+    from manyhands.jobs.controller.processes.watchman import Watchman
+    from manyhands.jobs.controller.storage.store import Store
 
 PORT = 7420
 """Where the page is, if nothing else is there."""
@@ -91,9 +91,9 @@ async def _serve(
 ) -> None:
     import uvicorn
 
-    from manyhands.jobs.controller.api import application
-    from manyhands.jobs.controller.controller import Controller
-    from manyhands.jobs.controller.store import Store
+    from manyhands.jobs.controller.core.controller import Controller
+    from manyhands.jobs.controller.storage.store import Store
+    from manyhands.jobs.controller.web.api import application
     from manyhands.jobs.live import live_page
 
     store, token = Store(home.database), home.make_secret()
@@ -143,8 +143,8 @@ def _books(home: Home, store: Store, hosts: Mapping[str, int], cuda: bool) -> Bo
     Raises:
         UserError: the database cannot be read.
     """
-    from manyhands.jobs.controller.books import Books
-    from manyhands.jobs.controller.cluster import Cluster
+    from manyhands.jobs.controller.core.books import Books
+    from manyhands.jobs.controller.core.cluster import Cluster
 
     try:
         cluster = Cluster(store.slots(), cuda)
@@ -161,7 +161,7 @@ def _books(home: Home, store: Store, hosts: Mapping[str, int], cuda: bool) -> Bo
 
 def _watch(controller: Controller, nodes: RayNodes | None, hosts: Mapping[str, int]) -> Watchman:
     """Have the controller know which hosts are there."""
-    from manyhands.jobs.controller.watchman import Watchman
+    from manyhands.jobs.controller.processes.watchman import Watchman
 
     others = set(hosts) - {HERE}
     watchman = Watchman(read_token(default_token()) if others else b"", controller.host_changed)
