@@ -1,4 +1,4 @@
-"""Wakes the controller's loop."""
+"""What wakes the controller's loop."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import asyncio
 
 
 class Bell:
-    """Rung by whatever happens; heard by the one loop.
+    """A bell that whatever happens rings, and that the one loop hears.
 
     Attributes:
-        decide: the policy has to be asked again.
+        decide: whether the policy has to be asked again.
     """
 
     def __init__(self) -> None:
@@ -17,12 +17,12 @@ class Bell:
         self._rung = asyncio.Event()
 
     def ring(self, decide: bool = False) -> None:
-        """Something has happened; `decide`: the policy may care about it."""
+        """Say that something has happened; `decide`: whether the policy may care about it."""
         self.decide = self.decide or decide
         self._rung.set()
 
     async def heard(self, seconds: float | None) -> None:
-        """Wait until it rings; if nothing does for so many seconds, time alone has changed what policies see."""
+        """Wait until the bell rings; if it does not for so many seconds, time alone has changed what policies see."""
         try:
             await asyncio.wait_for(self._rung.wait(), seconds)
         except TimeoutError:

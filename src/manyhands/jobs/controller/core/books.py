@@ -26,12 +26,12 @@ class Books:
     """What is known, in memory; `store` has on disk what has to survive.
 
     Attributes:
-        jobs: all there ever were, by number.
-        gangs: those that live, by the number of their job.
-        changing: by number, gangs that were told to change and have not done so yet.
+        jobs: all jobs that there ever were, by number.
+        gangs: gangs that live, by the number of their job.
+        changing: gangs that were told to change and have not done so yet, by the number of their job.
         unsure: numbers of jobs whose gangs may have other slots than is written down: another controller may have told
             them.
-        doomed: by number, why a job has failed whose gang has not ended yet.
+        doomed: why a job has failed whose gang has not ended yet, by number.
         unwritten: numbers of jobs of which something could not be written down.
     """
 
@@ -48,7 +48,11 @@ class Books:
 
     @staticmethod
     def open(home: Home, store: Store, cluster: Cluster) -> Books:
-        """As a former controller left them; which gangs live is still to be found out."""
+        """The books as a former controller left them; which gangs live is still to be found out.
+
+        Raises:
+            sqlite3.Error: the database cannot be read.
+        """
         jobs = {job.number: job for job in store.jobs()}
         for job in jobs.values():  # slots that were forgotten are nobody's
             job.target, job.held = _known(job.target, cluster), _known(job.held, cluster)
@@ -65,21 +69,21 @@ class Books:
         """The job of this number.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there is no such job.
         """
         if number not in self.jobs:
             raise UsageError(f"there is no job {number}. `manyhands jobs` lists those there are.")
         return self.jobs[number]
 
     def hosts(self, slots: tuple[int, ...]) -> list[str]:
-        """The hosts on which slots are, one for each."""
+        """The hosts on which these slots are, one entry for each slot."""
         return [self.cluster.slots[slot] for slot in slots]
 
     def write_again(self) -> None:
-        """Write down what could not be.
+        """Write down what could not be written before.
 
         Raises:
-            sqlite3.Error: it still cannot.
+            sqlite3.Error: it still cannot be.
         """
         for number in list(self.unwritten):
             self.holdings.write(self.jobs[number])

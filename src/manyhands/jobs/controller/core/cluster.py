@@ -9,22 +9,22 @@ from manyhands.engine import HERE
 
 
 class Cluster:
-    """The hosts, by name; `here` is this machine.
+    """The hosts of a cluster, by name (`HERE` is this machine), and their slots, by number.
 
     Args:
-        known: by slot, its host, as a former controller had it: a host that comes again has the same slots.
-        cuda: slots are CUDA devices.
+        known: the host of each slot, as a former controller had them: a host that comes again has the same slots.
+        cuda: whether slots are CUDA devices.
     """
 
     def __init__(self, known: Sequence[str] = (), cuda: bool = False) -> None:
         self.slots: list[str] = list(known)
-        """By slot, its host, be it there or not."""
+        """The host of each slot, be it there or not."""
         self.cuda = cuda
         self._slots_of: dict[str, list[int]] = {}
         self._there: set[str] = set()
 
     def become(self, hosts: Mapping[str, int]) -> None:
-        """These are its hosts, with so many slots each; one is there once it has `come`."""
+        """Let the cluster have these hosts, with so many slots each; a host is there once it has `come`."""
         for host in set(self._slots_of) - set(hosts):
             self.go(host)
             del self._slots_of[host]
@@ -35,9 +35,11 @@ class Cluster:
             self._slots_of[host] = [*own, *fresh]
 
     def come(self, host: str) -> None:
+        """Note that a host is there."""
         self._there.add(host)
 
     def go(self, host: str) -> None:
+        """Note that a host is gone."""
         self._there.discard(host)
 
     @property
@@ -47,7 +49,7 @@ class Cluster:
 
     @property
     def live(self) -> list[int]:
-        """The slots of the hosts that are there."""
+        """The slots of the hosts that are there, in ascending order."""
         return sorted(slot for host in self._there for slot in self._slots_of.get(host, ()))
 
     def is_there(self, host: str) -> bool:
@@ -55,15 +57,15 @@ class Cluster:
 
     @property
     def size(self) -> int:
-        """Slots of all hosts."""
+        """How many slots all hosts have together."""
         return sum(map(len, self._slots_of.values()))
 
     @property
     def alone(self) -> bool:
-        """No other machine takes part."""
+        """Whether no other machine takes part."""
         return set(self._slots_of) == {HERE}
 
     def places(self, slots: Sequence[int]) -> str:
-        """The `--hosts` of a gang on these slots."""
+        """What `--hosts` has to be for a gang on these slots."""
         counts = Counter(self.slots[slot] for slot in slots)
         return ",".join(f"{host}={count}" for host, count in counts.items())

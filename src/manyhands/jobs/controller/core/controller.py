@@ -36,8 +36,8 @@ class Controller:
     """Owns the jobs of a home; everything is called in one event loop.
 
     Args:
-        policy: as `policy_of` reads it.
-        shares: users' weights.
+        policy: the policy's name, as `policy_of` reads it.
+        shares: users' weights, by name.
         tick: seconds between decisions while nothing happens.
         umask: for the files that jobs make; -1: ours.
     """
@@ -61,12 +61,12 @@ class Controller:
         self._changed = asyncio.Condition()
         self._closing = False
         self.begun = asyncio.Event()
-        """It has found its gangs, and been around once."""
+        """Set when the controller has found its gangs, and been around its loop once."""
 
     # The loop
 
     async def run(self) -> None:
-        """Until `close`."""
+        """Find the gangs that a former controller left; then go around after every event, until `close`."""
         for job in self._books.jobs.values():
             if not job.status.over or not job.file:
                 self._gangs.guard(job, self._gangs.find)
@@ -80,7 +80,7 @@ class Controller:
             gang.close()
 
     def _round(self) -> None:
-        """Once around. What fails is tried again, at the latest with the next tick: the loop never ends by a fault."""
+        """Go around once. What fails is tried again, with the next tick at the latest: no fault ends the loop."""
         attempt(self._books.write_again, "what happened cannot be written down")
         if self._bell.decide:
             self._bell.decide = False
@@ -89,12 +89,12 @@ class Controller:
         attempt(self._share, "jobs cannot share slots")
 
     def close(self) -> None:
-        """Let go; jobs that run go on."""
+        """Have the loop end; jobs that run go on."""
         self._closing = True
         self._bell.ring()
 
     async def rest(self) -> None:
-        """Have all jobs stop at a step boundary; they wait for another controller."""
+        """Have all jobs stop at a step boundary, and wait until they have; another controller goes on with them."""
         self._policy = lambda state: []
         for job in self._books.active():
             job.target = ()
@@ -104,7 +104,7 @@ class Controller:
             await self._changed.wait_for(lambda: not self._books.gangs)
 
     def _decide(self) -> None:
-        """Ask the policy."""
+        """Ask the policy, and write down which targets it gives."""
         books, now = self._books, time.time()
         live = books.cluster.live
         active = books.active()
@@ -117,7 +117,7 @@ class Controller:
         books.store.save(*take(self._policy(state), books.jobs, live, now))
 
     def _leave_lost_hosts(self, jobs: Sequence[Job], live: set[int]) -> None:
-        """Who has slots of a host that is gone has to go on elsewhere, from what is kept."""
+        """Take slots of hosts that are gone from jobs: those have to go on elsewhere, from what is kept."""
         for job in jobs:
             if not live.issuperset(job.target):
                 job.target, job.guest, job.since = (), False, time.time()
@@ -131,7 +131,7 @@ class Controller:
             self._gangs.guard(books.jobs[order.job], partial(self._obey, order))
 
     def _share(self) -> None:
-        """Have those go on together that are to share slots."""
+        """Have jobs that are to share slots do so."""
         books = self._books
         steady = {job.number: job for job in books.active() if job.held == job.target and job.status is Status.RUNNING}
         self._sharing.carry_out(steady, books.gangs)
@@ -159,7 +159,7 @@ class Controller:
     # What the world says
 
     def host_changed(self, host: str, there: bool) -> None:
-        """A host has come, or is gone."""
+        """Hear that a host has come, or is gone."""
         cluster = self._books.cluster
         if there == cluster.is_there(host):
             return
@@ -167,7 +167,7 @@ class Controller:
         self._bell.ring(decide=True)
 
     def hosts_become(self, hosts: Mapping[str, int]) -> None:
-        """These are the cluster's hosts now, with so many slots each."""
+        """Let the cluster have these hosts from now on, with so many slots each."""
         self._books.cluster.become(hosts)
         self._books.store.set([("slots", self._books.cluster.slots)])
         self._bell.ring(decide=True)
@@ -175,19 +175,31 @@ class Controller:
     # What clients ask for (`requests.py`)
 
     def submit(self, submission: Submission) -> Job:
-        """Take a new job; `UsageError` if the cluster can never run it."""
+        """Take a new job, or find the one that the same request made before.
+
+        Raises:
+            UsageError: the cluster can never run it.
+        """
         job = requests.submit(self._books, submission)
         self._bell.ring(decide=True)
         return job
 
     def wish(self, number: int, wanted: Wish) -> Job:
-        """Pause, go on with, or cancel a job; `UsageError` if there is none, or it is over."""
+        """Pause, go on with, or cancel a job.
+
+        Raises:
+            UsageError: there is no such job, it is over, or its record is damaged.
+        """
         job = requests.wish(self._books, number, wanted)
         self._bell.ring(decide=True)
         return job
 
     def move(self, number: int, to: Sequence[str]) -> Job:
-        """Bring a job to other hosts; `UsageError` if that cannot be."""
+        """Bring a job to other hosts, those named first filled first.
+
+        Raises:
+            UsageError: there is no such job or host, it does not run, or there is no room.
+        """
         job = requests.move(self._books, number, to)
         self._bell.ring()
         return job
@@ -204,23 +216,23 @@ class Controller:
         return self.show()
 
     def show(self) -> dict[str, Any]:
-        """How things stand."""
+        """How things stand now, as data for JSON; `version` says which moment it is of."""
         about = {"pid": os.getpid(), "policy": self._policy_name, "since": self._began}
         return {"version": self._version, **show(about, self._books)}
 
     def history(self) -> dict[str, Any]:
-        """Who held which slots when, as `chart.drawSlots` takes it."""
+        """Who held which slots when, as the chart of the page takes it."""
         return history(self._books)
 
     async def _tell(self) -> None:
-        """Let those know who wait for news."""
+        """Tell those who wait for news that there may be some."""
         self._version += 1
         async with self._changed:
             self._changed.notify_all()
 
 
 def _spread(gang: Gang) -> float:
-    """The speed of a gang over that on one host: there it would hardly wait for its exchanges."""
+    """A gang's speed over that on one host: there it would hardly wait for its exchanges."""
     if len(set(gang.hosts)) < 2:
         return 1.0
     return 1.0 - (gang.status.profile.get("exchange", 0.0) if gang.status is not None else 0.0)

@@ -39,7 +39,7 @@ class Gangs:
         self._books, self._bell, self._umask = books, bell, umask
 
     def guard(self, job: Job, act: Callable[[Job], None]) -> None:
-        """Do something for a job."""
+        """Do something for a job. A fault fails that job; if only the database refuses, it is written down later."""
         try:
             act(job)
         except sqlite3.Error:  # a full disk, perhaps: the job is not to blame, and is looked at again
@@ -51,7 +51,7 @@ class Gangs:
             self._doom(job, f"the controller could not handle it: {reason}")
 
     def find(self, job: Job) -> None:
-        """After a start: follow the gang that a former controller left running, or take what it left."""
+        """Follow the gang that a former controller left running, or take what it left; called after a start."""
         if not job.file:
             self._stray(job)
         elif is_alive(self._books.home.job(job.number)):
@@ -68,7 +68,7 @@ class Gangs:
                 os.kill(int(signed_by(files.lock)), signal.SIGINT)
 
     def launch(self, job: Job) -> None:
-        """Start its supervisor, with its target."""
+        """Start a job's supervisor on the slots that the job is to have."""
         files = self._books.home.job(job.number)
         try:
             begun = micro_batches(files.run.run) is not None
@@ -89,7 +89,7 @@ class Gangs:
         self._follow(job, process)
 
     def halt(self, job: Job) -> None:
-        """Have it end at the next step boundary, with a checkpoint."""
+        """Have a job's gang end at the next step boundary, with a checkpoint."""
         job.halting = True
         self._books.store.save(job)
 
@@ -101,7 +101,7 @@ class Gangs:
         self._books.gangs[job.number].stop(answered)
 
     def change(self, job: Job) -> None:
-        """Have it go on with its target; it holds both until it has."""
+        """Have a job's gang go on with the target; the job holds its old slots, too, until the gang has changed."""
         gang, change = self._books.gangs[job.number], Change(job.held, job.target)
         job.held = tuple(sorted({*change.before, *change.target}))
         try:
@@ -123,7 +123,7 @@ class Gangs:
         gang.order(request, lambda answer: self.guard(job, lambda job: answered(answer)))
 
     def adopt(self, job: Job) -> None:
-        """Its target is other slots of the same hosts: only written down."""
+        """Write down that a job holds its target: it is other slots of the same hosts, so the gang need not know."""
         job.held = job.target
         self._books.holdings.write(job)
 
@@ -142,7 +142,7 @@ class Gangs:
         self._books.gangs[job.number] = gang
 
     def _heard(self, job: Job) -> None:
-        """Its gang has said how it stands."""
+        """Take what a job's gang has said of how it stands."""
         gang = self._books.gangs.get(job.number)
         if gang is None or gang.status is None:
             return
@@ -162,7 +162,7 @@ class Gangs:
         self._bell.ring()
 
     def _settle(self, job: Job, slots: tuple[int, ...], error: str) -> None:
-        """Its gang has changed, or will not."""
+        """Write down that a job's gang has changed, or will not (`error` says why): these are its slots."""
         before, target = self._books.changing.pop(job.number)
         if job.number in self._books.gangs:
             self._books.gangs[job.number].resized = 0
@@ -177,7 +177,7 @@ class Gangs:
         self._bell.ring(decide=True)
 
     def _limit(self, job: Job) -> None:
-        """A replica needs a micro-batch at least: an elastic job cannot use more workers than it has of those."""
+        """Limit an elastic job to as many workers as it has micro-batches: each replica needs one at least."""
         if job.most > job.least:
             found = micro_batches(self._books.home.job(job.number).run.run)
             job.most = max(job.least, min(job.most, found or job.most))
@@ -188,7 +188,7 @@ class Gangs:
         self._bell.ring(decide=True)
 
     def _ended(self, job: Job, code: int | None) -> None:
-        """Its supervisor is gone: take what it left."""
+        """Take what a job's supervisor, which is gone, has left; what becomes of the job follows from that."""
         self._books.changing.pop(job.number, None)
         self._books.unsure.discard(job.number)
         files = self._books.home.job(job.number)

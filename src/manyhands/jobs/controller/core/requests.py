@@ -35,7 +35,7 @@ def wish(books: Books, number: int, wanted: Wish) -> Job:
     """Pause, go on with, or cancel a job. One that has failed may be tried again.
 
     Raises:
-        UsageError: there is none, or it is over.
+        UsageError: there is no such job, it is over, or its record is damaged.
     """
     job = books.job(number)
     if not job.file:

@@ -1,4 +1,4 @@
-"""How things stand, as clients see it: plain data."""
+"""How a controller, its hosts and its jobs stand, as clients see it: plain data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from manyhands.jobs.controller.core.books import Books
 from manyhands.jobs.controller.storage.record import Job, Status
 
 _BARS = 5000
-"""Stays on the page."""
+"""How many stays the page shows, the last ones."""
 
 
 def show(about: Mapping[str, Any], books: Books) -> dict[str, Any]:
-    """The controller, its hosts and jobs."""
+    """How a controller, its hosts and its jobs stand; times are in seconds since the epoch.
+
+    Args:
+        about: what there is to say of the controller itself.
+    """
     return {
         "now": time.time(),
         "controller": dict(about),
@@ -31,7 +35,7 @@ def show(about: Mapping[str, Any], books: Books) -> dict[str, Any]:
 
 
 def history(books: Books) -> dict[str, Any]:
-    """Who held which slots when, as `chart.drawSlots` takes it: the last stays."""
+    """The last stays on slots, as `drawSlots` (jobs/chart.py) takes them; times in s from the earliest."""
     now, stays, cluster = time.time(), books.holdings.stays[-_BARS:], books.cluster
     shown = {stay.job for stay in stays}
     jobs = [job for job in books.jobs.values() if job.number in shown or not job.status.over]
@@ -86,7 +90,7 @@ def _job(job: Job, books: Books) -> dict[str, Any]:
 
 
 def _finite(value: float | None) -> float | None:
-    """JSON knows no others."""
+    """The value, or None if it is not finite: JSON knows no such numbers."""
     return value if value is not None and math.isfinite(value) else None
 
 

@@ -13,7 +13,7 @@ def train(job: Job, run: Path, begun: bool, hosts: str | None) -> list[str]:
 
     Args:
         run: the run's directory.
-        begun: there is a run in it, to be gone on with.
+        begun: whether there is a run in it, to be gone on with.
         hosts: where the workers are to be; None on a cluster of this machine alone.
     """
     command = ["train", *(("--resume", str(run)) if begun else (job.file, "--run-dir", str(run)))]
@@ -28,5 +28,9 @@ def train(job: Job, run: Path, begun: bool, hosts: str | None) -> list[str]:
 
 
 def resize(job: Job, hosts: str | None) -> Resize:
-    """What has a gang go on with its target."""
+    """The request that has a job's gang go on with the job's target.
+
+    Args:
+        hosts: as for `train`.
+    """
     return Resize(workers=len(job.target), hosts=hosts)

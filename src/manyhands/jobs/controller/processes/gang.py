@@ -29,17 +29,17 @@ from manyhands.wire import Codec, MessageError
 _ANSWER_SECONDS = 60.0
 _LARGE = 1 << 53
 _LISTENS_SECONDS = 0.1
-"""Between attempts to reach a supervisor that starts: it loads torch and the job first."""
+"""Seconds between attempts to reach a supervisor that starts: it loads torch and the job first."""
 
 
 class Gang:
-    """A process that trains a job.
+    """A supervisor and the gang that it keeps at work.
 
     Args:
-        files: of the job.
-        process: if it is a child of ours.
-        on_news: it has said something.
-        on_end: it is gone; with its exit code, if it was a child.
+        files: the job's files.
+        process: the supervisor, if it is a child of ours.
+        on_news: called in the event loop when the supervisor has said how it stands.
+        on_end: called there when it is gone, with its exit code if it was a child.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class Gang:
         self._files, self._on_news = files, on_news
         self._loop = asyncio.get_running_loop()
         self.status: Status | None = None
-        """What it said last (`manyhands show`); None until it listens."""
+        """What the supervisor said last of how the run stands; None until it has."""
         self.told_to_stop = False
         self.way: str | None = None if process is not None else "unknown"
-        """How it was told to share its slots; None: not at all."""
+        """How the gang was told to share slots; None: not at all; `unknown`: another controller may have told it."""
         self.ordering = False
-        """It is being told something."""
+        """Whether the supervisor is being told something, and has not answered."""
         self.resized = 0
-        """The number of the last resize that it has accepted; 0 if there is nothing to wait for."""
+        """The number of the last resize that the supervisor has accepted; 0 if there is nothing to wait for."""
         self._listener = asyncio.create_task(self._listen())
 
         def wait() -> None:
@@ -73,29 +73,29 @@ class Gang:
 
     @property
     def settled(self) -> bool:
-        """It runs as it was told to, or has given that up."""
+        """Whether the gang is what it was told to be, or has given that up."""
         return self.status is not None and self.status.settled and self.status.resizes >= self.resized
 
     @property
     def workers(self) -> tuple[Process, ...]:
-        """Its workers, in the order of ranks."""
+        """The gang's workers, in the order of ranks; none before the supervisor has said so."""
         return self.status.workers if self.status is not None else ()
 
     @property
     def hosts(self) -> list[str]:
-        """Of its workers, in the order of ranks."""
+        """The hosts of the gang's workers, in the order of ranks."""
         return [worker.host for worker in self.workers]
 
     def ask(self, command: Command) -> Done:
-        """Tell it something; blocks.
+        """Tell the supervisor something and return its answer; blocks until that comes.
 
         Raises:
-            UserError: it refuses, is not there, or answers nonsense.
+            UserError: the supervisor refuses, is not there, or answers nonsense.
         """
         return self._files.run.ask(command, Done, _ANSWER_SECONDS)
 
     def order(self, command: Command, done: Callable[[Done | UserError], None]) -> None:
-        """Tell it something, and hand over its answer."""
+        """Tell the supervisor something without waiting; `done` gets its answer, in the event loop."""
         self.ordering = True
 
         async def ask() -> None:
@@ -110,7 +110,7 @@ class Gang:
         self._asking = asyncio.create_task(ask())
 
     def stop(self, done: Callable[[Done | UserError], None]) -> None:
-        """Have it end at its next step boundary, or at once if it has not begun."""
+        """Have the gang end at its next step boundary, or at once, without an answer, if it has not begun."""
         self.told_to_stop = True
         process = signed_by(self._files.lock)
         if self.status is not None or not process.isdecimal():
@@ -120,12 +120,12 @@ class Gang:
                 os.kill(int(process), signal.SIGINT)
 
     def kill(self) -> None:
-        """End it at once; its workers end with it."""
+        """End the supervisor at once; its workers end with it."""
         with contextlib.suppress(OSError, ValueError, OverflowError):
             os.kill(int(signed_by(self._files.lock)), signal.SIGKILL)
 
     def close(self) -> None:
-        """Look away; it goes on."""
+        """Stop listening to the supervisor, which goes on."""
         self._listener.cancel()
 
     def _ended(self, code: int | None, on_end: Callable[[int | None], None]) -> None:
@@ -133,7 +133,7 @@ class Gang:
         on_end(code)
 
     def _take(self, data: bytes) -> None:
-        """It says how it stands; what cannot be is no news, and the page need not stumble over it."""
+        """Take what the supervisor says; what cannot be is no news, and the page need not stumble over it."""
         try:
             self.status = _checked(json.loads(data))
         except (ValueError, RecursionError, MessageError, UserError):
@@ -163,8 +163,8 @@ def _checked(said: object) -> Status:
     """What a supervisor says of itself, its numbers within bounds.
 
     Raises:
-        MessageError: it is something else.
-        UserError: some number of it cannot be.
+        MessageError: it says something else.
+        UserError: a number or a name that it says cannot be.
     """
     status: Status = _STATUS.decode(said)
     for name in ("step", "total_steps", "resizes", "supervisor"):
@@ -180,11 +180,12 @@ def launch(files: JobFiles, command: Sequence[str], cwd: str, umask: int = -1) -
     """Start `manyhands` with these arguments, so that it outlives us.
 
     Args:
+        command: the arguments.
         umask: for the files that it makes; -1: ours.
 
     Raises:
-        OSError: it cannot be started there.
-        UserError: the job has a process.
+        OSError: it cannot be started in `cwd`.
+        UserError: the job has a process already.
     """
     files.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     held = take(files.lock)

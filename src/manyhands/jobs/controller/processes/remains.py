@@ -13,9 +13,9 @@ from manyhands.errors import UserError
 
 _LARGE = 1 << 53
 _TAIL = 600
-"""Characters of what a supervisor printed last that are kept as the reason why it ended."""
+"""How many characters of what a supervisor printed last are kept as the reason why it ended."""
 _ERROR = 10_000
-"""Characters of a run's own reason that are kept."""
+"""How many characters of a run's own reason are kept."""
 _ENDINGS = ("finished", "failed", "stopped")
 
 
@@ -28,20 +28,21 @@ class Result:
     """How a run ended, as its `result.json` says."""
 
     status: str = ""
-    """finished, failed or stopped; empty if the run left no result."""
+    """How the run ended: `finished`, `failed` or `stopped`; empty if it left no result."""
     steps: int = 0
     total_steps: int = 0
     durable_step: int = 0
     """The newest step whose state is on disk."""
     weights: str = ""
+    """SHA-256 of the final weights; empty if the run has not finished."""
     error: str = ""
 
 
 def read_result(path: Path) -> Result:
-    """A run's result.
+    """What a run's `result.json` says; an empty result if there is no such file.
 
     Raises:
-        DamagedError: the file says something else.
+        DamagedError: the file cannot be read, or says something else.
     """
     values = _read(path)
     if values is None:
@@ -67,7 +68,7 @@ def micro_batches(path: Path) -> int | None:
     """How many micro-batches the job of a run has, as its `run.json` says; None if there is no such file.
 
     Raises:
-        DamagedError: it does not say so.
+        DamagedError: the file cannot be read, or does not say so.
     """
     values = _read(path)
     if values is None:
@@ -80,7 +81,7 @@ def micro_batches(path: Path) -> int | None:
 
 
 def last_words(path: Path) -> str:
-    """What a supervisor said last, from `manyhands:` on."""
+    """What a supervisor printed after its last `manyhands:`, or the end of all that it printed if it has none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 10 * _TAIL))

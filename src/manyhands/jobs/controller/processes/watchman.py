@@ -11,9 +11,9 @@ from manyhands.engine.hosts.line import BEAT_SECONDS, Line, LineLostError, dial
 from manyhands.plan import parse_address
 
 _SILENT_SECONDS = 10 * BEAT_SECONDS
-"""A host that says nothing for so long is gone."""
+"""A host that says nothing for so many seconds is gone."""
 _AGAIN_SECONDS = 1.0
-"""Between attempts to reach one that is not there."""
+"""Seconds between attempts to reach a host that is not there."""
 _REACH_SECONDS = 4.0
 
 
@@ -21,7 +21,7 @@ class Watchman:
     """Watches hosts until it is closed.
 
     Args:
-        token: what agents know.
+        token: the secret that agents know.
         changed: called in the event loop with a host, and whether it is there.
     """
 
@@ -31,7 +31,7 @@ class Watchman:
         self._ends: dict[str, threading.Event] = {}
 
     def watch_only(self, hosts: Collection[str]) -> None:
-        """These, each `NAME` or `NAME:PORT`, and no others."""
+        """Watch these hosts, each `NAME` or `NAME:PORT`, and no others."""
         for host in set(self._ends) - set(hosts):
             self._ends.pop(host).set()
         for host in set(hosts) - set(self._ends):

@@ -9,16 +9,16 @@ from manyhands.jobs.controller.processes.remains import Result
 from manyhands.jobs.controller.storage.record import Job, Status, Wish
 
 LOSSES = 5
-"""Supervisors lost one after another without a step between them; then a job has failed."""
+"""A job that loses so many supervisors one after another, without a step between them, has failed."""
 
 
 class Verdict(NamedTuple):
-    """How a job goes on.
+    """What becomes of a job whose supervisor is gone.
 
     Attributes:
-        error: why it failed; None leaves what is known.
-        losses: of supervisors, as `Job.losses`.
-        pause: it was stopped in its directory, by its user, who wants it to stay so.
+        error: why the job failed; None leaves what is known.
+        losses: supervisors that the job has lost, as `Job.losses` counts them.
+        pause: whether the job was stopped in its directory, by its user, who wants it to stay so.
     """
 
     status: Status
@@ -28,14 +28,14 @@ class Verdict(NamedTuple):
 
 
 def verdict(job: Job, result: Result | str, code: int | None, others: Collection[str], words: str) -> Verdict:
-    """How a job goes on.
+    """What becomes of a job whose supervisor is gone.
 
     Args:
         job: as it was while it ran.
-        result: the run's; or in words, why the job cannot be gone on with.
+        result: the result of its run; or in words, why the job cannot be gone on with.
         code: the supervisor's exit code; None if it was not a child of this controller.
-        others: the other hosts that it had.
-        words: what it said last.
+        others: the hosts that the job had besides this machine.
+        words: what the supervisor said last.
     """
     if isinstance(result, str):
         if job.wish is Wish.CANCEL:

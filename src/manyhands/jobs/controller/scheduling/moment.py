@@ -20,17 +20,18 @@ def moment(
     spread: Mapping[int, float],
     pairs: Mapping[tuple[str, str], tuple[float, float]],
 ) -> State:
-    """
+    """The jobs of a controller as a policy sees them at a moment.
+
     Args:
         now: seconds since the epoch.
-        jobs: that are not over, in the order of submission, with targets among the live slots. Those that need more
-            than there are are left out.
-        service: slot-seconds, by number.
+        jobs: jobs that are not over, in the order of submission, with targets among the live slots. Those that need
+            more slots than are live are left out.
+        service: slot-seconds that jobs have had, by number.
         live: slots that are there; the state counts only these.
-        hosts: by slot.
-        shares: by user.
-        spread: by number, the speed on several hosts over that on one, where it is known.
-        pairs: by kinds, speeds of two jobs that share slots.
+        hosts: the host of each slot.
+        shares: weights of users, by name.
+        spread: the speed of jobs on several hosts over that on one, by number, where it is known.
+        pairs: speeds of two jobs that share slots, by their kinds.
     """
     jobs = [job for job in jobs if job.least <= len(live)]
     users = sorted({job.user for job in jobs})
@@ -66,7 +67,13 @@ def moment(
 
 
 def take(decisions: Sequence[Decision], jobs: Mapping[int, Job], live: Sequence[int], now: float) -> list[Job]:
-    """Give jobs the targets that were decided; returns those that it changed."""
+    """Give jobs the targets that a policy has decided; returns the jobs that this changed.
+
+    Args:
+        jobs: all jobs, by number.
+        live: slots that were there, as `moment` had them: decisions count only these.
+        now: seconds since the epoch.
+    """
     changed = []
     for decision in decisions:
         job = jobs[decision.job]

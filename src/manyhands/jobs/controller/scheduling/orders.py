@@ -16,28 +16,28 @@ from manyhands.jobs.controller.storage.record import Job
 
 @dataclass(frozen=True)
 class Launch:
-    """Start its supervisor, with its target."""
+    """Start a job's supervisor, on the job's target."""
 
     job: int
 
 
 @dataclass(frozen=True)
 class Halt:
-    """Have it end at the next step boundary, with a checkpoint."""
+    """Have a job's gang end at the next step boundary, with a checkpoint."""
 
     job: int
 
 
 @dataclass(frozen=True)
 class Change:
-    """Have its gang go on with its target."""
+    """Have a job's gang go on with the job's target."""
 
     job: int
 
 
 @dataclass(frozen=True)
 class Adopt:
-    """Its gang need not know: other slots of the same hosts."""
+    """Count a job's target as held: it is other slots of the same hosts, and the gang need not know."""
 
     job: int
 
@@ -47,14 +47,14 @@ Order = Launch | Halt | Change | Adopt
 
 @dataclass(frozen=True, kw_only=True)
 class Alive:
-    """A job's supervisor.
+    """How a job's supervisor stands.
 
     Attributes:
-        ready: it takes orders.
-        busy: one is on the way, or not carried out yet.
-        told: to stop.
-        rigid: it cannot change while it runs: it has to stop and be launched anew.
-        unsure: what it has may be something else than what is written down.
+        ready: whether it takes orders.
+        busy: whether an order is on the way to it, or not carried out yet.
+        told: whether it was told to stop.
+        rigid: whether its gang cannot change while it runs, and has to stop and be launched anew.
+        unsure: whether its gang may have other slots than is written down.
     """
 
     ready: bool = True
@@ -65,12 +65,12 @@ class Alive:
 
 
 def orders(jobs: Sequence[Job], alive: Mapping[int, Alive], hosts: Sequence[str]) -> list[Order]:
-    """What to do now.
+    """What is to be done now, for jobs to have their targets.
 
     Args:
-        jobs: that are not over.
-        alive: by number, for those that have a supervisor.
-        hosts: by slot.
+        jobs: jobs that are not over.
+        alive: how supervisors stand, by the number of their job; jobs that are not there have none.
+        hosts: the host of each slot.
     """
     holders: dict[int, list[Job]] = defaultdict(list)
     for job in jobs:

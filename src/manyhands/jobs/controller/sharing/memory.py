@@ -11,12 +11,15 @@ RESERVE = 0.1
 
 
 def used_by(processes: Iterable[int]) -> int:
-    """Bytes; what several have in common, as workers that were forked have torch, counts once among them (PSS)."""
+    """Bytes of memory that processes use; those that are gone use none.
+
+    What several have in common, as workers that were forked have torch, counts once among them (PSS).
+    """
     return sum(_proportional(process) for process in processes)
 
 
 def of_a_slot(slots: int) -> int:
-    """Bytes that each of so many slots of this machine has."""
+    """Bytes of memory that each slot of this machine has, if there are so many."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return int(total * (1 - RESERVE) / max(1, slots))
 

@@ -29,14 +29,16 @@ from manyhands.run import ShareSlots
 _AGAIN_SECONDS = 2.0
 _LOOK_SECONDS = 2.0
 _NEWS = 1.02
-"""By so much a peak has to be higher than the one that is known."""
+"""A new peak of memory is worth telling if it is so many times the one that is known."""
 
 
 class Sharing:
-    """
+    """Has jobs share slots, and keeps what is known of pairs of them.
+
     Args:
+        store: keeps what was measured, for the next controller.
         slot_bytes: memory of a slot.
-        changed: called when something new is known.
+        changed: called when something new is known, which the policy may care about.
     """
 
     def __init__(self, store: Store, slot_bytes: int, changed: Callable[[], None]) -> None:
@@ -47,16 +49,16 @@ class Sharing:
         self._rates: dict[tuple[str, int], float] = {
             (kind, workers): rate for kind, workers, rate in _rows(store.setting("rates"), str, int, float)
         }
-        """Steps per second of a kind on so many workers, alone."""
+        """Steps per second that a kind makes alone, by the kind and its number of workers."""
         self._peaks: dict[str, int] = dict(_rows(store.setting("peaks"), str, int))
-        """Bytes of a worker of a kind, as far as was seen."""
+        """The most bytes that a worker of a kind was seen to use, on the average over a job's workers here."""
         self._slot_bytes, self._looked = slot_bytes, 0.0
         self._trials: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._telling: set[asyncio.Task[None]] = set()
         self._files = SlotFiles(store)
 
     def pairs(self, kinds: Iterable[str]) -> dict[tuple[str, str], Speeds]:
-        """For the policy."""
+        """Speeds of two jobs on one slot over those alone, by their kinds; (0, 0) where memory is too small."""
         peaks = self._peaks
         return {
             (a, b): speeds if peaks.get(a, 0) + peaks.get(b, 0) <= self._slot_bytes else (0.0, 0.0)
@@ -64,11 +66,11 @@ class Sharing:
         }
 
     def carry_out(self, jobs: Mapping[int, Job], gangs: Mapping[int, Gang]) -> None:
-        """Have jobs that share slots go on in the best way, or find that out; and others not share any more.
+        """Have jobs that share slots do so in the best way, or find out which that is; and others not share any more.
 
         Args:
-            jobs: those that run as they are to.
-            gangs: of all that live.
+            jobs: jobs that run on their targets, by number.
+            gangs: all gangs that live, by the number of their job.
         """
         shared: dict[tuple[int, int], tuple[Job, Job]] = {}
         for guest in jobs.values():
@@ -94,7 +96,7 @@ class Sharing:
                 self._trials[pair] = asyncio.create_task(self._try(host, guest, *runners))
 
     def _look_at_memory(self, jobs: Mapping[int, Job], gangs: Mapping[int, Gang]) -> None:
-        """Remember the peaks; a pair that needs too much stops being worth it for the policy."""
+        """Remember how much memory kinds need; the policy parts pairs that turn out to need too much."""
         now = time.monotonic()
         if now - self._looked < _LOOK_SECONDS:
             return
@@ -109,7 +111,7 @@ class Sharing:
             self._changed()
 
     async def close(self, nobody_left: bool) -> None:
-        """Stop trying; remove the slots' files if no gang is left that may use them."""
+        """Stop all trials; remove the slots' files if no gang is left that may use them."""
         tasks = [*self._trials.values(), *self._telling]
         for task in tasks:
             task.cancel()
@@ -150,7 +152,7 @@ class Sharing:
 
 
 def _rows(value: Any, *kinds: type) -> list[Any]:
-    """Rows of such columns, as far as a setting holds any; what is damaged is measured anew."""
+    """The rows of a setting that have columns of these kinds; what others held is measured anew."""
     found = []
     for row in value if isinstance(value, list) else []:
         if isinstance(row, list) and len(row) == len(kinds):
@@ -162,7 +164,7 @@ def _rows(value: Any, *kinds: type) -> list[Any]:
 
 
 class _Runner:
-    """A gang in a trial."""
+    """A gang as a trial needs it (`trial.Runner`)."""
 
     def __init__(self, gang: Gang, slots: tuple[int, ...], files: SlotFiles) -> None:
         self.gang = gang

@@ -20,7 +20,7 @@ _PREFIX = "manyhands-"
 
 
 class SlotFiles:
-    """One file a slot; the folder is made when the first is asked for.
+    """The files of slots, one each; their folder is made when the first is asked for.
 
     Args:
         store: keeps the folder's name, so that gangs which outlive a controller meet again in the next one's files.
@@ -41,7 +41,7 @@ class SlotFiles:
         return self._folder() / f"slot-{slot}"
 
     def remove(self) -> None:
-        """Remove what is there, if it is ours."""
+        """Remove the folder and the files in it, if it is ours."""
         if self._name and is_private(self._root / self._name):
             shutil.rmtree(self._root / self._name, ignore_errors=True)
 
@@ -59,7 +59,7 @@ class SlotFiles:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether it is a folder, no link to one, that this user owns and nobody else may enter."""
+    """Whether there is a folder, no link to one, that this user owns and nobody else may enter."""
     try:
         found = folder.lstat()
     except OSError:

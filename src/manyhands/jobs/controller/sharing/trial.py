@@ -29,21 +29,21 @@ class Mark(NamedTuple):
 
     step: int
     at: float
-    """Seconds, when that step was committed."""
+    """When that step was committed, in s of the supervisor's monotonic clock."""
 
 
 class Runner(Protocol):
     """A job that runs, as a trial needs it."""
 
     def mark(self) -> Mark | None:
-        """How far it is; None if it has not said."""
+        """How far the job is; None if it has not said."""
         ...
 
     async def share(self, way: str | None) -> None:
-        """Have it share its slots in a way from now on.
+        """Have the job share its slots in a way from now on; None: share them no more.
 
         Raises:
-            UserError: it cannot.
+            UserError: the job cannot.
         """
         ...
 
@@ -54,8 +54,9 @@ class Tried(NamedTuple):
     way: str
     speeds: tuple[float, float]
     all: Mapping[str, tuple[float, float]]
+    """The speeds of both in every way that they could take."""
     alone: tuple[float, float]
-    """Steps per second."""
+    """Steps per second of each alone."""
 
 
 async def trial(
@@ -64,8 +65,8 @@ async def trial(
     """Find out how two jobs go together; they are left sharing in the best way.
 
     Args:
-        alone: steps per second, where that is known.
-        seconds: that each measurement takes at least.
+        alone: steps per second of each alone, where that is known.
+        seconds: how long each measurement takes at least.
 
     Raises:
         UserError: one of them cannot share, or stands still.
@@ -101,7 +102,7 @@ async def trial(
 
 
 async def _rates(runners: list[Runner], seconds: float) -> list[float]:
-    """Steps per second of each, over the same time as far as steps allow."""
+    """Steps per second of each job, over the same time as far as steps allow."""
     await asyncio.sleep(SETTLE_SECONDS)
     loop = asyncio.get_running_loop()
     began = loop.time()

@@ -11,12 +11,12 @@ from manyhands.jobs.controller.storage.store import Stay, Store
 
 
 class Holdings:
-    """Kept in the store, and in memory."""
+    """Which job held which slots when, in the store and in memory."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.stays = store.stays()
-        """In the order in which they began."""
+        """All stays, in the order in which they began."""
         self._open = {stay.job: stay for stay in self.stays if stay.ended is None}
         self._service: defaultdict[int, float] = defaultdict(float)
         for stay in self.stays:
@@ -24,7 +24,11 @@ class Holdings:
                 self._count(stay, stay.ended)
 
     def write(self, job: Job) -> None:
-        """Write a job down, and that it holds from now on what its record says."""
+        """Write a job down, and that it holds from now on what its record says.
+
+        Raises:
+            sqlite3.Error: it cannot be written.
+        """
         now = time.time()
         self._store.holds(job, now)
         stay = self._open.pop(job.number, None)
@@ -36,7 +40,7 @@ class Holdings:
             self.stays.append(self._open[job.number])
 
     def service(self, now: float) -> Mapping[int, float]:
-        """Slot-seconds of every job, by number."""
+        """Slot-seconds that jobs have had until now (seconds since the epoch), by number."""
         total = defaultdict(float, self._service)
         for stay in self._open.values():
             total[stay.job] += len(stay.slots) * (now - stay.began)

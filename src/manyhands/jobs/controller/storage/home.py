@@ -17,7 +17,7 @@ from manyhands.run import RunDirectory, write_json
 
 
 class Home:
-    """Names of the files.
+    """The files of a controller, by name.
 
     Args:
         path: the directory; by default what the environment says.
@@ -26,9 +26,9 @@ class Home:
     def __init__(self, path: Path | None = None) -> None:
         self.path = (path or Path(os.environ.get("MANYHANDS_HOME") or Path.home() / ".manyhands")).resolve()
         self.lock = self.path / "controller.lock"
-        """Held by the controller as long as it lives."""
+        """The lock that a controller holds as long as it lives."""
         self.address = self.path / "controller.json"
-        """Its `pid` and `port`, for clients on this machine."""
+        """The file with the controller's `pid` and `port`, for clients on this machine."""
         self.log = self.path / "controller.log"
         self.database = self.path / "jobs.sqlite"
         self.secret = self.path / "controller.token"
@@ -48,10 +48,11 @@ class Home:
         return "manyhands-" + hashlib.sha256(f"{socket.gethostname()}:{self.path}".encode()).hexdigest()[:16]
 
     def job(self, number: int) -> JobFiles:
+        """The files of the job of this number."""
         return JobFiles(self.path / "jobs" / str(number))
 
     def make_secret(self) -> str:
-        """What clients have to know: readable by this user alone, and the same at every start.
+        """The secret that clients have to know: readable by this user alone, and the same at every start.
 
         Raises:
             UserError: the file is damaged.
@@ -59,15 +60,15 @@ class Home:
         return make_secret(self.secret)
 
     def read_secret(self) -> str:
-        """The same, as a client reads it.
+        """The secret that clients have to know, as a client reads it.
 
         Raises:
-            UserError: there is none, or the file is damaged.
+            UserError: there is no secret, or the file is damaged.
         """
         return read_secret(self.secret)
 
     def publish(self, address: dict[str, Any]) -> None:
-        """Let clients find the controller."""
+        """Let clients find the controller at an address: its `pid` and `port`."""
         write_json(self.address, address)
 
     def published(self) -> dict[str, Any]:
@@ -87,9 +88,9 @@ class JobFiles:
         self.path = path
         self.run = RunDirectory(path / "run")
         self.lock = path / "lock"
-        """Held by the process that trains it, from before it exists until it is gone."""
+        """The lock that the job's supervisor holds from before it exists until it is gone."""
         self.output = path / "output.txt"
-        """What that process prints."""
+        """The file with what the job's supervisor prints."""
 
 
 def _close(path: Path) -> None:

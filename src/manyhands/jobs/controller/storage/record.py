@@ -15,7 +15,7 @@ class Wish(StrEnum):
 
 
 class Status(StrEnum):
-    """Where a job is in its life. The last three are for ever."""
+    """Where a job is in its life. The last three end it; only one that has failed may be tried again."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -35,15 +35,19 @@ class Job:
     """What is kept of a job; every field survives the controller.
 
     Attributes:
-        number: 1 for the first; never used twice.
-        key: that of the request which submitted it, so that a request sent twice makes one job.
-        flags: of `manyhands train`, besides workers and hosts.
-        least, most: workers.
-        target: the slots that it is to have; `held`: those that others must not take, which is more while it changes.
-        guest: it shares slots that another had first.
-        halting: it was told to stop, and not by its user.
-        since: when target changed last.
-        losses: of its supervisor, one after another without progress; `step`: the last one known.
+        number: the job's number: 1 for the first; never used twice.
+        key: the key of the request which submitted it, so that a request sent twice makes one job.
+        flags: flags of `manyhands train`, besides workers and hosts.
+        least, most: workers that it needs, and workers that it can use.
+        submitted, ended: seconds since the epoch.
+        target: the slots that it is to have.
+        held: the slots that others must not take: more than its own while it changes.
+        guest: whether it shares slots that another had first.
+        halting: whether it was told to stop, and not by its user.
+        since: when its target changed last, in seconds since the epoch.
+        losses: how many supervisors it has lost one after another without progress.
+        step: the last step that is known to be committed.
+        weights: SHA-256 of the final weights.
     """
 
     number: int
@@ -74,5 +78,5 @@ class Job:
 
     @property
     def kind(self) -> str:
-        """Jobs of a kind do the same to a slot."""
+        """The job's file and arguments, as one text: jobs of a kind do the same to a slot."""
         return "\0".join((self.file, *self.arguments))

@@ -14,16 +14,16 @@ from manyhands.jobs.controller.storage.submission import ARGUMENT, ARGUMENTS, PR
 
 _SLOTS = 1_000_000
 _LARGE = 1 << 53
-"""Numbers up to here are the same in every language that reads JSON."""
+"""Whole numbers up to here are the same in every language that reads JSON."""
 
 
 def to_row(job: Job) -> str:
-    """The text that is kept."""
+    """A job as the text that the database keeps."""
     return json.dumps(asdict(job))
 
 
 def from_row(number: int, key: str, row: Any) -> Job:
-    """The job that was kept; if its row is damaged, one that has failed and says so."""
+    """The job that a row keeps; if the row is damaged, one that has failed and says so."""
     values: dict[str, Any] = {}
     try:
         values = checks.table("the row", json.loads(row), 100)
@@ -34,16 +34,16 @@ def from_row(number: int, key: str, row: Any) -> Job:
 
 
 def read_slots(value: Any) -> tuple[int, ...]:
-    """The numbers of slots.
+    """The numbers of slots that a value of the database lists.
 
     Raises:
-        UserError: it is no list of those.
+        UserError: the value is something else.
     """
     return tuple(checks.whole("a slot", slot, 0, _SLOTS) for slot in checks.sequence("slots", value, _SLOTS))
 
 
 def _read(number: int, key: str, values: dict[str, Any]) -> Job:
-    """Every field, checked: policies and the page take them as they are."""
+    """The job that a row keeps, every field checked: policies and the page take them as they are."""
 
     def words(name: str, default: str | None = None) -> str:
         return checks.text(name, values.get(name, default), 1 << 20, empty=True, lines=True)
@@ -92,7 +92,7 @@ def _flag(name: str, value: Any) -> str:
 
 
 def _damaged(number: int, key: str, values: dict[str, Any], why: str) -> Job:
-    """What is known of a job all the same; it has no file, so it cannot be run."""
+    """A job whose row is damaged, as far as it is known; it has no file, so it cannot be run."""
 
     def known(name: str) -> str:
         try:

@@ -16,7 +16,7 @@ from manyhands.errors import UserError
 
 _BYTES = 24
 _WHOLE = re.compile(r"[A-Za-z0-9_-]{32,}")
-"""24 bytes are 32 characters of base64."""
+"""What a whole secret looks like: 24 bytes are 32 characters of base64."""
 
 
 def is_secret(text: str) -> bool:
@@ -28,7 +28,7 @@ def read_secret(path: Path) -> str:
     """The secret in a file.
 
     Raises:
-        UserError: there is none, or what is there is none.
+        UserError: there is no file, or no secret in it.
     """
     try:
         text = path.read_bytes().decode("ascii", errors="replace").strip()
@@ -56,7 +56,7 @@ def make_secret(path: Path) -> str:
 
 
 def _write_new(path: Path, text: str) -> None:
-    """The file gets its name only once all of it is on disk; nothing happens if another has the name by then."""
+    """Write a file that gets its name once all of it is on disk; nothing happens if another has the name by then."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600
     partial = Path(name)
     try:

@@ -29,7 +29,7 @@ _FORMAT = 1
 
 @dataclass
 class Stay:
-    """A job on its slots for a while; `ended` is None while it is there."""
+    """A job on its slots for a while, in seconds since the epoch; `ended` is None while it is there."""
 
     job: int
     slots: tuple[int, ...]
@@ -38,10 +38,11 @@ class Stay:
 
 
 class Store:
-    """The database.
+    """The database of a controller.
 
     Raises:
         UserError: the file cannot be read, or a newer version wrote it.
+        sqlite3.Error: by every method, if the database cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,7 +60,11 @@ class Store:
             raise UserError(f"{path} cannot be used: {error}. Move it away to begin anew; no run is in it.") from None
 
     def add(self, submission: Submission, now: float) -> Job:
-        """A new job; or the one that the same request made before."""
+        """Write a new job down and return it; or return the one that the same request made before.
+
+        Args:
+            now: when it was submitted, in seconds since the epoch.
+        """
         found = self._base.execute("select number, key, row from jobs where key = ?", (submission.key,)).fetchone()
         if found:
             return from_row(*found)
@@ -72,7 +77,7 @@ class Store:
         return job
 
     def save(self, *jobs: Job) -> None:
-        """All of them or none."""
+        """Write these jobs down, all of them or none."""
         if not jobs:
             return
         with self._base:
@@ -81,11 +86,15 @@ class Store:
                 self._write(job)
 
     def jobs(self) -> list[Job]:
-        """All, in the order of submission; one whose row is damaged has failed."""
+        """All jobs, in the order of submission; one whose row is damaged has failed."""
         return [from_row(*found) for found in self._base.execute("select number, key, row from jobs order by number")]
 
     def holds(self, job: Job, now: float) -> None:
-        """From now on a job holds the slots that its record says; what it held before ends."""
+        """Write down that a job holds the slots that its record says from now on; what it held before ends.
+
+        Args:
+            now: seconds since the epoch.
+        """
         with self._base:
             self._base.execute("begin immediate")
             self._base.execute("update stays set ended = ? where job = ? and ended is null", (now, job.number))
@@ -94,12 +103,12 @@ class Store:
             self._write(job)
 
     def stays(self) -> list[Stay]:
-        """In the order in which they began; without those that are damaged."""
+        """All stays, in the order in which they began; without those that are damaged."""
         found = self._base.execute("select job, slots, began, ended from stays order by rowid")
         return [stay for row in found if (stay := _stay(*row)) is not None]
 
     def setting(self, name: str) -> Any:
-        """What was set; None if nothing was, or if it is damaged."""
+        """What a setting was set to; None if it was not, or if it is damaged."""
         found = self._base.execute("select value from settings where name = ?", (name,)).fetchone()
         try:
             return json.loads(found[0]) if found else None
@@ -107,11 +116,12 @@ class Store:
             return None
 
     def slots(self) -> list[str]:
-        """By slot, its host, as they were numbered; empty if that is not known."""
+        """The host of each slot, as they were numbered; empty if that is not known."""
         found = self.setting("slots")
         return found if isinstance(found, list) and all(isinstance(name, str) for name in found) else []
 
     def set(self, settings: Iterable[tuple[str, Any]]) -> None:
+        """Write settings down, by name; values are data for JSON."""
         with self._base:
             rows = [(name, json.dumps(value)) for name, value in settings]
             self._base.executemany("insert or replace into settings values (?, ?)", rows)

@@ -14,14 +14,14 @@ import manyhands.jobs.controller.checks as checks
 from manyhands.errors import UsageError
 
 WORKERS = 100_000
-"""The most that may be asked for."""
+"""The most workers that may be asked for."""
 PRIORITY = 1_000_000
-"""The highest; the lowest is as far below 0."""
+"""The highest priority; the lowest is as far below 0."""
 TITLE = 200
-"""Characters of a name, a user or a key."""
+"""The most characters of a name, a user or a key."""
 ARGUMENTS = 10_000
 ARGUMENT = 100_000
-"""Characters of one; Linux takes 128 KiB."""
+"""The most characters of an argument; Linux takes 128 KiB."""
 FLAGS = 50
 _FLAG = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _OURS = {"workers", "hosts", "run_dir", "resume"}
@@ -78,10 +78,10 @@ def _read(data: dict[str, Any]) -> Submission:
 
 
 def arguments(value: Any) -> list[str]:
-    """What follows `--`.
+    """The arguments of a job, which follow `--` on the command line.
 
     Raises:
-        UsageError: it is no list of texts that a program can be given.
+        UsageError: the value is no list of texts that a program can be given.
     """
     found = checks.sequence("arguments", value, ARGUMENTS)
     return [checks.text("an argument", each, ARGUMENT, empty=True, lines=True) for each in found]

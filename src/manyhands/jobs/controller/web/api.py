@@ -34,7 +34,7 @@ from manyhands.jobs.controller.web.door import Refusal, refusal, wrong_host
 
 _WAIT_SECONDS = 20.0
 _LARGEST = 1 << 20
-"""Bytes of a request's body."""
+"""The most bytes of a request's body."""
 _FIELDS, _HOSTS = 100, 1000
 _VERSION = re.compile(r"[0-9]{1,15}")
 _HEADERS = {
@@ -46,21 +46,22 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""Of the page: no other may show it within itself, or keep a hand on its window."""
+"""The page's headers: no other page may show it within itself, or keep a hand on its window."""
 _WISHES = {"pause": Wish.PAUSE, "resume": Wish.RUN, "cancel": Wish.CANCEL}
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 def application(controller: Controller, token: str, page: str, down: Callable[[bool], Awaitable[None]]) -> Starlette:
-    """The ASGI application.
+    """The ASGI application: the API and the page.
 
     Args:
-        page: what a browser gets.
-        down: ends the controller; whether jobs are left running.
+        token: the secret that requests to the API have to show.
+        page: the HTML that a browser gets.
+        down: ends the controller; is told whether jobs are left running.
 
     Raises:
-        ValueError: the token is none: it would open the API to everybody.
+        ValueError: the token is no secret: it would open the API to everybody.
     """
     if not is_secret(token):
         raise ValueError("the API needs a token as `make_secret` makes it.")
@@ -132,10 +133,10 @@ def _refused(why: Refusal) -> Response:
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    """What the request says.
+    """The JSON object that a request's body holds.
 
     Raises:
-        UsageError: it is too large, or no JSON object.
+        UsageError: the body is too large, or no JSON object.
     """
     data = bytearray()
     async for chunk in request.stream():
@@ -156,7 +157,10 @@ def _no_number(name: str) -> float:
 
 
 class Json(JSONResponse):
-    """JSON whatever it holds: names of files that are not UTF-8 are escaped, and numbers that JSON has not are null."""
+    """An answer in JSON, whatever it holds.
+
+    Names of files that are not UTF-8 are escaped, and numbers that JSON does not have are null.
+    """
 
     def render(self, content: Any) -> bytes:
         try:

@@ -12,12 +12,13 @@ from manyhands.jobs.controller.storage.home import Home
 from manyhands.run.lock import is_taken
 
 _AGAIN_SECONDS = 10.0
-"""How long a request is repeated while a controller that lives does not answer: it starts or ends."""
+"""Seconds for which a request is repeated while a controller that lives does not answer: it starts or ends."""
 _PAUSE_SECONDS = 0.1
 
 
 class Client:
-    """
+    """Asks the controller of a home; a method's path is one of the API's (`api.py`).
+
     Raises:
         UserError: by every method, if no controller runs or it refuses; the text says why.
     """
@@ -26,10 +27,11 @@ class Client:
         self._home = home or Home()
 
     def get(self, path: str) -> Any:
+        """The answer to a GET request."""
         return self._ask("GET", path, None)
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Requests may be sent twice, and do no harm then."""
+        """The answer to a POST request. It may be sent twice, and does no harm then."""
         return self._ask("POST", path, body or {})
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:

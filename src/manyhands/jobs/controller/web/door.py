@@ -25,7 +25,7 @@ class Refusal(NamedTuple):
 
 
 def wrong_host(headers: Mapping[str, str]) -> Refusal | None:
-    """Whether the request was meant for another name than this machine's."""
+    """Why a request is refused that was meant for another name than this machine's; None if it was not."""
     host = headers.get("host", "")
     if _name(host) in _OURS:
         return None
@@ -36,8 +36,8 @@ def refusal(method: str, headers: Mapping[str, str], token: str) -> Refusal | No
     """Why a request to the API is refused; None if it is let in.
 
     Args:
-        headers: by their names in lower case.
-        token: that it has to show.
+        headers: the request's headers, by their names in lower case.
+        token: the token that it has to show.
     """
     if wrong := wrong_host(headers):
         return wrong

@@ -30,25 +30,25 @@ if TYPE_CHECKING:
     from manyhands.jobs.controller.storage.store import Store
 
 PORT = 7420
-"""Where the page is, if nothing else is there."""
+"""The port of the page, if nothing else listens there."""
 _ANSWER_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Of a controller."""
+    """What a controller is to do."""
 
     hosts: dict[str, int]
-    """Slots, by host."""
+    """How many slots each host has."""
     ray: str = ""
     """The address of a Ray cluster whose nodes are the hosts instead."""
     ray_slots: int | None = None
-    """Of each of its nodes at most."""
+    """The most slots of each node of the Ray cluster; None: as many as it has GPUs, else CPUs."""
     cuda: bool = False
     policy: str = "priority+elastic+consolidate"
     shares: dict[str, float] = field(default_factory=dict)
     port: int | None = None
-    """None: `PORT`, or any if that is taken."""
+    """The port of the page and the API; None: `PORT`, or any if that is taken."""
 
 
 def serve(home: Home, settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
@@ -58,7 +58,7 @@ def serve(home: Home, settings: Settings, ready: Callable[[dict[str, Any]], None
         ready: called with `pid`, `port`, `url` and `hosts` once it answers.
 
     Raises:
-        UserError: another is, a port is taken, or something is not installed.
+        UserError: the home has a controller already, the port is taken, or something is damaged or not installed.
     """
     try:
         import starlette  # noqa: F401
@@ -160,7 +160,7 @@ def _books(home: Home, store: Store, hosts: Mapping[str, int], cuda: bool) -> Bo
 
 
 def _watch(controller: Controller, nodes: RayNodes | None, hosts: Mapping[str, int]) -> Watchman:
-    """Have the controller know which hosts are there."""
+    """Watch the hosts, so that the controller knows which are there."""
     from manyhands.jobs.controller.processes.watchman import Watchman
 
     others = set(hosts) - {HERE}
@@ -180,7 +180,7 @@ class _Ending:
     """Ends the server when a client asks for it.
 
     Attributes:
-        give_back: nothing runs any more, and what was lent is not needed.
+        give_back: whether nothing runs any more, so that what was lent is not needed.
     """
 
     server: uvicorn.Server
@@ -201,10 +201,10 @@ class _Ending:
 
 
 async def _answers(controller: Controller, port: int) -> None:
-    """Until the controller has been around once, and answers: `up` says that it runs only if it does.
+    """Wait until the controller has been around once, and answers: `up` says that it runs only if it does.
 
     Raises:
-        UserError: it does not answer.
+        UserError: the controller does not answer.
     """
 
     def ask() -> int:

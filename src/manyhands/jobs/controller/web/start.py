@@ -15,14 +15,14 @@ from manyhands.jobs.controller.storage.home import Home
 from manyhands.jobs.controller.web.serve import Settings, serve
 
 _SHOWN_LINES, _SHOWN_BYTES = 15, 1 << 16
-"""Of the log, if the controller ends at once."""
+"""The most of the log's end that is shown if the controller ends at once."""
 
 
 def start(home: Home, settings: Settings) -> dict[str, Any]:
     """Start a controller in the background. Returns its `pid`, `port`, `url` and `hosts` once it answers.
 
     Raises:
-        UserError: it cannot run; the text says why.
+        UserError: the controller cannot run; the text says why.
     """
     home.make()
     heard, say = os.pipe()
@@ -62,7 +62,11 @@ def _last_lines(log: Path, begin: int) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """What `start` starts."""
+    """Be the process that `start` starts. Returns the exit code.
+
+    Args:
+        arguments: the home's path, `Settings` as JSON, and the descriptor over which `start` hears how it went.
+    """
     home, settings, say = Home(Path(arguments[0])), Settings(**json.loads(arguments[1])), int(arguments[2])
 
     def answer(found: dict[str, Any]) -> None:
