@@ -28,7 +28,7 @@ from common import BENCHMARKS, arguments, console, machine, table, write_results
 from migration import PIPES, agents, ask, wait_for
 
 from manyhands.cluster import preset
-from manyhands.jobs.controller.trial import TRIED, Mark, Tried, trial
+from manyhands.jobs.controller.sharing.trial import TRIED, Mark, Tried, trial
 from manyhands.lab import Lab, obstacle
 from manyhands.run import RunDirectory, ShareSlots
 

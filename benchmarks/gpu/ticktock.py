@@ -28,7 +28,7 @@ from common import BENCHMARKS, ROOT, arguments, device_missing, machine, table, 
 from migration import end, wait_for
 from multiplex import Training
 
-from manyhands.jobs.controller.memory import used_by
+from manyhands.jobs.controller.sharing.memory import used_by
 from manyhands.run import RunDirectory
 
 WAYS = ("together", "interleave", "ticktock")

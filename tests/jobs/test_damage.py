@@ -15,14 +15,15 @@ from test_orders import job as plain_job
 from test_store import submission
 
 from manyhands.errors import UsageError
-from manyhands.jobs.controller import Home, gangs
-from manyhands.jobs.controller.books import Books
-from manyhands.jobs.controller.cluster import Cluster
-from manyhands.jobs.controller.controller import Controller
-from manyhands.jobs.controller.record import Status, Wish
-from manyhands.jobs.controller.remains import DamagedError, Result, last_words, micro_batches, read_result
-from manyhands.jobs.controller.rows import from_row, to_row
-from manyhands.jobs.controller.store import Store
+from manyhands.jobs.controller import Home
+from manyhands.jobs.controller.core import gangs
+from manyhands.jobs.controller.core.books import Books
+from manyhands.jobs.controller.core.cluster import Cluster
+from manyhands.jobs.controller.core.controller import Controller
+from manyhands.jobs.controller.processes.remains import DamagedError, Result, last_words, micro_batches, read_result
+from manyhands.jobs.controller.storage.record import Status, Wish
+from manyhands.jobs.controller.storage.rows import from_row, to_row
+from manyhands.jobs.controller.storage.store import Store
 
 NO_OBJECT = [b"", b"garbage", b"\xff\xfe\x00", b"{", b"[]", b"3", b"null", b'"x"', b"[" * 100_000, b"\0" * 100]
 BAD_RESULTS = [

@@ -11,7 +11,7 @@ import pytest
 from deadlines import DEADLINE
 
 from manyhands.jobs.controller import Home
-from manyhands.jobs.controller.door import refusal
+from manyhands.jobs.controller.web.door import refusal
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TOKEN = "t" * 32

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from test_orders import job
 
-from manyhands.jobs.controller.ending import LOSSES, verdict
-from manyhands.jobs.controller.record import Status, Wish
-from manyhands.jobs.controller.remains import Result
+from manyhands.jobs.controller.processes.remains import Result
+from manyhands.jobs.controller.scheduling.ending import LOSSES, verdict
+from manyhands.jobs.controller.storage.record import Status, Wish
 
 FINISHED = Result(status="finished", steps=9, durable_step=9, weights="w")
 FAILED = Result(status="failed", steps=3, error="lab1 is gone")

@@ -5,8 +5,8 @@ from collections import defaultdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manyhands.jobs.controller.orders import Adopt, Alive, Change, Halt, Launch, orders
-from manyhands.jobs.controller.record import Job
+from manyhands.jobs.controller.scheduling.orders import Adopt, Alive, Change, Halt, Launch, orders
+from manyhands.jobs.controller.storage.record import Job
 
 
 def job(number: int, target=(), held=()) -> Job:

@@ -86,5 +86,5 @@ def test_no_cluster_is_joined_like_this(tmp_path, flags, text):
 
 
 def test_ray_is_imported_by_nobody_who_does_not_ask_for_it():
-    code = "import sys, manyhands.cli.main, manyhands.jobs.controller.serve; print('ray' in sys.modules)"
+    code = "import sys, manyhands.cli.main, manyhands.jobs.controller.web.serve; print('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

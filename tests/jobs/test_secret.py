@@ -9,7 +9,7 @@ import pytest
 from deadlines import DEADLINE
 
 from manyhands.errors import UserError
-from manyhands.jobs.controller.secret import is_secret, make_secret, read_secret
+from manyhands.jobs.controller.storage.secret import is_secret, make_secret, read_secret
 
 pytest.importorskip("starlette", reason="starlette is not installed")
 DAMAGED = [b"", b"\n", b"x", b"A" * 31, b"\0" * 40, b"\xff" * 40, b"A" * 16 + b" " + b"A" * 16]
@@ -102,7 +102,7 @@ def _status(home, header: str | None) -> int:
 
 
 def test_the_api_is_not_made_without_a_token():
-    from manyhands.jobs.controller.api import application
+    from manyhands.jobs.controller.web.api import application
 
     with pytest.raises(ValueError, match="needs a token"):
         application(None, "", "", None)

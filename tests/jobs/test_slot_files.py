@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from manyhands.jobs.controller.slot_files import SlotFiles
-from manyhands.jobs.controller.store import Store
+from manyhands.jobs.controller.sharing.slot_files import SlotFiles
+from manyhands.jobs.controller.storage.store import Store
 
 
 @pytest.fixture

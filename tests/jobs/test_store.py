@@ -5,9 +5,9 @@ import sqlite3
 import pytest
 
 from manyhands.errors import UserError
-from manyhands.jobs.controller.record import Status, Wish
-from manyhands.jobs.controller.store import Store
-from manyhands.jobs.controller.submission import Submission
+from manyhands.jobs.controller.storage.record import Status, Wish
+from manyhands.jobs.controller.storage.store import Store
+from manyhands.jobs.controller.storage.submission import Submission
 
 
 def submission(key="k", **changed):

@@ -10,7 +10,7 @@ from home import JOB
 
 from manyhands.errors import UsageError
 from manyhands.jobs.controller import Home
-from manyhands.jobs.controller.submission import Submission
+from manyhands.jobs.controller.storage.submission import Submission
 
 pytest.importorskip("starlette", reason="starlette is not installed")
 GOOD = {

@@ -6,8 +6,8 @@ import time
 import pytest
 
 from manyhands.errors import UserError
-from manyhands.jobs.controller import trial as trials
-from manyhands.jobs.controller.trial import Mark, trial
+from manyhands.jobs.controller.sharing import trial as trials
+from manyhands.jobs.controller.sharing.trial import Mark, trial
 
 
 class Slot:

@@ -15,11 +15,11 @@ import numpy as np
 from manyhands.report.page import section
 
 _POINTS = 600
-"""Of the lines over time."""
+"""How many points each line over time has."""
 
 
 class Bar(NamedTuple):
-    """A job on its slots for a while; for ever, if it is still there."""
+    """A job on its slots for a while, in s; `ended` is infinite if it is still there."""
 
     job: int
     slots: Sequence[int]
@@ -28,7 +28,7 @@ class Bar(NamedTuple):
 
 
 def chart_sections() -> str:
-    """What a page has to have for `CHART` to draw on."""
+    """The HTML that a page has to have for `CHART` to draw on."""
     return section(
         "slots",
         "Who held which slot",
@@ -39,11 +39,11 @@ def chart_sections() -> str:
 
 
 def chart_data(bars: Sequence[Bar], submitted: Sequence[float], ended: Sequence[float]) -> dict[str, Any]:
-    """What `CHART` draws of one policy.
+    """What `CHART` draws of one policy, as data for JSON: the stays, and two lines over time.
 
     Args:
-        bars: in any order.
-        submitted, ended: of the jobs, in s; `ended` of those that have.
+        bars: who held which slots when, in any order.
+        submitted, ended: when jobs came, and when those that have ended did, in s.
     """
     bars = sorted(bars, key=lambda bar: bar.began)
     end = max((bar.ended for bar in bars if math.isfinite(bar.ended)), default=1.0)
@@ -65,7 +65,7 @@ def chart_data(bars: Sequence[Bar], submitted: Sequence[float], ended: Sequence[
 
 
 def _runs(slots: Sequence[int]) -> list[int]:
-    """Consecutive slots as first and count, one after another."""
+    """Slots as runs of consecutive ones: the first of each and how many, one run after another."""
     runs: list[int] = []
     for slot in sorted(slots):
         if runs and runs[-2] + runs[-1] == slot:
@@ -220,5 +220,5 @@ function drawSlots(data) {
   return update;
 }
 """
-"""`drawSlots(data)` draws; what it returns draws newer data. `data`: `hosts` (slots of each), `hostNames` if they have
-some, `names` by job, `policies` by name, each of `chart_data`."""
+"""The script of the chart: `drawSlots(data)` draws it, and returns a function that draws newer data. `data` has `hosts`
+(slots of each), `hostNames` if they have some, `names` by job, and `policies` by name, each of `chart_data`."""

@@ -16,11 +16,12 @@ from manyhands.report.page import page, section, table
 def history_page(
     title: str, lead: str, hosts: Sequence[int], outcomes: Mapping[str, Outcome], rows: Mapping[str, Figures]
 ) -> str:
-    """The page of a simulation.
+    """The page of a simulation, as HTML.
 
     Args:
-        hosts: slots of each.
-        outcomes, rows: by policy.
+        lead: what the page says above its figures, as plain text.
+        hosts: how many slots each host has.
+        outcomes, rows: what became of the jobs, and the figures of that, by policy.
     """
     data = {
         "hosts": list(hosts),
@@ -70,7 +71,7 @@ def _figures(rows: Mapping[str, Figures]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In words that are short."""
+    """A time in s as a short text, such as 2.5h."""
     for unit, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f}{unit}"

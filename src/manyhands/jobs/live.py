@@ -7,7 +7,7 @@ from manyhands.report.page import page, section
 
 
 def live_page() -> str:
-    """The page; what it shows it asks the controller for."""
+    """The page, as HTML; what it shows it asks the controller for."""
     body = (
         '<p class="over">Jobs on a cluster</p><div class="title"><h1>manyhands</h1>'
         '<span class="status" id="state" role="status">connecting</span></div>'

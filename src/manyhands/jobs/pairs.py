@@ -26,7 +26,7 @@ NOISE = 0.3
 SPREAD = 0.3
 """Standard deviation of `disturbed`, `disturbs` and the mean."""
 HOPE = 1.5
-"""Standard deviations. Less finds less; more tries nearly every pair."""
+"""How many standard deviations are added to an estimate. Less finds less; more tries nearly every pair."""
 
 
 Kind = TypeVar("Kind", int, str)
@@ -36,7 +36,7 @@ class Pairs(Generic[Kind]):
     """Speeds of two kinds on shared slots, each over that of having them alone.
 
     Args:
-        measured: by two kinds.
+        measured: the speeds that were measured, by two kinds.
     """
 
     def __init__(self, measured: Mapping[tuple[Kind, Kind], Speeds] | None = None) -> None:
@@ -46,7 +46,7 @@ class Pairs(Generic[Kind]):
             self.measure(a, b, speeds)
 
     def measure(self, a: Kind, b: Kind, speeds: Speeds) -> None:
-        """Remember how a trial went."""
+        """Remember the speeds of two kinds that shared slots in a trial."""
         self.measured[a, b] = speeds
         self.measured[b, a] = speeds[::-1]
         self._fitted = None
@@ -61,7 +61,7 @@ class Pairs(Generic[Kind]):
 
 
 class _Fit(Generic[Kind]):
-    """The model's numbers, after what was measured. One who was never tried has those of the prior."""
+    """The model's numbers, after what was measured. A kind that was never tried has those of the prior."""
 
     def __init__(self, measured: Mapping[tuple[Kind, Kind], Speeds]) -> None:
         # Two that do not fit side by side say nothing about how they disturb others.
@@ -79,7 +79,7 @@ class _Fit(Generic[Kind]):
         self._mean = self._covariance @ told
 
     def hopes(self, kinds: list[Kind]) -> list[list[float]]:
-        """The speed of each kind (row) beside each (column), if all goes well."""
+        """The speed of each kind (row) beside each (column) over that alone, if all goes well."""
         mean, covariance = self._mean, self._covariance
         disturbed = np.array([self._row_of.get(kind, self._count - 1) for kind in kinds], dtype=np.int64)[:, None]
         disturbs = self._count + disturbed.T

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 FREE = -1
+"""In place of a job's row: nobody has the slot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,47 +25,50 @@ class Jobs:
     """Jobs that were submitted and have not ended, in the order of submission; one row each."""
 
     number: Ints
-    """What decisions call a job."""
+    """What decisions call the job."""
     user: Ints
+    """Whose job it is; indexes `State.shares`."""
     submitted: Floats
-    """Seconds."""
+    """When the job was submitted, in seconds of the clock of `State.now`."""
     least: Ints
-    """Workers without which it does not run: it is a gang."""
+    """Workers without which the job does not run: it is a gang."""
     most: Ints
-    """Workers that it can use; more than `least` for an elastic job."""
+    """Workers that the job can use; more than `least` for an elastic job."""
     priority: Ints
-    """Higher goes first, where a policy looks at it."""
+    """The job's priority; higher goes first, where a policy looks at it."""
     service: Floats
-    """Slot-seconds that it has had."""
+    """Slot-seconds that the job has had."""
     workers: Ints
-    """That it has; 0 for one that waits."""
+    """Workers that the job has; 0 for one that waits."""
     since: Floats
-    """Seconds for which it has been as it is: with these slots, or without any."""
+    """Seconds for which the job has been as it is: with these slots, or without any."""
     held: NDArray[np.bool_]
-    """Paused by its user: it does not want to run."""
+    """Whether the job was paused by its user: it does not want to run."""
     kind: Ints
-    """Jobs of a kind are alike in what they do to a slot; indexes `Cluster.pairs`."""
+    """The job's kind: jobs of a kind are alike in what they do to a slot; indexes `State.pairs`."""
     spread: Floats
-    """Its speed on several hosts over that on one, as predicted by the links or measured."""
+    """The job's speed on several hosts over that on one, as predicted by the links or measured."""
 
     def __len__(self) -> int:
         return len(self.number)
 
     @property
     def runs(self) -> NDArray[np.bool_]:
+        """Whether each job has slots."""
         return self.workers > 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A moment.
+    """A cluster and its jobs at a moment.
 
     Of the decisions about it, all those who have slots and pause, resize, move or go to share others' let go of their
     own before anybody takes any. Who shared slots with one that lets go has them for itself.
 
     Attributes:
-        slots: by slot, the host it is on.
-        first, second: by slot, the row of the job that has it, and of one that shares it; `FREE` if there is none.
+        now: seconds, of any clock.
+        slots: the host of each slot.
+        first, second: the row of the job that has each slot, and of one that shares it; `FREE` if there is none.
         shares: users' weights; 1 for those who are not named.
         pairs: by kinds of two jobs on one slot, the speed of each over that of having it alone, as measured or
             guessed; what is not there is not to be tried.
@@ -85,7 +89,7 @@ class State:
 
 @dataclass(frozen=True)
 class Pause:
-    """Keep the state, give up the slots."""
+    """Have a job keep its state and give up its slots."""
 
     job: int
 
@@ -97,26 +101,26 @@ class _Placed:
 
 
 class Start(_Placed):
-    """Begin, or go on, on these slots, which are free."""
+    """Have a job begin, or go on, on these slots, which are free."""
 
 
 class Resize(_Placed):
-    """Go on with these slots: more of them, or fewer."""
+    """Have a job go on with these slots, which are more than it has, or fewer."""
 
 
 class Move(_Placed):
-    """Go on with as many slots elsewhere."""
+    """Have a job go on with as many slots elsewhere."""
 
 
 class Pack(_Placed):
-    """Begin, or go on, on slots that another job has, and share them with it."""
+    """Have a job begin, or go on, on slots that another has, and share them with that one."""
 
 
 Decision = Start | Resize | Move | Pack | Pause
 
 
 def carried_out(state: State, decisions: Sequence[Decision]) -> State:
-    """The moment right after these decisions, none of which is a `Pack`."""
+    """The state right after these decisions, none of which is a `Pack`."""
     if not decisions:
         return state
     rows = np.flatnonzero(np.isin(state.jobs.number, [decision.job for decision in decisions]))

@@ -2,6 +2,6 @@
 
 import sys
 
-from manyhands.jobs.controller.start import main
+from manyhands.jobs.controller.web.start import main
 
 sys.exit(main(sys.argv[1:]))

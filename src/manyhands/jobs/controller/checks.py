@@ -12,21 +12,22 @@ from typing import Any
 from manyhands.errors import UsageError
 
 LONGEST_PATH = 4095
-"""Characters; Linux takes no more bytes."""
+"""The most characters of a path; Linux takes no more bytes."""
 _SHOWN = 60
-"""Characters of a wrong value that are shown."""
+"""How many characters of a wrong value are shown."""
 
 
 def text(what: str, value: Any, longest: int, *, empty: bool = False, lines: bool = False) -> str:
-    """A text of so many characters at most, that may be shown and written down.
+    """The value, if it is a text that may be shown and written down.
 
     Args:
-        what: its name, for the error.
-        empty: it may be.
-        lines: it may hold control characters but NUL, as line breaks.
+        what: the value's name, for the error.
+        longest: how many characters the text may have.
+        empty: whether the text may be empty.
+        lines: whether the text may hold control characters but NUL, as line breaks.
 
     Raises:
-        UsageError: it is not.
+        UsageError: the value is something else.
     """
     if not isinstance(value, str):
         raise _wrong(what, value, "text")
@@ -44,10 +45,10 @@ def text(what: str, value: Any, longest: int, *, empty: bool = False, lines: boo
 
 
 def path(what: str, value: Any) -> str:
-    """An absolute path.
+    """The value, if it is an absolute path.
 
     Raises:
-        UsageError: it is not.
+        UsageError: the value is something else.
     """
     if not text(what, value, LONGEST_PATH).startswith("/"):
         raise _wrong(what, value, "an absolute path")
@@ -55,10 +56,10 @@ def path(what: str, value: Any) -> str:
 
 
 def whole(what: str, value: Any, least: int, most: int) -> int:
-    """A whole number within bounds.
+    """The value, if it is a whole number from `least` to `most`.
 
     Raises:
-        UsageError: it is not.
+        UsageError: the value is something else.
     """
     if type(value) is not int or not least <= value <= most:  # true and false are no numbers here
         raise _wrong(what, value, f"a whole number from {least} to {most}")
@@ -66,10 +67,10 @@ def whole(what: str, value: Any, least: int, most: int) -> int:
 
 
 def number(what: str, value: Any) -> float:
-    """A finite number.
+    """The value, if it is a finite number, between -1e15 and 1e15.
 
     Raises:
-        UsageError: it is not.
+        UsageError: the value is something else.
     """
     if type(value) not in (int, float) or not -1e15 < value < 1e15 or not math.isfinite(value):
         raise _wrong(what, value, "a number")
@@ -77,10 +78,10 @@ def number(what: str, value: Any) -> float:
 
 
 def truth(what: str, value: Any) -> bool:
-    """True or false.
+    """The value, if it is true or false.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: the value is neither.
     """
     if not isinstance(value, bool):
         raise _wrong(what, value, "true or false")
@@ -88,10 +89,10 @@ def truth(what: str, value: Any) -> bool:
 
 
 def sequence(what: str, value: Any, longest: int) -> list[Any]:
-    """A list of so many entries at most; they are not looked at.
+    """The value as a list, if it is one of at most `longest` entries; those are not looked at.
 
     Raises:
-        UsageError: it is not.
+        UsageError: the value is something else.
     """
     if not isinstance(value, list | tuple):
         raise _wrong(what, value, "a list")
@@ -101,10 +102,10 @@ def sequence(what: str, value: Any, longest: int) -> list[Any]:
 
 
 def table(what: str, value: Any, longest: int) -> dict[str, Any]:
-    """An object of so many entries at most; they are not looked at.
+    """The value, if it is an object of at most `longest` entries; those are not looked at.
 
     Raises:
-        UsageError: it is not.
+        UsageError: the value is something else.
     """
     if not isinstance(value, dict):
         raise _wrong(what, value, "an object")

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 _said: set[str] = set()
 _MOST = 1000
-"""Different ones that are remembered."""
+"""How many different faults are remembered."""
 
 
 def complain(what: str) -> None:
-    """Say that something failed, and with which exception; called while it is handled."""
+    """Say that something failed, and with which exception; called while that exception is handled."""
     text = f"manyhands: {what}:\n{traceback.format_exc()}"
     if text in _said:
         return

@@ -32,7 +32,9 @@ WRAPPERS: dict[str, Callable[[Policy, float], Policy]] = {
 
 
 def policy_of(name: str, pause: float = 5.0) -> Policy:
-    """`fifo`, `las:600:6000`, or with additions: `priority+elastic+consolidate`; `elastic` alone is `fifo+elastic`.
+    """The policy of a name: `fifo`, `las:600:6000`, or with additions `priority+elastic+consolidate`.
+
+    `elastic` alone is `fifo+elastic`.
 
     Args:
         pause: seconds that a move takes.

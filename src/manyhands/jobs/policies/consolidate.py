@@ -32,7 +32,7 @@ def consolidating(
 
 
 def moves(state: State, pause: float, margin: float) -> list[Decision]:
-    """The moves that pay, those that save most first."""
+    """The moves that pay, those that save most first; `pause` and `margin` as for `consolidating`."""
     jobs = state.jobs
     candidates = np.flatnonzero(jobs.runs & (jobs.spread < 1) & ~jobs.held)
     saves = (1 - jobs.spread[candidates]) * jobs.service[candidates] / np.maximum(1, jobs.workers[candidates])

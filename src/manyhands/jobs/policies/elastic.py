@@ -50,14 +50,14 @@ def growing(policy: Callable[[State], list[Decision]], pause: float = 5.0) -> Ca
 
 
 def _too_soon(state: State, rows: Ints, before: Ints, after: Ints, pause: float) -> NDArray[np.bool_]:
-    """Who would grow, and has not been as it is for long enough."""
+    """Whether each row would grow, and has not been as it is for long enough."""
     jobs, more = state.jobs, after - before
     repaid = pause * before / np.maximum(1, more)
     return (more > 0) & jobs.runs[rows] & (jobs.since[rows] < _TIMES * repaid)
 
 
 def shrunk(state: State) -> State:
-    """The moment as if everybody had the fewest workers that it can have."""
+    """The state as if every job had the fewest workers that it can have."""
     jobs, first, workers = state.jobs, state.first.copy(), state.jobs.workers.copy()
     rows = running(state)
     for row in rows[jobs.workers[rows] > jobs.least[rows]]:

@@ -13,6 +13,7 @@ from manyhands.jobs.state import Decision, State
 
 
 def fifo(state: State) -> list[Decision]:
+    """Jobs that run stay; those that wait start in the order of submission, until one lacks room."""
     jobs, runs, waits = state.jobs, running(state), waiting(state)
     room = len(state.slots) - int(jobs.workers[runs].sum())
     begins = before_the_first_that_lacks_room(waits, jobs.least[waits], room)

@@ -18,12 +18,22 @@ def running(state: State) -> Ints:
 
 
 def before_the_first_that_lacks_room(rows: Ints, sizes: Ints, room: int) -> Ints:
-    """Nobody overtakes: the first that does not fit keeps all that come after it waiting."""
+    """The rows before the first that does not fit, which nobody overtakes.
+
+    Args:
+        sizes: how many slots each row needs.
+        room: how many slots there are.
+    """
     return rows[: int(np.searchsorted(np.cumsum(sizes), room, side="right"))]
 
 
 def all_that_fit(rows: Ints, sizes: Ints, room: int) -> Ints:
-    """In their order; who does not fit into what is left is passed over."""
+    """The rows that fit, in their order; one that does not fit into what is left is passed over.
+
+    Args:
+        sizes: how many slots each row needs.
+        room: how many slots there are.
+    """
     chosen: list[Ints] = []
     while len(rows) and room > 0:
         together = int(np.searchsorted(np.cumsum(sizes), room, side="right"))

@@ -18,15 +18,17 @@ from manyhands.jobs.policies.order import waiting
 from manyhands.jobs.state import FREE, Decision, Floats, Move, Pack, Pause, Resize, Start, State, carried_out
 
 LEAST = 0.25
-"""Of its speed alone: nobody is slowed down further for another's sake."""
-
-
+"""Least share of its speed alone that a job keeps: nobody is slowed down further for another's sake."""
 STICKS = 0.05
 """By so much another partner has to be better than the one that a job has: a change costs both some seconds."""
 
 
 def packing(policy: Callable[[State], list[Decision]], margin: float = 0.1) -> Callable[[State], list[Decision]]:
-    """A policy that lets jobs that wait under `policy` share slots with those that run."""
+    """A policy that lets jobs that wait under `policy` share slots with those that run.
+
+    Args:
+        margin: what a pair has to gain, in jobs' speeds alone.
+    """
     gains = Gains()
 
     def decide(state: State) -> list[Decision]:
@@ -55,7 +57,7 @@ def packing(policy: Callable[[State], list[Decision]], margin: float = 0.1) -> C
 
 
 def without_guests(state: State, guests: np.ndarray) -> State:
-    """The moment as if those who share as the second waited."""
+    """The state as if those who share slots as the second waited."""
     workers = state.jobs.workers.copy()
     workers[guests] = 0
     return replace(state, jobs=replace(state.jobs, workers=workers), second=np.full_like(state.second, FREE))
@@ -67,9 +69,10 @@ def pairs(
     """Whom to pack with whom, and whom to part.
 
     Args:
-        state: without guests, after what was decided.
+        state: the state without guests, after what was decided.
         decided: numbers of the jobs that this was about: one decision is enough.
-        partner: by row of a guest, the job whose slots it shares; itself, if it has them alone now.
+        partner: the row of the job whose slots a guest shares, by the guest's; its own, if it has them alone now.
+        margin: what a new pair has to gain, in jobs' speeds alone.
     """
     jobs = state.jobs
     alone = [row for row, host in partner.items() if row == host]
@@ -104,8 +107,8 @@ def pairs(
 
 class Gains:
     """What jobs of two kinds get done together beyond what one alone would, as a table: a row for each host's kind, a
-    column for each guest's. Below 0 if nobody knows, or if one of the two would hardly get on. Made anew only for other
-    pairs or kinds than the last time."""
+    column for each guest's. A gain is below 0 if nobody knows it, or if one of the two would hardly get on. The table
+    is made anew only for other pairs or kinds than the last time."""
 
     def __init__(self) -> None:
         self._of: tuple[Mapping[tuple[int, int], tuple[float, float]] | None, tuple[int, ...]] = (None, ())

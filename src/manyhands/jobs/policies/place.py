@@ -16,8 +16,8 @@ def place(state: State, rows: Ints, workers: Ints) -> list[Decision]:
     """Decisions that lead to these rows, and no others, running.
 
     Args:
-        rows: distinct; those that come first choose first.
-        workers: of each; together no more than there are slots.
+        rows: distinct rows; those that come first choose first.
+        workers: how many each row is to have; together no more than there are slots.
     """
     jobs = state.jobs
     wanted = np.zeros(len(jobs), dtype=np.int64)
@@ -49,7 +49,7 @@ def place(state: State, rows: Ints, workers: Ints) -> list[Decision]:
 
 
 def most_together(slots: Ints, own: Ints, count: int) -> Ints:
-    """Of slots that a job has, as many, on the hosts of which it has most."""
+    """So many of the slots that a job has, on the hosts where it has most of them."""
     hosts = slots[own]
     if (hosts == hosts[:1]).all():
         return own[:count]
@@ -61,8 +61,8 @@ class Room:
     """The free slots, host by host.
 
     Args:
-        slots: by slot, its host.
-        first: by slot, who has it.
+        slots: the host of each slot.
+        first: the row of the job that has each slot; `FREE` if there is none.
     """
 
     def __init__(self, slots: Ints, first: Ints) -> None:
@@ -71,11 +71,11 @@ class Room:
 
     @property
     def count(self) -> Ints:
-        """Free slots of every host."""
+        """How many slots are free on every host."""
         return self._count
 
     def take(self, count: int, near: Ints | None = None) -> Ints:
-        """So many slots, which must be there; `near` others of the same job, where that is possible."""
+        """Take so many slots, which must be free, on the hosts of `near`, others of the job, where that is possible."""
         chosen: list[Ints] = []
         if near is not None and len(near):
             for host in np.unique(self._slots[near]):
@@ -91,12 +91,13 @@ class Room:
         return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, dtype=np.int64)
 
     def take_together(self, count: int, near: Ints) -> Ints:
-        """So many slots of one host that has them: the one with most of `near`, which are free again."""
+        """Take so many slots of one host that has them: the one with most of `near`, which are free again."""
         has = np.bincount(self._slots[near], minlength=len(self._count))
         fits = np.flatnonzero(self._count >= count)
         return self._take_on(int(fits[np.lexsort((self._count[fits], -has[fits]))[0]]), count, near)
 
     def give_back(self, slots: Ints) -> None:
+        """Let these slots be free again."""
         self._free[slots] = True
         np.add.at(self._count, self._slots[slots], 1)
 

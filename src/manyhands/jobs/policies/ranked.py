@@ -19,17 +19,17 @@ from manyhands.jobs.policies.place import place
 from manyhands.jobs.state import Decision, Floats, Ints, State
 
 PATIENCE = 1800.0
-"""Seconds."""
+"""Seconds after which a job that waits goes before those of the same claim that run."""
 
 
 def priority(state: State) -> list[Decision]:
-    """Higher priority first; among equals, who came first."""
+    """Jobs of higher priority run first; among equals, those that came first."""
     jobs = state.jobs
     return _run_first(state, lambda rows: -jobs.priority[rows].astype(np.float64))
 
 
 def least_attained_service(*levels: float) -> Callable[[State], list[Decision]]:
-    """Who has had the least goes first, by levels of slot-seconds; within one, who came first.
+    """A policy by which who has had the least goes first, by levels of slot-seconds; within one, who came first.
 
     Short jobs end in the first level, without anybody knowing how long they are; levels keep jobs of similar service
     from taking slots from each other all the time. Source: Gu et al., Tiresias, NSDI 2019 (discretised 2D-LAS).
@@ -86,7 +86,7 @@ def fair(state: State) -> list[Decision]:
 
 
 def _order(state: State, rows: Ints) -> Floats:
-    """Among equals: who has waited for too long, who runs, who waits."""
+    """What orders equals, the lowest first: who has waited for too long, who runs, who waits."""
     jobs = state.jobs
     return np.where(jobs.runs[rows], 0.0, np.where(jobs.since[rows] > PATIENCE, -1.0, 1.0))
 

@@ -11,21 +11,23 @@ from manyhands.jobs.simulator.simulate import Outcome
 from manyhands.jobs.state import Floats
 
 _SHORT = 10.0
-"""Seconds: shorter jobs count as that long when slowness is compared, as is usual (bounded slowdown)."""
+"""Jobs of fewer seconds count as that long when slowness is compared, as is usual (bounded slowdown)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Times in seconds.
+    """What a policy did to the jobs that have ended; times in seconds.
 
     Attributes:
-        completion: from submission to the end: mean and percentiles.
-        wait: without slots, from submission to the end.
+        jobs: how many have ended.
+        completion: times from submission to the end: mean and percentiles.
+        wait: times without slots, from submission to the end.
         utilisation: slot-seconds held over those that there were until the last end.
-        useful: the same of work that was done: what jobs ask for, without pauses, restarts and slowness.
-        makespan: from the first submission to the last end.
+        useful: the same for work that was done: what jobs ask for, without pauses, restarts and slowness.
+        makespan: the time from the first submission to the last end.
         fairness: Jain's index over users' mean slowdown (completion over what a job takes alone, at least 10 s);
             1: all fare alike.
+        decisions: how many of each kind were made.
     """
 
     jobs: int
@@ -42,6 +44,7 @@ class Figures:
 
 
 def figures(outcome: Outcome) -> Figures:
+    """The figures of a simulation."""
     trace = outcome.trace
     ended = ~np.isnan(outcome.ended)
     took = outcome.ended[ended] - trace.submitted[ended]

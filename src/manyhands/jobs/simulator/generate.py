@@ -22,11 +22,14 @@ USERS = 11
 
 
 class _Class(NamedTuple):
+    """Jobs of similar size, whose times are lognormal."""
+
     least: int
-    """Workers from which on."""
+    """The fewest workers that a job of the class has."""
     median: float
-    """Seconds."""
+    """The median of the jobs' times, in s."""
     sigma: float
+    """The standard deviation of the logarithms of the jobs' times."""
 
 
 _CLASSES = (_Class(1, 57 * 60.0, 1.53), _Class(2, 761 * 60.0, 1.1), _Class(8, 700 * 60.0, 1.09))
@@ -42,13 +45,13 @@ def generate(
     spread: float = 1.0,
     kinds: int = 1,
 ) -> Trace:
-    """So many jobs for a cluster of so many slots.
+    """A trace of so many jobs for a cluster of so many slots.
 
     Args:
         load: slot-seconds asked for over those that there are, while jobs come.
         elastic: share of the jobs that can use four times the workers that they need.
-        spread: speed of gangs on more hosts than they need.
-        kinds: how many there are, equally likely.
+        spread: speed of gangs on more hosts than they need, over that on as few as can be.
+        kinds: how many kinds of jobs there are, equally likely.
     """
     random = np.random.default_rng(seed)
     sizes = np.array([size for size in SIZES if size <= slots])
@@ -76,7 +79,7 @@ def generate(
 
 
 def generate_pairs(kinds: int, seed: int = 0) -> dict[tuple[int, int], tuple[float, float]]:
-    """By two kinds, their speeds on shared slots over those alone; (0, 0) for two that do not fit."""
+    """The speeds of every two kinds on shared slots over those alone; (0, 0) for two that do not fit."""
     random = np.random.default_rng(seed)
     disturbed, disturbs = random.exponential(0.22, kinds), random.exponential(0.25, kinds)
     noise = random.normal(0.0, 0.28, (kinds, kinds))
@@ -90,7 +93,7 @@ def generate_pairs(kinds: int, seed: int = 0) -> dict[tuple[int, int], tuple[flo
 
 
 def _times(random: np.random.Generator, least: Ints) -> Floats:
-    """What each takes; drawn again where it is out of range."""
+    """Seconds that each job takes; drawn again where they are out of range."""
     place = np.searchsorted([c.least for c in _CLASSES], least, side="right") - 1
     medians, sigmas = np.array([c.median for c in _CLASSES])[place], np.array([c.sigma for c in _CLASSES])[place]
     seconds = np.zeros(len(least))

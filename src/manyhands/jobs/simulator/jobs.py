@@ -16,8 +16,9 @@ class Trace:
 
     Attributes:
         seconds: what a job takes on `least` workers that it has for itself, on one host if they fit.
-        spread: its speed on more hosts than it needs, over that on as few as can be.
-        names: of jobs; `users`, `kinds`: of what the columns index.
+        spread: a job's speed on more hosts than it needs, over that on as few as can be.
+        names: the jobs' names.
+        users, kinds: the names of what the columns `user` and `kind` index.
         left_out: rows of the file that ask for no slot, or never ran.
     """
 
@@ -39,7 +40,7 @@ class Trace:
         return len(self.submitted)
 
     def first(self, count: int | None) -> Trace:
-        """Only so many of them."""
+        """The trace of the first jobs, so many of them; None: of all."""
         if count is None or count >= len(self):
             return self
         columns = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -48,7 +49,7 @@ class Trace:
 
     @property
     def work(self) -> Floats:
-        """Slot-seconds of each."""
+        """Slot-seconds that each job asks for."""
         return self.seconds * self.least
 
     def load(self, slots: int) -> float:

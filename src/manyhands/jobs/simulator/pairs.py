@@ -19,20 +19,20 @@ Speeds = tuple[float, float]
 
 
 class MeasuredPairs(NamedTuple):
-    """By two indexes into `kinds`, the speeds of both."""
+    """Speeds of two kinds that share slots, by their indexes into `kinds`."""
 
     kinds: list[str]
     speeds: dict[tuple[int, int], Speeds]
 
 
 def read_pairs(path: Path, device: str = "v100") -> MeasuredPairs:
-    """The pairs of a file.
+    """The speeds of pairs that a file holds.
 
     Args:
-        device: of those in Gavel's file.
+        device: which of the devices in Gavel's file.
 
     Raises:
-        UserError: it cannot be read, or something in it is wrong; names it.
+        UserError: the file cannot be read, or something in it is wrong; the text says what.
     """
     try:
         text = path.read_text()
@@ -58,7 +58,7 @@ def _own(text: str) -> MeasuredPairs:
 
 
 def _gavel(data: dict[str, Any], device: str) -> MeasuredPairs:
-    """Jobs of one device; rates become speeds over the rate alone."""
+    """The pairs of one device in Gavel's file; rates become speeds over the rate alone."""
     if device not in data:
         raise ValueError(f"there is no device {device}; there are {', '.join(data)}")
     rates = {job: pairs for job, pairs in data[device].items() if ast.literal_eval(job)[1] == 1}

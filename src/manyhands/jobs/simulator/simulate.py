@@ -21,7 +21,7 @@ from manyhands.jobs.simulator.jobs import Trace
 from manyhands.jobs.state import FREE, Decision, Floats, Ints, Jobs, Move, Pack, Pause, Resize, State
 
 _LONGEST = 4
-"""Ticks between decisions while nothing happens and nothing is decided."""
+"""The most ticks between decisions while nothing happens and nothing is decided."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,8 @@ class World:
         hosts: slots of each host.
         restart: seconds lost with every pause, move or resize.
         scaling: exponent of the speed in the number of workers.
-        tick: seconds.
+        tick: seconds between decisions while somebody waits.
+        shares: users' weights.
         pairs: by kinds of two jobs that share slots, their speeds; (0, 0) for two that do not fit side by side.
         trial: seconds after which the speeds of two that share slots are known. None: all are known from the start.
     """
@@ -47,13 +48,13 @@ class World:
 
     @property
     def slots(self) -> Ints:
-        """By slot, its host."""
+        """The host of each slot."""
         return np.repeat(np.arange(len(self.hosts)), self.hosts)
 
 
 @dataclass(frozen=True)
 class Stay:
-    """A job on its slots for a while."""
+    """A job on its slots for a while, in s."""
 
     job: int
     slots: tuple[int, ...]
@@ -66,8 +67,10 @@ class Outcome:
     """What became of the jobs.
 
     Attributes:
-        began: when each first ran; `ended`: when it was done. NaN for those that never did.
-        ran: seconds that it held slots.
+        slots: how many slots the cluster had.
+        began: when each job first ran, in s; NaN for those that never did.
+        ended: when each job was done, in s; NaN for those that never were.
+        ran: seconds that each job held slots.
         stays: who had which slots when.
         refused: rows of jobs that ask for more slots than there are.
         decisions: how many of each kind were made.
@@ -79,14 +82,14 @@ class Outcome:
     ended: Floats
     ran: Floats
     used: float
-    """Slot-seconds that were held, shared slots once."""
+    """Slot-seconds that were held; shared slots count once."""
     stays: Sequence[Stay]
     refused: Ints
     decisions: Mapping[str, int]
 
 
 def simulate(trace: Trace, world: World, policy: Policy) -> Outcome:
-    """Every job of the trace to its end.
+    """Run every job of a trace to its end.
 
     Raises:
         RuntimeError: the policy leaves slots free and jobs waiting for ever, or decides what cannot be.
@@ -95,12 +98,14 @@ def simulate(trace: Trace, world: World, policy: Policy) -> Outcome:
 
 
 class _Simulation:
+    """A simulation: how it stands, and what happens in it. Columns have a row for each job of the trace."""
+
     def __init__(self, trace: Trace, world: World, policy: Policy) -> None:
         self.trace, self.world, self.policy = trace, world, policy
         count = len(trace)
         self.slots = world.slots
         self.most_on = np.cumsum(sorted(world.hosts, reverse=True))
-        """Slots of the largest host, of the two largest, and so on."""
+        """How many slots the largest host has, the two largest together, and so on."""
         self.first = np.full(len(self.slots), FREE)
         self.second = np.full(len(self.slots), FREE)
         self.now = 0.0
@@ -128,7 +133,7 @@ class _Simulation:
         self.measurable = frozenset(kind for pair in world.pairs for kind in pair)
         self.hoped: tuple[object, Mapping[tuple[int, int], tuple[float, float]]] = (None, {})
         self.trials: dict[tuple[int, int], float] = {}
-        """By jobs that share slots and have not been measured, when they will have been."""
+        """When jobs that share slots and have not been measured will have been, by their rows."""
 
     def run(self) -> Outcome:
         trace = self.trace
@@ -201,7 +206,7 @@ class _Simulation:
         return self.hoped[1]
 
     def _end_trials(self) -> None:
-        """Those that have shared slots for long enough know how fast they are."""
+        """Make the speeds of jobs known that have shared slots for long enough."""
         for (host, guest), when in list(self.trials.items()):
             if when <= self.now:
                 del self.trials[host, guest]
@@ -209,7 +214,7 @@ class _Simulation:
                 self.known.measure(*kinds, self._speeds(*kinds))
 
     def _speeds(self, host: int, guest: int) -> tuple[float, float]:
-        """Of two kinds that share slots, as it really is."""
+        """The speeds of two kinds that share slots, as they really are."""
         if (host, guest) in self.world.pairs:
             return self.world.pairs[host, guest]
         guests, hosts = self.world.pairs[guest, host]
@@ -256,7 +261,7 @@ class _Simulation:
         )
 
     def _facts(self, active: Ints) -> dict[str, Any]:
-        """What stays as it is while the same jobs are there."""
+        """The columns of jobs that stay as they are while the same jobs are there."""
         columns = ("user", "submitted", "least", "most", "priority", "kind", "spread")
         facts = {name: getattr(self.trace, name)[active] for name in columns}
         return {"number": active, "held": np.zeros(len(active), dtype=bool), **facts}
@@ -299,7 +304,7 @@ class _Simulation:
         self.workers[job] = 0
 
     def _settle(self) -> None:
-        """The speeds from now on."""
+        """Find the speeds of jobs from now on."""
         self.runs = np.array(sorted(self.on), dtype=np.int64)
         trace, runs = self.trace, self.runs
         self.rate[runs] = self.together[runs] * (self.workers[runs] / trace.least[runs]) ** self.world.scaling

@@ -39,7 +39,7 @@ def read_trace(path: Path) -> Trace:
     """The jobs of a file, in the order of submission. Those that ask for no worker are left out, and counted.
 
     Raises:
-        UserError: the file cannot be read, or a line is wrong; names it.
+        UserError: the file cannot be read, or a line is wrong; the text names it.
     """
     try:
         text = path.read_text()
