@@ -140,6 +140,9 @@ class Sharding:
         self._uses = hashlib.blake2b(digest_size=8)
         for number, module in enumerate(self._modules if self._regather else ()):
             module.register_forward_pre_hook(partial(self._use, number), prepend=True)
+        if self._reduces:
+            for group in _groups(self._modules):
+                self._note_gradients(group)
         for module in self._modules:
             # The job's loss is already divided by its micro-batches: gradients are added up and not averaged.
             module.set_gradient_divide_factor(1.0)
@@ -157,9 +160,21 @@ class Sharding:
         self.before_backward(last=False)
 
     def used(self) -> str:
-        """A digest of which modules' weights were gathered in the step's forward passes, one after another; empty where
-        they stay gathered."""
-        return self._uses.hexdigest() if self._regather else ""
+        """A digest of which modules' weights were gathered in the step's forward passes, in order, and of which gradients
+        were divided as they came; of nothing, where neither is done."""
+        return self._uses.hexdigest()
+
+    def _note_gradients(self, group: Any) -> None:
+        """Note which weights of a group have a gradient whenever FSDP divides them. It leaves out those that have none,
+        and pairs what is left with what others have."""
+        divide = group.post_backward
+
+        def noted(*arguments: Any) -> Any:
+            live = [getattr(param, "_unsharded_param", None) for param in group.fsdp_params]
+            self._uses.update(bytes(param is not None and param.grad is not None for param in live))
+            return divide(*arguments)
+
+        group.post_backward = noted
 
     def _use(self, number: int, module: nn.Module, arguments: Any) -> None:
         self._uses.update(b"%d " % number)
@@ -175,6 +190,13 @@ class Sharding:
         """Let go of the gathered weights: the shares have changed."""
         for module in self._modules:
             module.reshard()
+
+
+def _groups(modules: Sequence[FSDPModule]) -> list[Any]:
+    """FSDP's own groups of parameters, whose gradients it divides together."""
+    states = [module._get_fsdp_state() for module in modules]
+    found = [getattr(state, "_fsdp_param_groups", None) or [state._fsdp_param_group] for state in states]
+    return [group for groups in found for group in groups if group is not None]
 
 
 def reduces(stage: int, split_backward: bool) -> bool:

@@ -90,8 +90,9 @@ def evaluate(
     samples = feed.evaluation_samples()
     measure = {"loss": job.loss, **evaluation.metrics}
     rows = []
-    with evaluating(model), torch.no_grad():
+    with evaluating(model) as afresh, torch.no_grad():
         for count, batch in _batches(evaluation, job, feed, inferring, samples, enter):
+            afresh()  # whoever computes it, a batch begins with the buffers that training has left
             output = inferring.infer(batch.inputs)
             if output is None or not count or not inferring.share.speaks:
                 continue

@@ -192,7 +192,13 @@ def checked(job: str, layout: str, sync: str = "allreduce") -> str:
 
 
 def checked_run(
-    job: str, layout: str, steps: int, reference: str, cuts: Sequence[int] | None = None, checks: bool = True
+    job: str,
+    layout: str,
+    steps: int,
+    reference: str,
+    cuts: Sequence[int] | None = None,
+    checks: bool = True,
+    audit: int = 0,
 ) -> Any:
     """A run of a gang as a worker has it: the check, and then the training of another copy. On every rank: what was
     refused, or how it failed, or how it ended, as of `split`.
@@ -201,6 +207,7 @@ def checked_run(
         reference: a file of what the training alone ends with.
         cuts: of the training; the check finds its own.
         checks: whether there is a check.
+        audit: one micro-batch in so many is computed by a second replica, too.
     """
     found: dict[str, Any] = {"verdict": "", "refused": False}
     whole = part(gang(), range(MEMBER["world"]), "the run")
@@ -214,7 +221,7 @@ def checked_run(
                 trainer = Trainer(ALL[job](), plan, device="cpu")
                 found["verdict"] = check(trainer.job, plan, whole, trainer, False, lambda waits: None).verdict
             doing = "joining"
-            trainer = Trainer(ALL[job](), plan, device="cpu")
+            trainer = Trainer(ALL[job](), plan, device="cpu", audit=audit)
             group = whole if plan.layout.split else part(whole, range(MEMBER["world"]), "replicas")
             trainer.join(group, cuts=cuts)
             doing = "training"

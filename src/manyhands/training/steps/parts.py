@@ -105,7 +105,7 @@ class Parts:
         self._pipeline = Pipeline([self._stage(placed, part) for part in placed.parts], placed.table)
         self._gradients = gradients
         moves = self._layout.shard > 0 or self._layout.tp > 1  # FSDP and tensor parallelism write to weights themselves
-        self._unmoved = None if moves else Unmoved(placed.model)
+        self._unmoved = Unmoved(placed.model, moves)
         return gradients.exchanged
 
     def leave(self) -> None:

@@ -93,7 +93,8 @@ class Whole:
         policy.restore(self._learner, self.kept)
         self._tables = Tables(tables_of(self._learner.model), policy, self._folder, self._learner.step)
         self._gradients = Gradients(self._learner.model, policy)
-        self._unmoved = Unmoved(self._learner.model) if policy.workers > 1 and not policy.brings_weights else None
+        several, model = policy.workers > 1, self._learner.model
+        self._unmoved = Unmoved(model, moves=policy.brings_weights) if several else None
         alike = isinstance(policy, AllReduce) and policy.workers > 1 and self._learner.job.reproducible
         self._alike = Alike(self._learner) if alike else None
         audits = alike and self._every > 0
