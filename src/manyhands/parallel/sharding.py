@@ -160,8 +160,8 @@ class Sharding:
         self.before_backward(last=False)
 
     def used(self) -> str:
-        """A digest of which modules' weights were gathered in the step's forward passes, in order, and of which gradients
-        were divided as they came; of nothing, where neither is done."""
+        """A digest of which modules' weights were gathered in the step's forward passes, in order, and of which
+        gradients were divided as they came; of nothing, where neither is done."""
         return self._uses.hexdigest()
 
     def _note_gradients(self, group: Any) -> None:
