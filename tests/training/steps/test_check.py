@@ -17,7 +17,6 @@ REFUSED = {
     ("moving", "dp=2"),
     ("counting", "dp=2"),
     ("two-ways", "pp=2"),
-    ("moved", "dp=2"),
     ("noisy", "pp=2"),
     ("noisy", "dp=2,shard=1"),
     ("noisy", "tp=2"),
