@@ -100,3 +100,9 @@ def test_what_deviates_at_the_same_place_again_ends_the_run():
     model = running(committed=9, deviated_at=9)
     model.take(heard.hear(model.at, 0, said.Deviated(step=8, ranks=(), since=7, error="different.")))
     assert "second time" in model.at.ending.error and "--workers 1" in model.at.ending.error
+
+
+def test_who_deviates_again_and_again_ends_the_run():
+    model = running(committed=9, deviated_at=2, deviations=3)
+    model.take(heard.hear(model.at, 0, said.Deviated(step=9, ranks=(1,), since=None, error="different.")))
+    assert "the 4th time" in model.at.ending.error and "a machine errs" in model.at.ending.error

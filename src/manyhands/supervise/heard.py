@@ -23,6 +23,10 @@ from manyhands.supervise.members import describe_loss
 from manyhands.supervise.standing import Ending, Standing
 
 
+_DEVIATIONS = 3
+"""So often may replicas deviate in a session: chance does not flip more bits."""
+
+
 def hear(standing: Standing, worker: int, report: Report) -> Outcome:
     """A worker said something. If it is no member any more, only what it knows of committed steps matters."""
     draft = Draft(standing)
@@ -207,11 +211,13 @@ def _deviated(draft: Draft, member: Member, report: said.Deviated) -> None:
         return
     right = report.step if report.since is None else max(report.since, at.agreed, 0)
     again = right <= at.deviated_at if report.since is None else right < at.deviated_at
-    draft.set(deviated=at.number, deviated_at=max(at.deviated_at, report.step))
+    count = at.deviations + 1
+    draft.set(deviated=at.number, deviated_at=max(at.deviated_at, report.step), deviations=count)
     draft.do(Membership(change="deviated", workers=at.workers, event=report.error))
-    if again:
+    if again or count > _DEVIATIONS:
+        often = "the second time at this place" if again else f"the {count}th time"
         draft.fail(
-            f"{report.error} That is the second time at this place, so something in the job is not the same on every "
+            f"{report.error} That is {often}: either a machine errs, or something in the job is not the same on every "
             "worker. Train with --workers 1, or find it: what does the model, the loss or the data keep outside of "
             "weights and buffers, and what do they ask of the process, the host or the clock?"
         )

@@ -129,6 +129,8 @@ class Standing:
     """The newest generation whose members were found to deviate."""
     deviated_at: int = -1
     """The furthest step after which members were found to deviate."""
+    deviations: int = 0
+    """How often they were."""
 
     ending: Ending | None = None
     interrupts: int = 0
