@@ -31,6 +31,7 @@ from manyhands.supervise.actions import (
     WriteCheckpoint,
 )
 from manyhands.supervise.decide import decide, done
+from manyhands.supervise.deviations import rewound
 from manyhands.supervise.losses import Casualties, Loss
 from manyhands.supervise.standing import Durable, Standing
 
@@ -157,7 +158,7 @@ class Model:
             self.held = None
         self.newest, self.rewound = max([*self.written, self.held.step if self.held else 0]), True
         newest = Checkpoint(max(self.written), Path("/checkpoints")) if self.written else None
-        self.at = heard.rewound(self.at, newest, self.held)
+        self.at = rewound(self.at, newest, self.held)
 
     # Members
 

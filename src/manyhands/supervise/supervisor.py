@@ -37,6 +37,7 @@ from manyhands.supervise.actions import (
 )
 from manyhands.supervise.checkpoints import Checkpoints
 from manyhands.supervise.decide import decide, done
+from manyhands.supervise.deviations import rewound
 from manyhands.supervise.draft import Outcome
 from manyhands.supervise.ending import conclude
 from manyhands.supervise.losses import Casualties, Loss
@@ -271,7 +272,7 @@ class Supervisor:
         forget_after(self._directory.checkpoints, step)
         self._record.rewind(step)
         checkpoint = newest_checkpoint(self._directory.checkpoints, self._view.note)
-        self._standing = heard.rewound(self._standing, checkpoint, self._slots.newest())
+        self._standing = rewound(self._standing, checkpoint, self._slots.newest())
 
     # What it tells
 
