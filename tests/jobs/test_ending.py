@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 from test_orders import job
 
+from manyhands.engine import HERE
+from manyhands.jobs.controller.processes import command
 from manyhands.jobs.controller.processes.remains import Result
 from manyhands.jobs.controller.scheduling.ending import LOSSES, verdict
 from manyhands.jobs.controller.storage.record import Status, Wish
@@ -68,3 +70,27 @@ def test_who_cannot_be_gone_on_with_says_why():
     assert verdict(row, "result.json is damaged", 0, (), "")[:3] == (Status.FAILED, 0, "result.json is damaged")
     row.wish = Wish.CANCEL
     assert verdict(row, "result.json is damaged", 0, (), "").status is Status.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        ("host 10.0.0.1 is not to be reached", True),
+        ("host 10.0.0.1:7500 is not to be reached", True),
+        ("worker 1 on 10.0.0.1.", True),
+        ("host 10.0.0.12 is not to be reached", False),
+        ("host 110.0.0.1 is not to be reached", False),
+        ("host 10.0.0.1.example is not to be reached", False),
+    ],
+)
+def test_a_host_is_named_by_its_whole_name(error, lost):
+    found = verdict(job(1), replace(FAILED, error=error), 1, ("10.0.0.1",), "")
+    assert (found.status is Status.WAITING) == lost
+
+
+def test_a_run_that_had_other_hosts_goes_on_where_the_cluster_is_now(tmp_path):
+    row = job(1)
+    row.target = ((HERE, 0), (HERE, 1))
+    assert command.train(row, tmp_path, begun=True, hosts=None)[-4:] == ["--workers", "2", "--hosts", ""]
+    assert "--hosts" not in command.train(row, tmp_path, begun=False, hosts=None)
+    assert command.train(row, tmp_path, begun=True, hosts="a=2")[-2:] == ["--hosts", "a=2"]

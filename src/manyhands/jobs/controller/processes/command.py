@@ -14,12 +14,12 @@ def train(job: Job, run: Path, begun: bool, hosts: str | None) -> list[str]:
     Args:
         run: the run's directory.
         begun: whether there is a run in it, to be gone on with.
-        hosts: where the workers are to be; None on a cluster of this machine alone.
+        hosts: where the workers are to be; None on a cluster of this machine alone, whatever hosts the run had before.
     """
     command = ["train", *(("--resume", str(run)) if begun else (job.file, "--run-dir", str(run)))]
     command += ["--workers", str(len(job.target))]
-    if hosts is not None:
-        command += ["--hosts", hosts]
+    if hosts is not None or begun:
+        command += ["--hosts", hosts or ""]
     for name, value in job.flags.items():
         command += [f"--{name.replace('_', '-')}", value]
     if not begun and job.arguments:

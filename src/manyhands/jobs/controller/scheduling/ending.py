@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ def verdict(job: Job, result: Result | str, code: int | None, others: Collection
         return Verdict(Status.FINISHED, job.losses, "")
     if job.wish is Wish.CANCEL:
         return Verdict(Status.CANCELLED, job.losses)
-    if status == "failed" and not any(host in result.error for host in others):
+    if status == "failed" and not any(_names(result.error, host) for host in others):
         return Verdict(Status.FAILED, job.losses, result.error)
     if status == "stopped" or job.halting:
         pauses = job.wish is Wish.PAUSE or not job.halting
@@ -57,3 +58,8 @@ def verdict(job: Job, result: Result | str, code: int | None, others: Collection
     if losses >= LOSSES:
         return Verdict(Status.FAILED, losses, f"its supervisor was lost {losses} times without a step. {words}")
     return Verdict(Status.WAITING, losses)
+
+
+def _names(text: str, host: str) -> bool:
+    """Whether a text speaks of a host: not of one whose name only contains its own."""
+    return re.search(rf"(?<![\w.-]){re.escape(host)}(?![\w-]|\.\w)", text) is not None

@@ -123,8 +123,10 @@ class Sharing:
 
     def _tell(self, runner: _Runner, way: str | None) -> None:
         async def tell() -> None:
-            with contextlib.suppress(UserError):  # it starts or ends
+            try:
                 await runner.share(way)
+            except UserError:  # it starts or ends: say it again when there is news
+                runner.gang.way = "unknown"
 
         runner.gang.way = way
         task = asyncio.create_task(tell())
