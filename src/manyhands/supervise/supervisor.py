@@ -17,7 +17,7 @@ from typing import Any, assert_never
 
 from manyhands.engine import Engine, EngineEvent, Exited, Loop, Printed, Said
 from manyhands.errors import UserError
-from manyhands.gang import REPORTS, Facts, Member, Report
+from manyhands.gang import REPORTS, Facts, Member, Phase, Report
 from manyhands.gang import reports as said
 from manyhands.gang.orders import Build
 from manyhands.plan import Plan
@@ -279,7 +279,9 @@ class Supervisor:
     def status(self) -> Status:
         """What `manyhands show` tells of a live run."""
         at, plan = self._standing, self._standing.wanted
-        gang = [at.members[worker] for worker in (at.generation.gang if at.generation else ()) if worker in at.members]
+        checking = [member for member in at.members.values() if member.phase is Phase.CHECKING]
+        newest = at.generation.gang if at.generation else ()
+        gang = checking or [at.members[worker] for worker in newest if worker in at.members]
         return Status(
             status="running" if at.ending is None else "ending",
             step=at.committed,

@@ -21,6 +21,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+import manyhands.training.steps.same as same
 from manyhands.collective import Block
 from manyhands.errors import UserError
 from manyhands.job import Job
@@ -31,7 +32,7 @@ from manyhands.training.evaluate import evaluate
 from manyhands.training.feed import Feed
 from manyhands.training.learner import Learner
 from manyhands.training.losses import check_finite
-from manyhands.training.steps import MakeSteps, Setting, same, steps_for
+from manyhands.training.steps import MakeSteps, Setting, steps_for
 from manyhands.transport import Group
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import manyhands.training.steps.norms as norms
+import manyhands.training.steps.same as same
 from manyhands.collective import Block, assign_blocks
 from manyhands.errors import UserError
 from manyhands.parallel.build import Recipe, build
@@ -29,7 +31,6 @@ from manyhands.sync import Finished, OnWait, Round
 from manyhands.tables import tables_of
 from manyhands.training.evaluate import Share, check, first, sizes
 from manyhands.training.passing import Passing, route
-from manyhands.training.steps import norms, same
 from manyhands.training.steps.actions import Actions
 from manyhands.training.steps.brake import Brake
 from manyhands.training.steps.computer import Setting

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,16 +14,15 @@ from manyhands.collective import Block
 from manyhands.parallel.call import call
 from manyhands.plan import Plan
 from manyhands.state import capture, restore, weights_sha256
-from manyhands.sync import AllReduce, Finished, OnWait, Policy, Round, Task
+from manyhands.sync import Finished, OnWait, Policy, Round, Task
 from manyhands.tables import tables_of
 from manyhands.training.evaluate import Share
 from manyhands.training.losses import check_loss
-from manyhands.training.steps import same
-from manyhands.training.steps.alike import Alike
-from manyhands.training.steps.audit import Audit, Found
+from manyhands.training.steps.audit import Found
 from manyhands.training.steps.brake import Brake
 from manyhands.training.steps.computer import Setting
 from manyhands.training.steps.gradients import Gradients
+from manyhands.training.steps.looks import Looks
 from manyhands.training.steps.policies import make_policy
 from manyhands.training.steps.tables import Tables
 from manyhands.training.steps.unmoved import Unmoved
@@ -56,8 +55,7 @@ class Whole:
         self._tables = Tables({}, self.policy, self._folder, 0)
         self._gradients: Gradients | None = None
         self._unmoved: Unmoved | None = None
-        self._alike: Alike | None = None
-        self._audit: Audit | None = None
+        self._looks: Looks | None = None
         self._took = 0.0
         """Seconds that the last step took."""
 
@@ -81,7 +79,7 @@ class Whole:
 
     @property
     def agreed(self) -> int:
-        return self._alike.agreed if self._alike is not None else -1
+        return self._looks.agreed if self._looks is not None else -1
 
     def join(self, group: Group | None, plan: Plan, on_wait: OnWait, cuts: Sequence[int] | None) -> str:
         policy = make_policy(self._learner.job, plan, group, on_wait)
@@ -95,10 +93,7 @@ class Whole:
         self._gradients = Gradients(self._learner.model, policy)
         several, model = policy.workers > 1, self._learner.model
         self._unmoved = Unmoved(model, moves=policy.brings_weights) if several else None
-        alike = isinstance(policy, AllReduce) and policy.workers > 1 and self._learner.job.reproducible
-        self._alike = Alike(self._learner) if alike else None
-        audits = alike and self._every > 0
-        self._audit = Audit(self._learner.job.seed, self._every, policy.rank, self._again) if audits else None
+        self._looks = Looks(self._learner, policy, group, self._every, self._again)
         return policy.described
 
     def leave(self) -> None:
@@ -111,19 +106,22 @@ class Whole:
     # A step
 
     def compute(self, flag: Callable[[], int]) -> Finished:
-        gradients = self._ready()
+        gradients, looks = self._ready(), self._looks
+        assert looks is not None
         began = time.perf_counter()
         self.policy.before_forward()
         gradients.begin_step()
         try:
             self._tables.begin_step()
-            watched = gradients.watch(self._audit.begin(self._learner.step, self.blocks) if self._audit else ())
+            watched = gradients.watch(looks.begin(self.blocks))
             losses, seconds = self._block(gradients)
-            look = self._look(losses, watched)
+            first = gradients.block.start
+            own = {index: {"the loss": losses[index - first].hex(), **found} for index, found in watched.items()}
+            told = looks.tell(own, self._took)
             self._recorder.enter("exchange")
             self._tables.finish()
-            finished = gradients.finish(losses, flag(), seconds, self._took, look)
-            self._judge(gradients, finished)
+            finished = gradients.finish(losses, flag(), seconds, self._took, told)
+            looks.judge(finished.looks, self._give_up)
             self._took = time.perf_counter() - began
         except BaseException:
             gradients.abandon()
@@ -193,35 +191,10 @@ class Whole:
         loss = self._pass(index)
         return {"the loss": float(loss).hex(), **self._ready().take_away(index)}
 
-    def _look(self, losses: list[float], watched: Mapping[int, Mapping[str, int]]) -> dict[str, Any]:
-        """What this worker tells the others, for them to compare."""
-        look = same.rates(self._learner.optimizer) if self.policy.workers > 1 else {}
-        if self._alike is None:
-            return look
-        look |= self._alike.look(self._took)
-        if self._audit is not None:
-            first = self._ready().block.start
-            own = {index: {"the loss": losses[index - first].hex(), **found} for index, found in watched.items()}
-            look |= self._audit.look(own)
-        return look
-
-    def _judge(self, gradients: Gradients, finished: Finished) -> None:
-        """
-        Raises:
-            DeviationError: replicas do not hold, or do not compute, the same.
-        """
-        if self._alike is None or self._group is None:
-            return
-        alike, gather = self._alike, self._group.all_gather_bytes
-        alike.judge(finished.looks, gather)
-
-        def give_up() -> None:
-            gradients.abandon()
-            gradients.begin_step()
-            alike.compare(gather)
-
-        if self._audit is not None:
-            self._audit.judge(finished.looks, gather, give_up)
+    def _give_up(self) -> None:
+        """Give the step up, and begin it again."""
+        self._ready().abandon()
+        self._ready().begin_step()
 
     def _ready(self) -> Gradients:
         assert self._gradients is not None, "it has joined no gang"
@@ -248,8 +221,8 @@ class Whole:
     def capture(self) -> dict[str, Any]:
         learner = self._learner
         self._tables.keep(learner.step)  # before others can have what this process gives
-        if self._alike is not None:
-            self._alike.soon()
+        if self._looks is not None:
+            self._looks.soon()
         self.policy.arrive()
         return self.policy.capture(capture(learner.model, learner.optimizer, learner.scheduler, learner.step))
 
