@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -24,7 +25,7 @@ def _obey(channel, worker, spec):
         message, descriptors = received
         match message.get("do"):
             case "print":
-                print(message["text"], end="", flush=True)
+                print(message["text"] * message.get("times", 1), end="", flush=True)
             case "error":
                 print(message["text"], file=sys.stderr)
             case "say":
@@ -52,9 +53,30 @@ def _obey(channel, worker, spec):
 
                 faulthandler.register(signal.SIGUSR1, all_threads=True)
                 channel.send({"say": "ready for stacks"})
+            case "leave":
+                channel.send({"say": "left", "pids": _leave(message["how"])})
+            case "babble":
+                subprocess.Popen(["yes"])
             case "close":
                 channel.close()
                 time.sleep(600)
+
+
+def _leave(how):
+    """Start a process that nobody ends."""
+    if how == "program":
+        return [subprocess.Popen(["sleep", "600"]).pid]
+    if how == "session":
+        return [subprocess.Popen(["sleep", "600"], start_new_session=True).pid]
+    read, write = os.pipe()
+    if os.fork() == 0:
+        if how == "daemon":
+            os.setsid()
+            if os.fork():
+                os._exit(0)
+        os.write(write, str(os.getpid()).encode())
+        time.sleep(600)
+    return [int(os.read(read, 100))]
 
 
 def orders(spec, place):

@@ -15,7 +15,7 @@ import pytest
 from deadlines import DEADLINE, Deadline, stretched
 from support import alive
 
-import manyhands.engine.hosts.depot as depot_module
+import manyhands.engine.hosts.distant as distant_module
 import manyhands.engine.hosts.remote as remote_module
 from manyhands.engine import Exited, LocalEngine, Loop, Meeting, Place, Printed, Said
 from manyhands.engine.hosts import Agent, Depot, DepotStore, DistantSlots, HostsEngine
@@ -274,7 +274,7 @@ def depot(tmp_path):
 
 def test_what_one_says_the_other_gets(depot, monkeypatch):
     *_, address, _ = depot
-    monkeypatch.setattr(depot_module, "_MEETING_SECONDS", 0.2)
+    monkeypatch.setattr(distant_module, "_MEETING_SECONDS", 0.2)
     with closing(DepotStore(address, TOKEN)) as first, closing(DepotStore(address, TOKEN)) as second:
         with pytest.raises(TimeoutError, match="nobody has said key"):
             second.get("key")
@@ -308,7 +308,7 @@ def test_half_a_state_is_none(depot):
     _, slots, _, away = depot
     away.begin(100)
     away.commit(0, 1, 100)
-    away._ask(WriteState(pinned=None, step=2, length=1 << 20), Granted)
+    away._ask(WriteState(pinned=None, step=2, length=1 << 20, writer="w"), Granted)
     away._sock.sendall(bytes(1000))
     away.close()
     time.sleep(0.2)
@@ -323,7 +323,7 @@ def test_only_checkpoints_are_handed_out(depot, tmp_path):
     (tmp_path / "checkpoints" / "link").symlink_to(tmp_path / "secret")
     assert bytes(away.read_file(str(tmp_path / "checkpoints" / "state"))) == b"state"
     for path in ("secret", "checkpoints/../secret", "checkpoints/link", "checkpoints/none"):
-        with pytest.raises(UserError, match="has lost the machine"):
+        with pytest.raises(UserError, match="the run was started on refuses"):
             away.read_file(str(tmp_path / path))
 
 
@@ -334,3 +334,12 @@ def test_the_depot_has_to_be_there(depot):
         away.newest()
     with pytest.raises(UserError, match="cannot reach"):
         DepotStore(address, b"some other token, not theirs")
+
+
+def test_the_owner_gets_in_while_a_stranger_holds_hundreds_of_connections(lend, desk):
+    host = lend()
+    with contextlib.ExitStack() as held:
+        for _ in range(300):
+            held.enter_context(socket.create_connection(host.address))
+        desk(a=host).start(0, "a")
+    assert len([line for line in host.said if "turned away" in line]) <= 3

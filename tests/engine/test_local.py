@@ -387,3 +387,64 @@ def test_a_template_that_still_loads_dies_with_its_supervisor(desk):
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize("how", ["program", "fork"])
+@pytest.mark.parametrize("end", ["return", "kill"])
+def test_what_a_worker_has_started_ends_with_it(desk, how, end):
+    d = desk()
+    d.open()
+    d.start(0, 1)
+    left = []
+    for worker in (0, 1):
+        d.do(worker, "leave", how=how)
+        d.until(lambda w=worker: len(d.said(w)) > 1, "what it left")
+        left.append(d.said(worker)[-1]["pids"][0])
+    if end == "kill":
+        d.engine.kill(0)
+    else:
+        d.do(0, "return")
+    d.until(lambda: not alive(left[0]), "its end")
+    d.until(lambda: any("has started processes" in line for line in d.printed(0)), "word of it")
+    assert alive(left[1]), "its worker is there"
+    d.do(0, "return")
+
+
+@pytest.mark.parametrize("how", ["program", "fork", "session", "daemon"])
+def test_what_workers_have_started_ends_with_the_run(desk, how):
+    d = desk()
+    d.open()
+    d.start(0, 1)
+    for worker in (0, 1):
+        d.do(worker, "leave", how=how)
+        d.until(lambda w=worker: len(d.said(w)) > 1, "what it left")
+    d.do(0, "return")
+    assert d.status(0) == 0
+    d.engine.close()
+    until_gone(*(d.said(worker)[-1]["pids"][0] for worker in (0, 1)))
+    told = [event for event in d.events if isinstance(event, Printed) and "has started processes" in event.line]
+    assert len(told) == 1
+
+
+def test_a_flood_of_lines_is_read_in_small_portions(desk):
+    d = desk()
+    d.open()
+    d.start(0)
+    d.do(0, "print", text="x\n", times=200_000)
+    most, began = 0, time.monotonic_ns()
+    while len(d.printed(0)) < 200_000:
+        before = len(d.events)
+        d.engine.poll(1.0)
+        most = max(most, len(d.events) - before)
+    assert most < 10_000
+    assert d.engine.clogged(0) > began, "it had to wait for its output to be read"
+
+
+def test_who_goes_on_printing_after_the_worker_is_gone_holds_nobody_up(desk):
+    d = desk()
+    d.open()
+    d.start(0)
+    d.do(0, "babble")
+    d.until(lambda: len(d.printed(0)) > 1000, "some of it")
+    d.do(0, "return")
+    assert d.status(0) == 0

@@ -14,9 +14,13 @@ from manyhands.timeline import PHASES
 class NoEngine:
     def __init__(self):
         self.asked = []
+        self.read_at = {}
 
     def stacks(self, worker):
         self.asked.append(worker)
+
+    def clogged(self, worker):
+        return self.read_at.get(worker, 0)
 
 
 def test_a_worker_that_hangs_before_its_first_report_is_found_by_its_steps_on_the_board(monkeypatch):
@@ -62,6 +66,21 @@ def test_a_machine_that_was_stopped_is_no_hang(monkeypatch):
     watch.look(members)
     assert len(notes) == 2, "but whoever goes on standing still is hung"
     assert "in step 5 (forward)" in notes[0]
+
+
+def test_waiting_for_output_to_be_read_is_no_hang(monkeypatch):
+    watch, members, clock, notes = watching(monkeypatch)
+    for _ in range(10):
+        clock[0] += 8 * 10**9
+        watch._engine.read_at = dict.fromkeys(members, clock[0])
+        watch.next_check(members)
+        watch.look(members)
+    assert not notes
+    for _ in range(3):
+        clock[0] += 8 * 10**9
+        watch.next_check(members)
+        watch.look(members)
+    assert len(notes) == 2, "but who hangs after it has printed hangs"
 
 
 def test_a_worker_that_took_up_a_state_has_done_no_step_yet(monkeypatch):

@@ -50,7 +50,7 @@ EngineEvent = Said | Printed | Exited
 
 
 class Engine(Protocol):
-    """What an engine can do, in eleven verbs. Workers are named by numbers that are never used twice."""
+    """What an engine can do, in twelve verbs. Workers are named by numbers that are never used twice."""
 
     def report_to(self, on_event: Callable[[EngineEvent], None]) -> None:
         """Say who is told what happens; has to be said before a worker is started."""
@@ -91,6 +91,11 @@ class Engine(Protocol):
 
     def send(self, worker: int, message: object) -> None:
         """Send a worker a message, a dataclass; silently nothing if it is gone, since its `Exited` says so."""
+        ...
+
+    def clogged(self, worker: int) -> int:
+        """When the worker was last seen to wait for its output to be read, in monotonic ns: that is no hang. 0 if
+        never, or if what the board says of it has that in it."""
         ...
 
     def stacks(self, worker: int) -> None:

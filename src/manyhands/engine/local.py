@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,11 +19,18 @@ from typing import Protocol
 from manyhands.engine.channel import Channel
 from manyhands.engine.engine import HERE, EngineEvent, Exited, Printed, Said
 from manyhands.engine.loop import Loop
-from manyhands.engine.messages import FORKING, LOADING, Ended, Fork, Load, Loaded, Place, Refused, Serve, Started
+from manyhands.engine.messages import FORKING, LOADING, Ended, Fork, Left, Load, Loaded, Place, Refused, Serve, Started
 from manyhands.errors import UsageError, UserError
 from manyhands.wire import Data
 
 _MAX_LINE = 16 << 10
+_READ_AT_ONCE = 16 << 10
+"""Bytes of a worker's output that are read at once: some thousand lines at most, before others have their turn."""
+_READ_AT_LAST = 4 << 20
+"""Bytes that are read of a worker that is gone: more than a pipe holds, though who it has left behind may go on."""
+_PIPE_BUF = 4096
+_END_SECONDS = 3.0
+"""What a template has to end whoever the workers have left behind."""
 _DESCRIPTORS = 1 << 16
 _LOAD_SECONDS = 1800.0
 _FORK_SECONDS = 60.0
@@ -34,6 +45,10 @@ class _Worker:
     channel: Channel
     output: int
     unfinished_line: bytearray = field(default_factory=bytearray)
+    room: int = 1 << 16
+    """Bytes that the pipe for its output holds."""
+    clogged: int = 0
+    """When the pipe was last seen full, in monotonic ns."""
 
 
 class Process(Protocol):
@@ -122,6 +137,7 @@ class LocalEngine:
         self._control: Channel | None = None
         self._on_event: Callable[[EngineEvent], None] = lambda event: None
         self._early: list[Ended] = []
+        self._told_left = False
         self._loaded = Loaded()
 
     def report_to(self, on_event: Callable[[EngineEvent], None]) -> None:
@@ -173,7 +189,7 @@ class LocalEngine:
         finally:
             remote.close()
             os.close(remote_output)
-        self._workers[worker] = _Worker(pid, channel, output)
+        self._workers[worker] = _Worker(pid, channel, output, room=fcntl.fcntl(output, fcntl.F_GETPIPE_SZ))
         self._loop.watch(channel.link, lambda: self._hear(worker))
         self._loop.watch(output, lambda: self._read_output(worker))
         return pid
@@ -196,6 +212,9 @@ class LocalEngine:
     def clock(self, worker: int) -> int:
         return 0
 
+    def clogged(self, worker: int) -> int:
+        return self._workers[worker].clogged if worker in self._workers else 0
+
     def stacks(self, worker: int) -> None:
         self._signal(worker, signal.SIGUSR1)
 
@@ -212,6 +231,8 @@ class LocalEngine:
         if self._template is not None:
             for worker in self._workers:
                 self.kill(worker)
+            if self._control is not None:
+                self._end_kin(self._control)
             self._template.kill()
             self._template.wait()
         for worker in list(self._workers):
@@ -220,6 +241,27 @@ class LocalEngine:
             self._loop.unwatch(self._control.link)
             self._control.close()
             self._control = None
+
+    def _end_kin(self, control: Channel) -> None:
+        """Have the template end the processes that workers have started and left, and say how many there were."""
+        deadline = time.monotonic() + _END_SECONDS
+        try:
+            control.link.shutdown(socket.SHUT_WR)
+            while control.wait(max(0.0, deadline - time.monotonic())):
+                received = control.receive()
+                if received is None:
+                    return
+                if isinstance(said := FORKING.decode(received[0]), Left):
+                    self._tell_left(said)
+        except OSError:
+            pass  # the template is gone
+
+    def _tell_left(self, left: Left) -> None:
+        """Say that workers leave processes behind: once, most do if one does."""
+        if not self._told_left:
+            self._told_left = True
+            text = f"manyhands: the job has started processes and not ended them: {left.count} ended with the worker"
+            self._on_event(Printed(-1 if left.worker is None else left.worker, text))
 
     def _fork(self, worker: int, descriptors: list[int]) -> int:
         """Have the template fork a worker that gets the descriptors; its process id."""
@@ -247,9 +289,11 @@ class LocalEngine:
             received = self._answer_within(self._control, _FORK_SECONDS)
             if received is None:
                 raise BrokenPipeError("the template is gone")
-            said: Started | Ended = FORKING.decode(received[0])
+            said: Started | Ended | Left = FORKING.decode(received[0])
             if isinstance(said, Ended):
                 self._early.append(said)
+            elif isinstance(said, Left):
+                self._tell_left(said)
             elif said.worker == worker:
                 return said.pid
 
@@ -274,6 +318,8 @@ class LocalEngine:
             self._template_lost()
         elif isinstance(said := FORKING.decode(received[0]), Ended):
             self._ended(said)
+        elif isinstance(said, Left):
+            self._tell_left(said)
 
     def _template_lost(self) -> None:
         """The template is gone, and the kernel has killed its workers. The next start opens a new one."""
@@ -315,13 +361,17 @@ class LocalEngine:
         entry = self._workers.get(worker)
         if entry is None:
             return
+        if _waiting(entry.output) > entry.room - _PIPE_BUF:
+            entry.clogged = time.monotonic_ns()
+        left = _READ_AT_LAST if last else _READ_AT_ONCE
         try:
-            while chunk := os.read(entry.output, 1 << 16):
-                entry.unfinished_line += chunk
-                if not last:
+            while left > 0:
+                chunk = os.read(entry.output, _READ_AT_ONCE)
+                if not chunk:
+                    self._loop.unwatch(entry.output)
                     break
-            else:
-                self._loop.unwatch(entry.output)
+                entry.unfinished_line += chunk
+                left = left - len(chunk) if last else 0
         except BlockingIOError:
             pass
         *lines, rest = entry.unfinished_line.split(b"\n")
@@ -338,3 +388,10 @@ class LocalEngine:
         self._loop.unwatch(entry.output)
         entry.channel.close()
         os.close(entry.output)
+
+
+def _waiting(descriptor: int) -> int:
+    """Bytes that wait in a pipe."""
+    count = array.array("i", [0])
+    fcntl.ioctl(descriptor, termios.FIONREAD, count)
+    return count[0]

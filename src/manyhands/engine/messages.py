@@ -117,11 +117,19 @@ class Ended:
     status: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """Processes that a worker's code had started, and not ended, were ended; of all workers if none is said."""
+
+    worker: int | None
+    count: int
+
+
 SERVE: Codec[Serve] = Codec(Serve)
 LOAD: Codec[Load] = Codec(Load)
 FORK: Codec[Fork] = Codec(Fork)
 LOADING: Codec[Loaded | Refused] = Codec(Loaded | Refused)
-FORKING: Codec[Started | Ended] = Codec(Started | Ended)
+FORKING: Codec[Started | Ended | Left] = Codec(Started | Ended | Left)
 
 __all__ = [
     "FORK",
@@ -132,6 +140,7 @@ __all__ = [
     "Depot",
     "Ended",
     "Fork",
+    "Left",
     "Linking",
     "Load",
     "Loaded",

@@ -20,15 +20,20 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
+from manyhands.engine import kin
 from manyhands.engine.channel import Channel
-from manyhands.engine.messages import FORK, LOAD, SERVE, Ended, Fork, Load, Refused, Started
+from manyhands.engine.messages import FORK, LOAD, SERVE, Ended, Fork, Left, Load, Refused, Started
 from manyhands.engine.process import die_with_parent, end_at_once
 from manyhands.errors import UsageError, UserError
 
 WorkerMain = Callable[[Channel, int], None]
+_GRACE_SECONDS = 0.5
+"""What processes that a worker has left have to end by themselves."""
 
 
 def main(descriptor: int, preload: str = "") -> int:
@@ -54,23 +59,74 @@ def serve(channel: Channel, preload: str = "") -> int:
         return 1
     gc.freeze()  # keep the collector from touching, and so copying, the pages that workers share
     gc.enable()
-    wakeup, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(waker)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    children: dict[int, int] = {}
-    while True:
-        ready, _, _ = select.select([channel.link, wakeup], [], [])
-        if wakeup in ready:
-            os.read(wakeup, 4096)
-            _reap(channel, children)
-        if channel.link in ready:
-            received = channel.receive()
-            if received is None:
-                return 0
-            order: Fork = FORK.decode(received[0])
-            pid = _fork(order.worker, received[1], worker_main, channel, (wakeup, waker))
-            children[pid] = order.worker
-            channel.send(Started(worker=order.worker, pid=pid))
+    return _Family(channel, worker_main).look_after()
+
+
+class _Family:
+    """The workers, and whom they leave behind."""
+
+    def __init__(self, channel: Channel, worker_main: WorkerMain) -> None:
+        self._channel, self._worker_main = channel, worker_main
+        self._wakeup, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._children: dict[int, int] = {}
+        self._left: list[tuple[float, int, int]] = []
+        """Workers that are gone and have left processes: when those have to go, whose they are, and the session."""
+        kin.adopt_orphans()
+        signal.set_wakeup_fd(self._waker)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def look_after(self) -> int:
+        """Fork workers as ordered, until the supervisor goes away; then end whoever is left."""
+        while True:
+            wait = max(0.0, self._left[0][0] - time.monotonic()) if self._left else None
+            ready, _, _ = select.select([self._channel.link, self._wakeup], [], [], wait)
+            if self._wakeup in ready:
+                os.read(self._wakeup, 4096)
+                self._reap()
+            self._end_sessions()
+            if self._channel.link in ready:
+                received = self._channel.receive()
+                if received is None:
+                    self._end_all()
+                    return 0
+                order: Fork = FORK.decode(received[0])
+                pid = _fork(order.worker, received[1], self._worker_main, self._channel, (self._wakeup, self._waker))
+                self._children[pid] = order.worker
+                self._channel.send(Started(worker=order.worker, pid=pid))
+
+    def _reap(self) -> None:
+        with suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                if pid not in self._children:
+                    continue
+                worker = self._children.pop(pid)
+                if kin.in_session(pid):
+                    self._left.append((time.monotonic() + _GRACE_SECONDS, worker, pid))
+                self._channel.send(Ended(worker=worker, status=os.waitstatus_to_exitcode(status)))
+
+    def _end_sessions(self) -> None:
+        while self._left and self._left[0][0] <= time.monotonic():
+            _, worker, session = self._left.pop(0)
+            self._say(worker, kin.end(lambda session=session: kin.in_session(session)))
+
+    def _end_all(self) -> None:
+        for pid in self._children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while kin.descendants(os.getpid()) and (left := deadline - time.monotonic()) > 0:
+            if select.select([self._wakeup], [], [], left)[0]:
+                os.read(self._wakeup, 4096)
+            self._reap()
+        self._say(None, kin.end(lambda: kin.descendants(os.getpid())))
+
+    def _say(self, worker: int | None, count: int) -> None:
+        if count:
+            with suppress(OSError):
+                self._channel.send(Left(worker=worker, count=count))
 
 
 def _load(channel: Channel, order: Load) -> WorkerMain | None:
@@ -97,16 +153,6 @@ def _code(error: UserError) -> int:
     return 2 if isinstance(error, UsageError) else 1
 
 
-def _reap(channel: Channel, children: dict[int, int]) -> None:
-    while children:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid == 0:
-            return
-        if pid in children:
-            exit_code = os.waitstatus_to_exitcode(status)
-            channel.send(Ended(worker=children.pop(pid), status=exit_code))
-
-
 def _fork(
     worker: int, descriptors: list[int], worker_main: WorkerMain, template: Channel, wakeup: tuple[int, int]
 ) -> int:
@@ -131,6 +177,7 @@ def _be_worker(worker: int, link: int, output: int, worker_main: WorkerMain, par
     code = 1
     try:
         die_with_parent(parent)
+        os.setsid()
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.close(output)

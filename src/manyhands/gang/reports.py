@@ -227,6 +227,13 @@ class Finished:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CutOff:
+    """A worker on another host cannot reach the machine any more on which state is left: it waits to be replaced."""
+
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Failed:
     """The job's code, or ours, has failed."""
 
@@ -244,6 +251,7 @@ Report = (
     Built
     | Joined
     | Checked
+    | CutOff
     | Sized
     | Steps
     | Parts

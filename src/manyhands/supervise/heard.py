@@ -70,6 +70,8 @@ def _take(draft: Draft, member: Member, report: Report) -> None:
             _finished(draft, member, report)
         case said.Failed():
             _failed(draft, member, report)
+        case said.CutOff(error=error):
+            _cut_off(draft, member, error)
         case said.Parts():
             draft.set_member(member.worker, moved=True)
         case said.Staleness() | said.Served():
@@ -221,6 +223,27 @@ def _failed(draft: Draft, member: Member, report: said.Failed) -> None:
     draft.fail(place + report.error, report.trace)
 
 
+def _cut_off(draft: Draft, member: Member, error: str) -> None:
+    """A member cannot leave its state any more, nor fetch one: another takes its place, which can perhaps."""
+    draft.kill(member.worker)
+    if member.phase is Phase.SAVING:
+        draft.set(saving_for=0)
+    if draft.at.ending is not None:
+        if member.phase is Phase.SAVING:
+            draft.set(ending=replace(draft.at.ending, saved=False))  # another may still hold the state
+        return
+    at = draft.at
+    casualties, failure = at.casualties.cut_off(error)
+    draft.set(casualties=casualties)
+    text = f"{member.who} ({member.process}) is cut off after step {at.committed}"
+    draft.do(Membership(change="lost", workers=len(at.members), event=text))
+    if failure is not None:
+        draft.fail(failure)
+        return
+    draft.note(f"{text}: {error} It is replaced.")
+    _end_if_parted(draft, member)
+
+
 def _gives_up_growing(draft: Draft, member: Member, reason: str) -> bool:
     """Whether `member` was to join a gang that works well without it: the resize is given up then, not the run."""
     generation = draft.at.generation
@@ -281,11 +304,16 @@ def lost(standing: Standing, worker: int, loss: Loss) -> Outcome:
         draft.fail(error)
         return draft.outcome()
     draft.note(f"{text}; recovering.")
-    generation = draft.at.generation
-    part = member.placed and not member.kind.whole
-    if part and generation is not None and not goes_on_without(member, generation, draft.at.members):
-        draft.end_generation()
+    _end_if_parted(draft, member)
     return draft.outcome()
+
+
+def _end_if_parted(draft: Draft, lost: Member) -> None:
+    """End a generation that has lost a part which it cannot do without."""
+    generation = draft.at.generation
+    part = lost.placed and not lost.kind.whole
+    if part and generation is not None and not goes_on_without(lost, generation, draft.at.members):
+        draft.end_generation()
 
 
 def started(standing: Standing, worker: int, pid: int) -> Standing:

@@ -68,6 +68,13 @@ class Casualties:
             remedy += " If that is no hang but slow, raise --patience."
         return after, text, f"{text}, loss number {count} without a committed step. {remedy}"
 
+    def cut_off(self, error: str) -> tuple[Casualties, str | None]:
+        """Count a worker that cannot reach this machine, though it lives; and why the run fails of it, if so."""
+        after = replace(self, count=self.count + 1)
+        if after.count < self.attempts * _OUTSIDE:
+            return after, None
+        return after, f"workers were cut off {after.count} times without a committed step: {error}"
+
     def unconnected(self, error: str) -> tuple[Casualties, str | None]:
         """Count a gang whose members did not find each other, though all live; and why the run fails of it, if so."""
         after = replace(self, count=self.count + 1)

@@ -99,9 +99,13 @@ class Watch:
                 self.patience.learn((where.since - members[worker].since) / 1e9)
 
     def _running(self, members: Mapping[int, Member]) -> dict[int, Whereabouts]:
-        """Where those who train are, and since when, at the earliest since we were awake."""
-        there = {m.worker: self._board.read(m.worker) for m in members.values() if m.phase is Phase.RUNNING}
-        return {worker: where._replace(since=max(where.since, self._awake)) for worker, where in there.items()}
+        """Where those who train are, and since when: at the earliest since we were awake, and since they were last held
+        up by us, who did not read fast enough what they print."""
+        found = {}
+        for worker in (member.worker for member in members.values() if member.phase is Phase.RUNNING):
+            where = self._board.read(worker)
+            found[worker] = where._replace(since=max(where.since, self._awake, self._engine.clogged(worker)))
+        return found
 
     def _fresh(self, members: Mapping[int, Member], running: Mapping[int, Whereabouts]) -> set[int]:
         """Those who have not done a step since they joined."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from manyhands.cluster import Cluster
 from manyhands.engine import Depot, Linking
-from manyhands.engine.hosts import DepotStore, DistantSlots
+from manyhands.engine.hosts import DepotLostError, DepotStore, DistantSlots
 from manyhands.gang import orders
 from manyhands.transport import Group, GroupError, PeerLostError, links_over
 
@@ -54,15 +54,15 @@ def join_group(
                     link.close()
             raise
     assert depot is not None
-    with contextlib.closing(DepotStore((depot.host, depot.port), depot.token.encode())) as store:
-        try:
+    try:
+        with contextlib.closing(DepotStore((depot.host, depot.port), depot.token.encode())) as store:
             meeting, world = f"{order.meeting.name}/{name}", order.meeting.world
             known = cluster(world) if cluster is not None else None
             return Group.connect(store, rank, world, name=meeting, patience=_MEETING_SECONDS, cluster=known)
-        except PeerLostError:
-            raise
-        except (TimeoutError, GroupError) as error:
-            raise PeerLostError(-1, f"joining {name}", f"did not come ({error})") from None
+    except PeerLostError:
+        raise
+    except (TimeoutError, GroupError, DepotLostError) as error:
+        raise PeerLostError(-1, f"joining {name}", f"did not come ({error})") from None
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from typing import assert_never
 import torch
 
 from manyhands.engine import Channel, Depot
+from manyhands.engine.hosts import DepotLostError
 from manyhands.errors import UsageError
 from manyhands.gang import REPORTS, Kind, Report, Turn
 from manyhands.gang.orders import Check, Exit, HandOver, Join, Save
-from manyhands.gang.reports import Balanced, Checked, Deviated, Finished, Joined, LostPeer, Paused, Served
+from manyhands.gang.reports import Balanced, Checked, CutOff, Deviated, Finished, Joined, LostPeer, Paused, Served
 from manyhands.job import Job
 from manyhands.plan import Plan
 from manyhands.timeline import Recorder
@@ -92,6 +93,15 @@ class Worker:
 
     def run(self) -> None:
         """Obey until told to exit."""
+        try:
+            self._obey_all()
+        except DepotLostError as error:
+            self.reporter.flush()
+            self.reporter.say(CutOff(error=str(error)))
+            while not isinstance(self.inbox.wait()[0], Exit):
+                pass  # it is replaced, and ended
+
+    def _obey_all(self) -> None:
         while True:
             order, descriptors = self.inbox.wait()
             match order:
@@ -147,6 +157,8 @@ class Worker:
         except DeviationError as error:
             self.reporter.flush()
             self.reporter.say(Deviated(step=trainer.step, ranks=error.ranks, since=error.since, error=str(error)))
+        except DepotLostError:
+            raise
         except Exception as error:
             self._failed(error, doing, group)
         finally:

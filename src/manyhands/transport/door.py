@@ -10,27 +10,28 @@ import time
 from typing import Any
 
 from manyhands.transport.errors import WaitedTooLongError
-from manyhands.wire import StrangerError, admit, hold, watch
+from manyhands.wire import Gate, Limits, TurnedAway, hold, watch
 
 _log = logging.getLogger("manyhands")
-_HANDSHAKE_SECONDS = 10.0
-_AT_ONCE = 256
-"""Handshakes under way at the same time; more wait in the kernel."""
+_LIMITS = Limits(at_once=256, per_address=192, grace=1.0)
+"""Many ranks of a host come at the same time, and while all are busy."""
 
 
 class Door:
     """Accepts connections of peers, who prove that they know the secret and mean this rank."""
 
     def __init__(self, listeners: list[socket.socket], rank: int, secret: bytes, deadline: float) -> None:
-        self._listeners, self._rank, self._secret, self._deadline = listeners, rank, secret, deadline
+        self._rank, self._deadline = rank, deadline
         self._arrived: queue.SimpleQueue[tuple[dict[str, Any], socket.socket]] = queue.SimpleQueue()
-        self._room = threading.BoundedSemaphore(_AT_ONCE)
         self._lock = threading.Lock()
-        self._within: set[socket.socket] = set()
         self._open = True
-        self._threads = [
-            threading.Thread(target=self._accept, args=(listener,), daemon=True, name="manyhands-door")
+        self._turned_away = TurnedAway(_log.warning)
+        self._gates = [
+            Gate(listener, secret, rank, self._enter, self._turned_away, _LIMITS, "manyhands-door")
             for listener in listeners
+        ]
+        self._threads = [
+            threading.Thread(target=gate.serve, daemon=True, name="manyhands-door") for gate in self._gates
         ]
 
     def __enter__(self) -> Door:
@@ -41,11 +42,8 @@ class Door:
     def __exit__(self, *exception: object) -> None:
         with self._lock:
             self._open = False
-            for sock in (*self._listeners, *self._within):  # wakes the threads, which close what they hold
-                try:
-                    sock.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
+        for gate in self._gates:
+            gate.close()
         for thread in self._threads:
             thread.join(1.0)
         while not self._arrived.empty():
@@ -78,35 +76,33 @@ class Door:
                 part["data"].pop(rail).close()
         return parts
 
-    def _accept(self, listener: socket.socket) -> None:
-        while self._open:
-            try:
-                sock, address = listener.accept()
-            except OSError:
-                return
-            self._room.acquire()
-            with self._lock:
-                if not self._open:
-                    sock.close()
-                    return
-                self._within.add(sock)
-            threading.Thread(target=self._admit, args=(sock, address), daemon=True, name="manyhands-door").start()
-
-    def _admit(self, sock: socket.socket, address: object) -> None:
+    def _enter(self, sock: socket.socket, host: str, purpose: dict[str, Any]) -> None:
+        if not _means_something(purpose):
+            sock.close()
+            self._turned_away.tell(host, "it knows the secret, but does not say what it comes for")
+            return
         try:
-            purpose = admit(sock, self._secret, self._rank, time.monotonic() + _HANDSHAKE_SECONDS)
             (watch if purpose["kind"] == "control" else hold)(sock)
-        except (StrangerError, OSError, ValueError, KeyError) as error:
-            if self._open:
-                _log.warning("turned away a connection from %s: %s", address or "this host", error)
-            purpose = None
+        except OSError as error:
+            sock.close()
+            self._turned_away.tell(host, error)
+            return
         with self._lock:
-            self._within.discard(sock)
-            if purpose is None or not self._open:
-                sock.close()
-            else:
+            if self._open:
                 self._arrived.put((purpose, sock))
-        self._room.release()
+            else:
+                sock.close()
+
+
+def _means_something(purpose: dict[str, Any]) -> bool:
+    ways = purpose.get("ways")
+    return (
+        type(purpose.get("rank")) is int
+        and purpose.get("kind") in ("control", "messages", "data")
+        and type(purpose.get("rail")) is str
+        and isinstance(ways, list)
+        and all(type(way) is str for way in ways)
+    )
 
 
 def _complete(part: dict[str, Any]) -> bool:

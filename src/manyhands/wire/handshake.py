@@ -21,7 +21,7 @@ import struct
 import time
 from typing import Any
 
-VERSION = 2
+VERSION = 3
 """Version of all that processes of different hosts say to each other. One digit."""
 _NAME = b"MNYHNDS"
 MAGIC = _NAME + str(VERSION).encode()
@@ -75,10 +75,24 @@ def admit(sock: socket.socket, secret: bytes, rank: int, deadline: float) -> dic
     sock.sendall(MAGIC + own + _proof(secret, b"server", both))
     if not hmac.compare_digest(_read(sock, 32, deadline), _proof(secret, b"client", both)):
         raise StrangerError("it does not know this run's secret")
-    purpose = json.loads(text)
+    purpose = _purpose(text)
     if purpose["to"] != rank:
         raise StrangerError(f"it looks for rank {purpose['to']}, this is rank {rank}")
     sock.sendall(b"y")
+    return purpose
+
+
+def _purpose(text: bytes) -> dict[str, Any]:
+    """
+    Raises:
+        StrangerError: what it comes for is no object, or does not say whom it looks for.
+    """
+    try:
+        purpose = json.loads(text)
+    except (ValueError, RecursionError):
+        raise StrangerError("its introduction is not JSON") from None
+    if not isinstance(purpose, dict) or type(purpose.get("to")) is not int:
+        raise StrangerError("its introduction does not say whom it looks for")
     return purpose
 
 

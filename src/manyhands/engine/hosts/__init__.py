@@ -6,8 +6,19 @@ workers of different hosts meet and leave state.
 """
 
 from manyhands.engine.hosts.agent import Agent
-from manyhands.engine.hosts.depot import Depot, DepotStore, DistantSlots
+from manyhands.engine.hosts.depot import Depot
+from manyhands.engine.hosts.distant import DepotLostError, DepotStore, DistantSlots
 from manyhands.engine.hosts.engine import HostsEngine
 from manyhands.engine.hosts.token import default_token, make_token, read_token
 
-__all__ = ["Agent", "Depot", "DepotStore", "DistantSlots", "HostsEngine", "default_token", "make_token", "read_token"]
+__all__ = [
+    "Agent",
+    "Depot",
+    "DepotLostError",
+    "DepotStore",
+    "DistantSlots",
+    "HostsEngine",
+    "default_token",
+    "make_token",
+    "read_token",
+]

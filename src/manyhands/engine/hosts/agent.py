@@ -10,16 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from manyhands.engine.channel import Channel
 from manyhands.engine.hosts.line import BEAT_SECONDS, LineLostError, send_with
 from manyhands.engine.hosts.messages import Beat, Lend
 from manyhands.errors import UserError
-from manyhands.wire import StrangerError, admit
+from manyhands.wire import BACKLOG, Gate, TurnedAway
 
-_HANDSHAKE_SECONDS = 10.0
-_AT_ONCE = 64
-"""Handshakes under way at the same time; more wait in the kernel."""
 _GRACE_SECONDS = 5.0
 _SPARE_SECONDS = 10.0
 """Seconds until another spare guest is started: the run that took the last one begins, and wants the processor."""
@@ -42,7 +40,7 @@ class Agent:
     def __init__(self, address: str, port: int, token: bytes, say: Callable[[str], None], spare: bool = False) -> None:
         self._token, self._say = token, say
         try:
-            self._listener = socket.create_server((address, port))
+            self._listener = socket.create_server((address, port), backlog=BACKLOG)
         except OSError as error:
             raise UserError(
                 f"cannot listen on {address or 'this machine'} port {port}: {error.strerror}. Is another agent running "
@@ -52,7 +50,7 @@ class Agent:
         self._guests: dict[int, subprocess.Popen[bytes]] = {}
         self._spare: tuple[subprocess.Popen[bytes], Channel] | None = None
         self._spare_wanted = threading.Event()
-        self._room = threading.BoundedSemaphore(_AT_ONCE)
+        self._gate = Gate(self._listener, token, 0, self._enter, TurnedAway(say), name="manyhands-agent")
         self._lock = threading.Lock()
         self._closed = False
         if spare:
@@ -61,23 +59,14 @@ class Agent:
 
     def serve(self) -> None:
         """Let supervisors in until the agent is closed."""
-        while True:
-            try:
-                sock, (host, *_) = self._listener.accept()
-            except OSError:
-                return
-            self._room.acquire()
-            threading.Thread(target=self._admit, args=(sock, host), daemon=True).start()
+        self._gate.serve()
 
     def close(self) -> None:
         """End the guests, and stop serving."""
         with self._lock:
             self._closed = True
             guests = [*self._guests.values(), *([self._spare[0]] if self._spare is not None else [])]
-        try:
-            self._listener.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+        self._gate.close()
         self._listener.close()
         for guest in guests:
             guest.send_signal(signal.SIGTERM)
@@ -87,16 +76,7 @@ class Agent:
             except subprocess.TimeoutExpired:
                 guest.kill()
 
-    def _admit(self, sock: socket.socket, host: str) -> None:
-        try:
-            purpose = admit(sock, self._token, 0, time.monotonic() + _HANDSHAKE_SECONDS)
-            sock.settimeout(None)
-        except (StrangerError, OSError, ValueError, KeyError) as error:
-            self._say(f"turned away a connection from {host}: {error}")
-            sock.close()
-            return
-        finally:
-            self._room.release()
+    def _enter(self, sock: socket.socket, host: str, purpose: dict[str, Any]) -> None:
         if purpose.get("watch"):
             self._beat(sock)
             return

@@ -117,6 +117,9 @@ class HostsEngine:
     def send(self, worker: int, message: object) -> None:
         self._engine_of(worker).send(worker, message)
 
+    def clogged(self, worker: int) -> int:
+        return self._here.clogged(worker) if self._host_of.get(worker, HERE) == HERE else 0
+
     def stacks(self, worker: int) -> None:
         self._engine_of(worker).stacks(worker)
 

@@ -14,7 +14,8 @@ import signal
 import socket
 import sys
 import time
-from typing import assert_never
+from contextlib import suppress
+from typing import NoReturn, assert_never
 
 from manyhands.engine.channel import Channel
 from manyhands.engine.engine import EngineEvent, Exited
@@ -77,6 +78,7 @@ class Guest:
             pass  # it is gone, or no supervisor of this version: either way there is nobody to serve
         finally:
             if self._engine is not None:
+                self._engine.report_to(lambda event: None)
                 self._engine.close()
 
     def _obey_all(self) -> None:
@@ -141,13 +143,21 @@ class Guest:
 
     def _beat(self) -> None:
         now = time.monotonic_ns()
-        places = [(worker, self._board.read(worker)) for worker in self._pids]
-        rows = tuple((worker, at.step, at.micro_batch, at.phase, now - at.since) for worker, at in places)
-        self._line.send(Beat(rows=rows))
+        rows = []
+        for worker in self._pids:
+            at = self._board.read(worker)
+            since = max(at.since, self._opened.clogged(worker))
+            rows.append((worker, at.step, at.micro_batch, at.phase, max(0, now - since)))
+        self._line.send(Beat(rows=tuple(rows)))
+
+
+def _end(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def main(descriptor: int, agent: int, spare: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the agent decides
+    signal.signal(signal.SIGTERM, _end)
     die_with_parent(agent)
     channel = Channel(socket.socket(fileno=descriptor))
     board = Board()
@@ -160,4 +170,5 @@ def main(descriptor: int, agent: int, spare: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] == ["spare"])
+    with suppress(KeyboardInterrupt):  # the agent ends it
+        main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] == ["spare"])

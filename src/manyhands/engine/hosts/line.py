@@ -12,6 +12,10 @@ from manyhands.wire import MAX_FRAME, Data, FrameError, Frames, StrangerError, e
 
 BEAT_SECONDS = 0.5
 """A supervisor hears something from every host that often, and takes long silence for the loss of it."""
+_TRIES = 4
+_PAUSE_SECONDS = 0.2
+_QUIET_SECONDS = 20
+"""A connection over which nothing gets for that long is lost."""
 _CHUNK = 1 << 20
 _LENGTH = struct.Struct("<I")
 
@@ -30,20 +34,47 @@ def dial(address: tuple[str, int], token: bytes, seconds: float, watch: bool = F
         LineLostError: nobody answers there, or somebody who does not know the token.
     """
     deadline = time.monotonic() + seconds
-    sock = None
+    for left in reversed(range(_TRIES)):
+        try:
+            return _dial(address, token, deadline, watch)
+        except (OSError, ValueError, StrangerError) as error:  # a name may be none at all
+            if isinstance(error, TimeoutError):
+                raise LineLostError(f"no answer within {seconds:.0f} s") from None
+            if isinstance(error, _TurnedAwayError) and left and time.monotonic() + _PAUSE_SECONDS < deadline:
+                time.sleep(_PAUSE_SECONDS)  # where many strangers come, one of us may have to go with them
+            elif isinstance(error, StrangerError | _TurnedAwayError):
+                raise LineLostError(
+                    "its token is another one, or what listens there is no agent of manyhands"
+                ) from None
+            else:
+                raise _lost(error) from None
+    raise AssertionError
+
+
+class _TurnedAwayError(ConnectionError):
+    """The connection was closed before it was agreed on anything."""
+
+
+def _dial(address: tuple[str, int], token: bytes, deadline: float, watch: bool) -> socket.socket:
+    sock = socket.create_connection(address, max(0.01, deadline - time.monotonic()))
     try:
-        sock = socket.create_connection(address, seconds)
         introduce(sock, token, {"to": 0, "watch": watch}, deadline)
         sock.settimeout(None)
         return sock
-    except (OSError, ValueError, StrangerError) as error:  # a name may be none at all
-        if sock is not None:
-            sock.close()
-        if isinstance(error, TimeoutError):
-            raise LineLostError(f"no answer within {seconds:.0f} s") from None
-        if isinstance(error, StrangerError | ConnectionResetError) and sock is not None:
-            raise LineLostError("its token is another one, or what listens there is no agent of manyhands") from None
-        raise _lost(error) from None
+    except (ConnectionResetError, BrokenPipeError) as error:
+        sock.close()
+        raise _TurnedAwayError(str(error)) from None
+    except BaseException:
+        sock.close()
+        raise
+
+
+def outlive(sock: socket.socket) -> None:
+    """Have the kernel notice on a connection that is silent most of the time that the other end cannot be reached."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _QUIET_SECONDS // 2)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _QUIET_SECONDS * 1000)
 
 
 class Line:

@@ -87,7 +87,7 @@ class Clock:
 
 @dataclass(frozen=True, kw_only=True)
 class Declined:
-    """The guest cannot do what it was told."""
+    """A guest, or the depot, cannot do what it was told."""
 
     error: str
 
@@ -133,6 +133,10 @@ class WriteState:
     pinned: int | None
     step: int
     length: int
+    writer: str
+    """Who it is, among all who ever write."""
+    again: bool = False
+    """Whether it was sent before, over a connection that broke: another may have taken the writer's place meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,5 +192,5 @@ class Follows:
     length: int
 
 
-Answer = Done | Value | Newest | Granted | Follows
+Answer = Done | Value | Newest | Granted | Follows | Declined
 ANSWERS: Codec[Answer] = Codec(Answer)

@@ -148,8 +148,8 @@ class RemoteHost:
         self._send(Kill(worker=worker))
 
     def look(self) -> None:
-        """Hear what was said meanwhile, and notice a host that has fallen silent."""
-        while self._line is not None and select.select([self._line.sock], [], [], 0)[0]:
+        """Hear some of what was said meanwhile, and notice a host that has fallen silent."""
+        if self._line is not None and select.select([self._line.sock], [], [], 0)[0]:
             self._hear()
         self._deliver()
         if self._line is not None and time.monotonic() - self._heard > _SILENT_SECONDS:
