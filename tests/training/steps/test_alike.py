@@ -80,7 +80,9 @@ def test_what_deviates_is_named_with_when(what, count, ranks):
         for _ in range(3):
             step(learners, alikes)
     assert caught.value.ranks == ranks and 0 <= caught.value.since <= 3
-    assert what in str(caught.value) and ("worker 1 holds another" if ranks else "different") in str(caught.value)
+    assert what in str(caught.value) and ("worker 1 holds other values of" if ranks else "different values") in str(
+        caught.value
+    )
 
 
 def test_how_often_is_a_matter_of_cost():

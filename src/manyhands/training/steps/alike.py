@@ -128,7 +128,11 @@ class Alike:
             return
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         ranks = odd(texts)
-        who = f"worker {' and '.join(map(str, ranks))} holds another" if ranks else "the workers hold different"
+        who = (
+            f"worker {' and '.join(map(str, ranks))} holds other values of"
+            if ranks
+            else "the workers hold different values of"
+        )
         last = f"; after step {self.agreed} all held the same" if self.agreed >= 0 else ""
         text = f"{who} {names[0]}{more} after step {self._learner.step}{last}."
         raise DeviationError(text, ranks, self.agreed)
