@@ -125,7 +125,11 @@ def test_a_lab_is_found_as_it_was_made(lab, tmp_path):  # noqa: F811
     found = []
     for _ in range(5):
         processes = made.run_all(command, {"XDG_CACHE_HOME": str(tmp_path)})
-        assert [p.wait(timeout=DEADLINE) for p in processes] == [0, 0, 0]
+        codes = [p.wait(timeout=DEADLINE) for p in processes]
+        if codes == [1, 1, 1]:  # a rank was too busy to answer in time, and they said so
+            found.append([])
+            continue
+        assert codes == [0, 0, 0]
         cluster = read_cluster(str(tmp_path / "probed.toml"))
         assert len(cluster.ranks) == 3
         switches = [n.name for n in cluster.nodes if n.kind == "switch"]
