@@ -88,7 +88,7 @@ def _kill(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("jobs", "seconds"), [pytest.param(4, 20.0, id="short"), pytest.param(10, 300.0, id="long", marks=pytest.mark.slow)]
+    ("jobs", "seconds"), [pytest.param(4, 12.0, id="short"), pytest.param(10, 300.0, id="long", marks=pytest.mark.slow)]
 )
 def test_every_job_ends_as_if_nothing_had_happened(tmp_path, calm, jobs, seconds):
     chaos = Chaos(tmp_path / "home", random.Random(jobs))

@@ -138,7 +138,7 @@ def chooser(seed: int) -> Choose:
 seeds = st.integers(0, 2**40)
 
 
-@settings(max_examples=1500)
+@settings(max_examples=1000)
 @given(seeds)
 def test_every_history_ends_with_nothing_lost(seed):
     check_end(history(chooser(seed)))

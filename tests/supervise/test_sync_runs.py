@@ -193,6 +193,7 @@ def test_the_only_server_is_killed(brake, tmp_path):
     assert "generation 2" in (tmp_path / "run" / "log.txt").read_text()
 
 
+@pytest.mark.slow  # whether they may is shown by test_decide.py
 def test_loose_runs_pause_and_change(tmp_path):
     brake = Brake(tmp_path / "brake", STEPS - 4, 0.1)
     run = begin(tmp_path / "run", LOOSE, *brake.job)
