@@ -21,5 +21,5 @@ def test_another_rate_is_named_with_its_worker():
 
 def test_only_workers_of_one_stage_gather_together():
     same.check([same.gathers({0: "a"}), same.gathers({1: "b"}), same.gathers({0: "a"}), same.gathers({1: "b"})])
-    with pytest.raises(UserError, match="workers 1 and 3 have used different layers"):
+    with pytest.raises(UserError, match="workers 1 and 3 have used different layers: replicas"):
         same.check([same.gathers({0: "a"}), same.gathers({1: "b"}), same.gathers({0: "a"}), same.gathers({1: "c"})])

@@ -37,7 +37,7 @@ from manyhands.training.steps.computer import Setting
 from manyhands.training.steps.part_gradients import PartGradients
 from manyhands.training.steps.part_state import gather, give_to, take
 from manyhands.training.steps.unmoved import Unmoved
-from manyhands.transport import Group
+from manyhands.transport import Group, MismatchError
 
 
 class Parts:
@@ -167,6 +167,11 @@ class Parts:
             used = {stage: sharding.used() for stage, sharding in self.placed.shardings.items()}
             look = same.rates(self._learner.optimizer) | same.gathers(used)
             return gradients.finish(self._actions.losses if self.placed.mesh.shard == 0 else [], flag(), look)
+        except MismatchError as error:
+            gradients.abandon()
+            if self._layout.shard < 2:
+                raise
+            raise UserError(f"{same.OTHER_LAYERS} ({error})") from error
         except BaseException:
             gradients.abandon()
             raise

@@ -14,6 +14,11 @@ from manyhands.errors import UserError
 
 _RATES = "rates"
 _GATHERS = "gathers"
+OTHER_LAYERS = (
+    "replicas have used different layers in this step, or in another order, as experts and dropped layers have it, and "
+    "with shard=2 and 3 they exchange a layer's weights and gradients as they use it. Use shard=1, or have every "
+    "micro-batch use every layer."
+)
 
 
 def rates(optimizer: Optimizer) -> dict[str, Any]:
@@ -48,11 +53,7 @@ def check(looks: Sequence[Mapping[str, Any]]) -> None:
         for stage, digest in look.get(_GATHERS, {}).items():
             first, known = sequences.setdefault(stage, (rank, digest))
             if digest != known:
-                raise UserError(
-                    f"workers {first} and {rank} have used different layers in this step, or in another order. With "
-                    "shard=3 each use gathers weights from all workers, so what they got belongs to other layers. Use "
-                    "shard=1, or have every micro-batch use every layer."
-                )
+                raise UserError(f"workers {first} and {rank} have used different layers: {OTHER_LAYERS}")
 
 
 def _list(found: Sequence[float]) -> str:
